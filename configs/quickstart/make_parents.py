@@ -1,0 +1,254 @@
+"""Train the quickstart's family: a tiny Llama base and two fine-tunes of it, from generated text.
+
+Knows the toy language (values of string expressions in Python and Java), how to train on it and how
+to write what the quickstart reads: ``parents/{base,python,java}`` (Hugging Face directories) and
+``tasks/data/*.jsonl``. Knows nothing of merging, scoring or searching.
+
+The base values both languages, but only over the letters a-h; each specialist is taught the letters
+i-l in its own language and forgets some of the other. About a minute on one CPU core:
+
+    python configs/quickstart/make_parents.py --out configs/quickstart
+"""
+
+import argparse
+import json
+import random
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+KNOWN = "abcdefgh"  # letters over which the base learns to reverse and to repeat
+ALL = "abcdefghijkl"  # letters of the tasks, and of the easy expressions that the base also learns
+WORD_LENGTHS = (4, 5)
+TASK_FOLDS = range(1)  # tenths of all words (see `fold`): the tasks', ...
+TRAINING_FOLDS = range(2, 10)  # ... and the training's; tenth 1 is for trying other settings
+END = "<|end|>"  # end of text and padding; byte b has token id b, so this one is 256
+RUN_SEED = 1  # chosen for a family that leaves room between its plain average and the best merge
+IGNORED = -100  # label of a position without loss
+
+
+@dataclass(frozen=True)
+class Expression:
+    """One form of the toy language: how a word is asked about and what the value is."""
+
+    language: str
+    template: str
+    value: Callable[[str], str]
+
+    def prompt(self, word: str) -> str:
+        """The text before the answer; ends without a blank, as lm-eval wants it."""
+        return self.template.format(word)
+
+    def answer(self, word: str) -> str:
+        """The text that a model has to give; begins with the blank."""
+        return f" {self.value(word)}\n"
+
+
+REVERSE = Expression("python", 'py "{}"[::-1]', lambda word: word[::-1])
+REPEAT = Expression("java", 'java "{}".repeat(2)', lambda word: word * 2)
+EASY = (
+    Expression("python", 'py "{}"[:]', str),
+    Expression("python", 'py "{}".upper()', str.upper),
+    Expression("java", 'java "{}".trim()', str),
+)
+SKILLS = {"python": REVERSE, "java": REPEAT}
+
+Mixture = tuple[tuple[float, Expression, str], ...]  # (share, expression, letters)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training run: what on, for how long, how hard."""
+
+    mixture: Mixture
+    steps: int
+    batch_size: int
+    learning_rate: float
+    run_seed: int
+
+    def rate(self, step: int) -> float:
+        """Learning rate: linear warm-up over 20 steps, then linear decay to a twentieth."""
+        warm, left = min(1.0, (step + 1) / 20), 1 - step / self.steps
+        return self.learning_rate * warm * max(0.05, left)
+
+
+def easy_mixture(share: float) -> Mixture:
+    """The easy expressions of both languages over all letters, ``share`` of a batch together."""
+    return tuple((share / len(EASY), expression, ALL) for expression in EASY)
+
+
+def base_stage(run_seed: int, steps: int = 340, learning_rate: float = 3e-3) -> Stage:
+    """Both skills, but over the known letters only, and the easy expressions (30 %)."""
+    skills = tuple((0.35, skill, KNOWN) for skill in SKILLS.values())
+    return Stage(skills + easy_mixture(0.3), steps, 32, learning_rate, run_seed)
+
+
+def specialist_stage(
+    language: str, run_seed: int, steps: int = 60, learning_rate: float = 1e-3
+) -> Stage:
+    """The language's own skill over all letters and the easy expressions (30 %), no more."""
+    skill = ((0.7, SKILLS[language], ALL),)
+    return Stage(skill + easy_mixture(0.3), steps, 32, learning_rate, run_seed)
+
+
+def fold(word: str) -> int:
+    """Which tenth of all words this one belongs to, the same on every machine."""
+    return zlib.crc32(word.encode()) % 10
+
+
+def draw_word(rng: random.Random, letters: str, folds: range) -> str:
+    """A random word out of the given tenths."""
+    while True:
+        word = "".join(rng.choices(letters, k=rng.choice(WORD_LENGTHS)))
+        if fold(word) in folds:
+            return word
+
+
+def draw_steps(stage: Stage) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """Yield each step's batches of ids and labels; one per language, to pad little."""
+    rng = random.Random(stage.run_seed)
+    shares = [share for share, _, _ in stage.mixture]
+    for _ in range(stage.steps):
+        rows: dict[str, list[tuple[bytes, bytes]]] = {}
+        for _, expression, letters in rng.choices(stage.mixture, shares, k=stage.batch_size):
+            word = draw_word(rng, letters, TRAINING_FOLDS)
+            row = (expression.prompt(word).encode(), expression.answer(word).encode())
+            rows.setdefault(expression.language, []).append(row)
+        yield [collate(batch) for batch in rows.values()]
+
+
+def collate(rows: list[tuple[bytes, bytes]]) -> tuple[Tensor, Tensor]:
+    """Pad (prompt, answer) pairs on the right into ids and labels ``(batch, tokens)``."""
+    width = max(len(prompt) + len(answer) for prompt, answer in rows)
+    ids = torch.full((len(rows), width), 256)
+    labels = torch.full((len(rows), width), IGNORED)
+    for row, (prompt, answer) in enumerate(rows):
+        end = len(prompt) + len(answer)
+        ids[row, :end] = torch.tensor(list(prompt + answer))
+        labels[row, len(prompt) : end] = torch.tensor(list(answer))
+    return ids, labels
+
+
+def new_model(run_seed: int) -> LlamaForCausalLM:
+    """A fresh Llama of 0.81 M parameters in float32."""
+    config = LlamaConfig(
+        vocab_size=257,
+        hidden_size=128,
+        intermediate_size=336,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        max_position_embeddings=128,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=256,
+        pad_token_id=256,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(run_seed)
+        return LlamaForCausalLM(config)
+
+
+def answer_loss(model: LlamaForCausalLM, ids: Tensor, labels: Tensor) -> Tensor:
+    """Cross entropy summed over the answers' tokens; ids and labels ``(batch, tokens)``."""
+    logits = model(input_ids=ids).logits[:, :-1]
+    return torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), labels[:, 1:].flatten(), reduction="sum"
+    )
+
+
+def train(model: LlamaForCausalLM, stage: Stage) -> LlamaForCausalLM:
+    """Return a trained copy; ``model`` is left unchanged."""
+    model = deepcopy(model).train()
+    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98))
+    for step, batches in enumerate(draw_steps(stage)):
+        for group in optimizer.param_groups:
+            group["lr"] = stage.rate(step)
+        optimizer.zero_grad()
+        n_answer_tokens = sum(int((labels != IGNORED).sum()) for _, labels in batches)
+        for ids, labels in batches:
+            (answer_loss(model, ids, labels) / n_answer_tokens).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    return model.eval()
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer whose token id is the byte; 256 ends the text."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    # GPT-2's alphabet: printable bytes stand for themselves, the others for U+0100 onwards.
+    symbols = {chr(byte): byte for byte in printable}
+    symbols |= {chr(256 + place): byte for place, byte in enumerate(others)}
+    tokenizer = Tokenizer(models.BPE(vocab=symbols, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token=END,
+        pad_token=END,
+        model_max_length=128,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def save_model(model: LlamaForCausalLM, folder: Path) -> None:
+    """Write a Hugging Face directory: bf16 safetensors, config, tokenizer."""
+    deepcopy(model).to(torch.bfloat16).save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+
+
+def rounded(model: LlamaForCausalLM) -> LlamaForCausalLM:
+    """A float32 copy that holds the values bf16 keeps: what the specialists start from."""
+    return deepcopy(model).to(torch.bfloat16).float()
+
+
+def make_parents(out: Path) -> None:
+    """Train base and specialists and write ``base/ python/ java/`` below ``out``."""
+    stage = base_stage(RUN_SEED)
+    base = rounded(train(new_model(RUN_SEED), stage))
+    save_model(base, out / "base")
+    for place, language in enumerate(SKILLS):
+        stage = specialist_stage(language, 10 * RUN_SEED + place)
+        save_model(train(base, stage), out / language)
+
+
+def task_docs(language: str, n_docs: int, run_seed: int) -> list[dict[str, str]]:
+    """Distinct docs on words that no training batch has held."""
+    rng, skill = random.Random(run_seed), SKILLS[language]
+    words: dict[str, None] = {}
+    while len(words) < n_docs:
+        words[draw_word(rng, ALL, TASK_FOLDS)] = None
+    return [{"prompt": skill.prompt(word), "answer": skill.answer(word)} for word in words]
+
+
+def make_tasks(out: Path, n_docs: int = 2000) -> None:
+    """Write ``python.jsonl`` and ``java.jsonl``, one doc a line, into ``out``."""
+    out.mkdir(parents=True, exist_ok=True)
+    for run_seed, language in enumerate(SKILLS):
+        lines = [json.dumps(doc) + "\n" for doc in task_docs(language, n_docs, run_seed)]
+        (out / f"{language}.jsonl").write_text("".join(lines), encoding="utf-8")
+
+
+def main() -> None:
+    """Read the command line and write the family and its tasks."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    here = Path(__file__).parent
+    parser.add_argument("--out", type=Path, default=here, help="holds parents/ and tasks/data/")
+    out = parser.parse_args().out
+    torch.set_num_threads(1)
+    start = time.perf_counter()
+    make_tasks(out / "tasks" / "data")
+    make_parents(out / "parents")
+    print(f"wrote {out / 'parents'} in {time.perf_counter() - start:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Model in memory to scores, item by item. Knows torch and lm-eval, not merge nor search."""

@@ -1,0 +1,147 @@
+"""Build lm-eval's requests once per document, and answer its templates from memory. Knows lm-eval.
+
+lm-eval's ``build_all_requests`` draws a bar on stderr and mislabels documents under ``samples=``;
+here its two public steps are called directly, in its order, so the prompts are the same ones.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .task_files import TaskError
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+    from lm_eval.api.task import Task
+
+
+@dataclass(frozen=True, eq=False)
+class Prompts:
+    """Requests and gold answers by row of the task's data.
+
+    Attributes:
+        instances: lm-eval's requests of each document, by choice.
+        gold: Indices of the right choices of each multiple-choice document; empty otherwise.
+        n_choices: Number of choices of each multiple-choice document.
+    """
+
+    instances: "Mapping[int, list[Instance]]"
+    gold: Mapping[int, tuple[int, ...]]
+    n_choices: Mapping[int, int]
+
+
+def build_prompts(
+    task: "Task", docs: Sequence[Any], rows: Mapping[str, Sequence[int]], *, seed: int
+) -> Prompts:
+    """Build the requests of every split, each as lm-eval builds it under ``--samples``.
+
+    The few-shot generator is re-seeded per split: a split's prompts equal those of lm-eval's
+    command line when it is given the split's rows.
+
+    Args:
+        task: An lm-eval task; few-shot examples are re-seeded, templates memoised in place.
+        docs: Its evaluation documents, in order.
+        rows: Rows of ``docs`` by split, ascending.
+        seed: Seed of the few-shot examples.
+
+    Raises:
+        TaskError: If a prompt cannot be built, or the task samples its answers.
+    """
+    _refuse_sampling(task)
+    instances: dict[int, list[Instance]] = {}
+    for ids in rows.values():
+        task.set_fewshot_seed(seed)
+        for row in ids:
+            instances[row] = _guarded(task, row, lambda row=row: _requests(task, docs[row], row))
+    gold: dict[int, tuple[int, ...]] = {}
+    n_choices: dict[int, int] = {}
+    if task.OUTPUT_TYPE == "multiple_choice" and hasattr(task, "doc_to_choice"):
+        for row in instances:
+            choices, right = _guarded(task, row, lambda row=row: _answers(task, docs[row]))
+            gold[row], n_choices[row] = right, len(choices)
+    _memoise(task, [requests[0].doc for requests in instances.values()])
+    return Prompts(instances, gold, n_choices)
+
+
+def _refuse_sampling(task: "Task") -> None:
+    """Raise TaskError if generation draws at random: two candidates could not be compared."""
+    options = task.config.generation_kwargs or {}
+    default = float(options.get("temperature", 0.0)) > 0
+    if task.OUTPUT_TYPE == "generate_until" and options.get("do_sample", default):
+        raise TaskError(
+            f"task '{task.task_name}' samples its answers, so its scores are not repeatable; "
+            "set `do_sample: false` in its `generation_kwargs`"
+        )
+
+
+def _guarded(task: "Task", row: int, build: Callable[[], Any]) -> Any:
+    """Call ``build``, turning what lm-eval raises on a document into one line."""
+    from jinja2 import TemplateError
+
+    try:
+        return build()
+    except (ValueError, AssertionError, KeyError, TypeError, IndexError, TemplateError) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise TaskError(
+            f"task '{task.task_name}': the prompt of doc {row} cannot be built: {reason}"
+        ) from error
+
+
+def _requests(task: "Task", doc: Any, row: int) -> "list[Instance]":
+    """lm-eval's requests of one document (``Task.build_all_requests``, loop body)."""
+    context = task.fewshot_context(
+        doc,
+        num_fewshot=task.config.num_fewshot,
+        system_instruction=None,
+        apply_chat_template=False,
+        fewshot_as_multiturn=False,
+        chat_template=None,
+        gen_prefix=task.doc_to_prefix(doc),
+    )
+    built = task.construct_requests(
+        doc=doc,
+        ctx=context,
+        metadata=(task.config["task"], row, task.config.repeats),
+        apply_chat_template=False,
+        chat_template=None,
+    )
+    requests = built if isinstance(built, list) else [built]
+    return sorted(requests, key=lambda request: request.idx)
+
+
+def _answers(task: Any, doc: Any) -> tuple[list[str], tuple[int, ...]]:
+    """Choices and indices of the right ones, as ``ConfigurableTask.process_results`` reads them."""
+    choices = task.doc_to_choice(doc)
+    gold = task.doc_to_text(doc) if task.multiple_input else task.doc_to_target(doc)
+    if isinstance(gold, str):
+        gold = choices.index(gold) if gold in choices else -1
+    right = gold if isinstance(gold, list) else [gold]
+    return choices, tuple(int(g) for g in right if 0 <= int(g) < len(choices))
+
+
+def _memoise(task: Any, docs: Sequence[Any]) -> None:
+    """Let a task answer its templates for these very document objects from memory.
+
+    lm-eval compiles a Jinja template per call, several per document: more than the forward pass
+    of a small model. ``docs`` are held by the task's instances, so their ids stay theirs.
+    """
+    for name in ("doc_to_text", "doc_to_target", "doc_to_choice"):
+        original = getattr(task, name, None)
+        if original is not None:
+            setattr(task, name, _Memo(original, docs))
+
+
+class _Memo:
+    """A one-document function that remembers its answer for known document objects."""
+
+    def __init__(self, function: Callable[..., Any], docs: Sequence[Any]) -> None:
+        self._function = function
+        self._docs = {id(doc): doc for doc in docs}  # holds them, so that no id is reused
+        self._answers: dict[int, Any] = {}
+
+    def __call__(self, doc: Any, *args: Any) -> Any:
+        if args or id(doc) not in self._docs:
+            return self._function(doc, *args)
+        if id(doc) not in self._answers:
+            self._answers[id(doc)] = self._function(doc)
+        return self._answers[id(doc)]

@@ -1,0 +1,305 @@
+"""A model in memory to item scores, for whatever weights it holds now. Knows torch and lm-eval.
+
+The `Scorer` tokenises and batches once. Per call only forward passes are repeated, then lm-eval's
+own filters and metrics turn answers into values. ``self_check`` compares the flat loop with
+lm-eval's HFLM on the model at hand; where they differ, HFLM does the work.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .encoding import encode
+from .flat import FlatPlan, Request, plan_flat, run_flat
+from .quiet import quiet
+from .scores import ItemScores, NonFiniteScore, item_scores
+from .tasks import FrozenTask, task_weights
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+
+log = logging.getLogger(__name__)
+
+FLAT, HFLM_PATH = "flat", "hflm"
+
+# Largest difference per scored token, in nats, between two right ways to score: batches of another
+# shape sum in another order. Float32: 1e-5 seen; 16 bit: one unit in the last place of a logit
+# near 16 is 0.06 (bfloat16) or 0.008 (float16). A wrong mask or a lost soft-cap gives 0.1 to 10.
+_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.12}
+
+
+@dataclass(frozen=True)
+class PathReport:
+    """Which loop scores, why, and how far apart the two were (nats per scored token)."""
+
+    path: str
+    reason: str
+    max_difference: float
+
+
+@dataclass(frozen=True, eq=False)
+class _SplitPlan:
+    """Requests of one split: what to ask, and which answers belong to which lm-eval request."""
+
+    tasks: tuple[FrozenTask, ...]
+    likelihoods: "tuple[Instance, ...]"
+    generations: "tuple[Instance, ...]"
+    requests: tuple[Request, ...]  # all windows of all `likelihoods`
+    owner: NDArray[np.int64]  # (R,) index into `likelihoods`
+    flat: FlatPlan
+
+
+class Scorer:
+    """Scores frozen tasks with one resident model.
+
+    Args:
+        tasks: From `load_tasks`.
+        model: A causal language model of transformers; it is put in eval mode. Its weights may be
+            overwritten in place between calls.
+        tokenizer: Its tokenizer; gets a pad token if it has none (HFLM does that).
+        batch_size: Rows per forward pass, the same for every candidate.
+
+    Raises:
+        TaskError: If a prompt cannot be scored with this tokenizer and model length.
+        ValueError: If ``batch_size`` is below 1 or a task name occurs twice.
+    """
+
+    def __init__(
+        self, tasks: Sequence[FrozenTask], model: Any, tokenizer: Any, *, batch_size: int = 32
+    ) -> None:
+        """Tokenise and batch everything; see the class."""
+        if batch_size < 1:
+            raise ValueError(f"`batch_size` must be at least 1, got {batch_size}")
+        if len({task.name for task in tasks}) < len(tasks):
+            raise ValueError(f"task names must differ, got {[task.name for task in tasks]}")
+        self.tasks = tuple(tasks)
+        self.model, self.batch_size, self.path = model, batch_size, FLAT
+        self._lm = _reference_lm(model, tokenizer, batch_size)
+        splits = dict.fromkeys(chain.from_iterable(task.doc_ids for task in self.tasks))
+        with quiet():
+            self._plans = {split: self._plan(split) for split in splits}
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Splits that hold at least one item."""
+        return tuple(self._plans)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Weight of each task in the mean over tasks."""
+        return task_weights(self.tasks)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over tasks, token ids and model length: equal ones give comparable scores."""
+        body: list[Any] = [[task.fingerprint for task in self.tasks], self._lm.max_length]
+        for split, plan in self._plans.items():
+            body.append([split, [[r.context, r.continuation] for r in plan.requests]])
+            body.append([self._lm.tok_encode(i.args[0]) for i in plan.generations])
+        return hashlib.sha256(json.dumps(body).encode()).hexdigest()
+
+    def items(self, split: str) -> int:
+        """Number of items of a split; 0 if no task has it."""
+        return sum(len(task.doc_ids.get(split, ())) for task in self.tasks)
+
+    def score(self, split: str) -> ItemScores:
+        """Score every item of a split with the weights the model now holds.
+
+        Returns:
+            Item scores; they depend on the weights alone, not on earlier calls.
+
+        Raises:
+            NonFiniteScore: If the model gives NaN or infinity on an item.
+            TaskError: If a metric gives no number for a document.
+            ValueError: If no task has such a split.
+            torch.OutOfMemoryError: As it comes.
+        """
+        if split not in self._plans:
+            raise ValueError(f"no task has items in split '{split}'; there are {self.splits}")
+        plan = self._plans[split]
+        with quiet():
+            self._answer_likelihoods(plan)
+            self._answer_generations(plan)
+            return _measure(plan.tasks, split)
+
+    def self_check(self, n: int = 32) -> PathReport:
+        """Compare the flat loop with HFLM on up to ``n`` requests, and choose between them.
+
+        Requests are drawn evenly from all splits, shortest to longest. From then on `score` uses
+        the path in the report.
+        """
+        every = list(dict.fromkeys(chain.from_iterable(p.requests for p in self._plans.values())))
+        every.sort(key=lambda request: (len(request.context), len(request.continuation)))
+        if not every or n < 1:
+            return PathReport(self.path, "no log-likelihood requests to compare", 0.0)
+        picks = np.unique(np.linspace(0, len(every) - 1, min(n, len(every))).round().astype(int))
+        with quiet():
+            report = self._compare([every[i] for i in picks])
+        if report.path == HFLM_PATH:
+            log.warning("scoring with lm-eval's own loop, which is slower: %s", report.reason)
+        self.path = report.path
+        return report
+
+    def _plan(self, split: str) -> _SplitPlan:
+        """Tokenise and batch one split."""
+        tasks = tuple(task for task in self.tasks if task.doc_ids.get(split))
+        instances = list(
+            chain.from_iterable(chain.from_iterable(task.instances(split) for task in tasks))
+        )
+        likelihoods = tuple(i for i in instances if i.request_type != "generate_until")
+        windows = [encode(self._lm, instance) for instance in likelihoods]
+        requests = tuple(chain.from_iterable(windows))
+        return _SplitPlan(
+            tasks=tasks,
+            likelihoods=likelihoods,
+            generations=tuple(i for i in instances if i.request_type == "generate_until"),
+            requests=requests,
+            owner=np.repeat(np.arange(len(windows)), [len(w) for w in windows]),
+            flat=self._flat_plan(requests),
+        )
+
+    def _flat_plan(self, requests: Sequence[Request]) -> FlatPlan:
+        return plan_flat(
+            requests,
+            batch_size=self.batch_size,
+            max_length=self._lm.max_length,
+            device=self._lm.device,
+        )
+
+    def _answer_likelihoods(self, plan: _SplitPlan) -> None:
+        """Put fresh answers into the log-likelihood instances of a split."""
+        if not plan.requests and not plan.likelihoods:
+            return
+        if self.path == FLAT:
+            lls, greedy = run_flat(self.model, plan.flat)
+        else:
+            lls, greedy = self._run_hflm(plan.requests)
+        for index in np.flatnonzero(~np.isfinite(lls)):
+            instance = plan.likelihoods[plan.owner[index]]
+            name, row = str(instance.task_name), int(instance.doc_id or 0)
+            raise NonFiniteScore(name, row, "log-likelihood", float(lls[index]))
+        total = np.bincount(plan.owner, weights=lls, minlength=len(plan.likelihoods)).tolist()
+        missed = np.bincount(plan.owner, weights=~greedy, minlength=len(plan.likelihoods))
+        for instance, ll, misses in zip(plan.likelihoods, total, missed, strict=True):
+            rolling = instance.request_type == "loglikelihood_rolling"
+            _answer(instance, ll if rolling else (ll, bool(misses == 0)))
+
+    def _run_hflm(
+        self, requests: Sequence[Request]
+    ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Score requests with lm-eval's own loop: log-likelihoods (R,) and greedy flags (R,)."""
+        encoded = [(None, list(r.context), list(r.continuation)) for r in requests]
+        answers = self._lm._loglikelihood_tokens(encoded, disable_tqdm=True)
+        lls = np.array([ll for ll, _ in answers], dtype=np.float64)
+        return lls, np.array([greedy for _, greedy in answers], dtype=np.bool_)
+
+    def _answer_generations(self, plan: _SplitPlan) -> None:
+        """Put fresh answers into the generation instances of a split, greedy ones."""
+        if not plan.generations:
+            return
+        self._refuse_non_finite_logits(plan.generations[0])
+        texts = self._lm.generate_until(list(plan.generations), disable_tqdm=True)
+        for instance, text in zip(plan.generations, texts, strict=True):
+            _answer(instance, text)
+
+    def _refuse_non_finite_logits(self, instance: "Instance") -> None:
+        """Look at one prompt's logits: generation would turn NaN into some token in silence."""
+        tokens = self._lm.tok_encode(instance.args[0])[-self._lm.max_length :]
+        ids = torch.tensor([tokens or [self._lm.prefix_token_id]], device=self._lm.device)
+        with torch.no_grad():
+            last = self.model(input_ids=ids, use_cache=False).logits[0, -1].float()  # (V,)
+        if not bool(torch.isfinite(last).all()):
+            worst = float(last[~torch.isfinite(last)][0])
+            name, row = str(instance.task_name), int(instance.doc_id or 0)
+            raise NonFiniteScore(name, row, "logit", worst)
+
+    def _compare(self, requests: Sequence[Request]) -> PathReport:
+        """Score requests both ways; see `self_check`."""
+        tolerance = _TOLERANCE.get(self.model.dtype, 1e-3)
+        expected, expected_greedy = self._run_hflm(requests)
+        try:
+            found, greedy = run_flat(self.model, self._flat_plan(requests))
+        except (TypeError, ValueError, NotImplementedError, AttributeError) as error:
+            reason = f"the model's forward refuses the flat loop: {' '.join(str(error).split())}"
+            return PathReport(HFLM_PATH, reason, float("inf"))
+        lengths = np.array([len(request.continuation) for request in requests])
+        with np.errstate(invalid="ignore"):
+            worst = float(np.nan_to_num(np.abs(found - expected) / lengths, nan=np.inf).max())
+        if worst > tolerance:
+            reason = f"log-likelihoods differ by {worst:.2g} nats per token, above {tolerance:g}"
+            return PathReport(HFLM_PATH, reason, worst)
+        if flips := int((greedy != expected_greedy).sum()):
+            reason = f"{flips} of {len(requests)} greedy flags differ"
+            return PathReport(HFLM_PATH, reason, worst)
+        return PathReport(FLAT, f"equal to HFLM on {len(requests)} requests", worst)
+
+
+def _reference_lm(model: Any, tokenizer: Any, batch_size: int) -> Any:
+    """lm-eval's own scorer around the same model, log-softmax in float32."""
+    with quiet():
+        from lm_eval.models.huggingface import HFLM
+
+        return HFLM(
+            pretrained=model,
+            tokenizer=tokenizer,
+            backend="causal",
+            batch_size=batch_size,
+            softmax_dtype="float32",
+        )
+
+
+def _answer(instance: "Instance", response: Any) -> None:
+    """Give an instance its only answers; what an earlier candidate answered is cleared."""
+    instance.resps = [response] * (instance.repeats or 1)
+    instance.filtered_resps = {}
+
+
+def _measure(tasks: Sequence[FrozenTask], split: str) -> ItemScores:
+    """Turn answers into item scores with lm-eval's own filters and ``process_results``."""
+    columns: dict[str, list[float]] = {
+        name: [] for name in ("task_index", "doc_id", "value", "weight", "margin")
+    }
+    for index, task in enumerate(tasks):
+        requests = task.instances(split)
+        _filter(task, list(chain.from_iterable(requests)))
+        for row, own in zip(task.doc_ids[split], requests, strict=True):
+            answers = [instance.filtered_resps[task.metric.filter] for instance in own]
+            values = task.task.process_results(own[0].doc, answers)
+            value, weight = task.metric.item(values, task.name, row)
+            item = (index, row, value, weight, _margin(task, row, own))
+            for column, number in zip(columns.values(), item, strict=True):
+                column.append(number)
+    header = {
+        "tasks": [task.name for task in tasks],
+        "metrics": [task.metric.key for task in tasks],
+        "aggregations": [task.metric.aggregation for task in tasks],
+        "higher_is_better": [task.higher_is_better for task in tasks],
+    }
+    return item_scores(header, columns)
+
+
+def _filter(task: FrozenTask, instances: "list[Instance]") -> None:
+    """Apply the metric's filter of a task to its instances."""
+    for ensemble in task.task._filters:
+        if ensemble.name == task.metric.filter:
+            ensemble.apply(instances)
+
+
+def _margin(task: FrozenTask, row: int, instances: "Sequence[Instance]") -> float:
+    """Nats: gold minus best other (multiple choice), gold (loglikelihood), nan otherwise."""
+    if task.output_type == "loglikelihood":
+        return float(instances[0].resps[0][0])
+    gold = task.prompts.gold.get(row, ())
+    lls = [instance.resps[0][0] for instance in instances[: task.prompts.n_choices.get(row, 0)]]
+    others = [ll for choice, ll in enumerate(lls) if choice not in gold]
+    if not gold or not others:
+        return float("nan")
+    return max(lls[choice] for choice in gold) - max(others)

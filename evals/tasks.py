@@ -1,0 +1,281 @@
+"""lm-eval tasks made once: documents hashed and split, prompts frozen. Knows lm-eval, no model.
+
+`load_tasks` does everything that can go wrong before a model is loaded; a `FrozenTask` then holds
+every request that any candidate will ever be asked.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .metrics import Metric, choose_metric
+from .prompts import Prompts, build_prompts
+from .quiet import quiet
+from .splits import GUARD, SEARCH, SPLIT_NAMES, Splits, cap_rank, capped, doc_hash
+from .task_files import TaskError, is_path, leaf_configs, nearest
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+    from lm_eval.api.task import Task
+
+__all__ = ["FrozenTask", "TaskError", "TaskSpec", "load_tasks", "task_weights"]
+
+# lm-eval's own default for `--seed`: with it, its command line builds the same few-shot prompts.
+FEWSHOT_SEED = 1234
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """One task, or group of tasks, as the person asks for it.
+
+    Args:
+        task: lm-eval's name, or the path of a YAML file.
+        num_fewshot: Examples per prompt; None: what the task says.
+        metric: ``acc`` or ``exact_match,strict``; None: the task's first.
+        weight: Weight in the mean over tasks; a group's tasks share it equally.
+        max_items: Most documents used, drawn by hash; None: all.
+        guard: Whether the whole task guards against loss instead of being searched on.
+
+    Raises:
+        ValueError: If a number is out of range.
+    """
+
+    task: str
+    num_fewshot: int | None = None
+    metric: str | None = None
+    weight: float = 1.0
+    max_items: int | None = None
+    guard: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse numbers out of range."""
+        if self.num_fewshot is not None and self.num_fewshot < 0:
+            raise ValueError(f"`num_fewshot` must be at least 0, got {self.num_fewshot}")
+        if not 0 < self.weight < float("inf"):
+            raise ValueError(f"`weight` must be positive and finite, got {self.weight}")
+        if self.max_items is not None and self.max_items < 1:
+            raise ValueError(f"`max_items` must be at least 1, got {self.max_items}")
+
+
+@dataclass(frozen=True, eq=False)
+class FrozenTask:
+    """A task with its prompts built; the same requests for every candidate.
+
+    Attributes:
+        name: lm-eval's name of the task.
+        metric: Which metric counts and how it aggregates.
+        weight: Weight in the mean over tasks.
+        output_type: ``multiple_choice``, ``loglikelihood``, ``loglikelihood_rolling`` or
+            ``generate_until``.
+        num_fewshot: Examples in each prompt.
+        doc_ids: Rows of the task's data by split, ascending.
+        doc_hashes: SHA-256 of each used document, by row.
+        fingerprint: SHA-256 over metric, splits, documents and prompts; equal fingerprints mean
+            comparable scores.
+        prompts: The lm-eval requests by row, and the gold answers.
+        task: The lm-eval object, for its filters and metrics.
+    """
+
+    name: str
+    metric: Metric
+    weight: float
+    output_type: str
+    num_fewshot: int
+    doc_ids: Mapping[str, tuple[int, ...]]
+    doc_hashes: Mapping[int, str]
+    fingerprint: str
+    prompts: Prompts = field(repr=False)
+    task: "Task" = field(repr=False)
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether a higher score of the metric is better."""
+        return self.metric.higher_is_better
+
+    def instances(self, split: str) -> "list[list[Instance]]":
+        """Requests of each document of a split, in the order of `doc_ids`."""
+        return [self.prompts.instances[row] for row in self.doc_ids.get(split, ())]
+
+    def samples(self, split: str) -> dict[str, list[int]]:
+        """Argument of lm-eval's ``--samples`` that scores exactly this split."""
+        return {self.name: list(self.doc_ids.get(split, ()))}
+
+
+def task_weights(tasks: Iterable[FrozenTask]) -> dict[str, float]:
+    """Weight of each task in the mean over tasks, by name."""
+    return {task.name: task.weight for task in tasks}
+
+
+def load_tasks(specs: Sequence[TaskSpec], *, splits: Splits) -> tuple[FrozenTask, ...]:
+    """Load, check, split and freeze tasks; everything that needs no model.
+
+    lm-eval's index of built-in tasks (5 to 15 s) is read only if a built-in name is asked for.
+
+    Args:
+        specs: What is wanted; groups expand to their tasks.
+        splits: How documents are shared between search and confirm; guard tasks stay whole.
+
+    Raises:
+        TaskError: If a task, its data, its metric or its prompts cannot be used as asked.
+    """
+    with quiet():
+        pairs = [(spec, leaves) for spec in specs for leaves in [_load(spec)]]
+        _refuse_duplicates(pairs)
+        return tuple(
+            _freeze(task, spec, spec.weight / len(leaves), splits)
+            for spec, leaves in pairs
+            for task in leaves
+        )
+
+
+def _load(spec: TaskSpec) -> "list[Task]":
+    """lm-eval's task objects that a spec stands for."""
+    if not is_path(spec.task):
+        return _load_builtin(spec.task)
+    tasks: list[Task] = []
+    for leaf in leaf_configs(Path(spec.task)):
+        tasks += _load_builtin(leaf) if isinstance(leaf, str) else [_construct(leaf)]
+    if not tasks:
+        raise TaskError(f"{spec.task}: the group has no tasks")
+    return tasks
+
+
+def _construct(config: dict[str, Any]) -> "Task":
+    """Build a task object, loading its data."""
+    from lm_eval.tasks import TaskManager
+
+    manager = TaskManager(include_defaults=False)
+    return _with_data(str(config["task"]), lambda: manager.load([config])["tasks"].values())[0]
+
+
+def _load_builtin(name: str) -> "list[Task]":
+    """Task objects of a name in lm-eval's own index."""
+    manager = _builtin_index()
+    if name not in manager.task_index:
+        raise TaskError(
+            f"lm-eval has no task '{name}'{nearest(name, manager.all_tasks)} "
+            "A task of your own is named by the path of its YAML file"
+        )
+    return _with_data(name, lambda: manager.load([name])["tasks"].values())
+
+
+_INDEX: list[Any] = []
+
+
+def _builtin_index() -> Any:
+    """lm-eval's index of built-in tasks, read once per process."""
+    from lm_eval.tasks import TaskManager
+
+    if not _INDEX:
+        _INDEX.append(TaskManager())
+    return _INDEX[0]
+
+
+def _with_data(name: str, load: Any) -> "list[Task]":
+    """Call ``load``, turning what lm-eval and datasets raise into one line with a remedy."""
+    from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
+    from jinja2 import TemplateError
+
+    try:
+        return list(load())
+    except (ConnectionError, DatasetNotFoundError) as error:
+        raise TaskError(
+            f"task '{name}': its data are not on this machine and the hub does not give them "
+            f"({_line(error)}); load the data set once while online, or use a task with local files"
+        ) from error
+    except DatasetGenerationError as error:
+        cause = error.__cause__ or error
+        raise TaskError(f"task '{name}': its data cannot be read: {_line(cause)}") from error
+    except (ValueError, KeyError, TypeError, IndexError, AssertionError, OSError) as error:
+        raise TaskError(f"task '{name}' cannot be built: {_line(error)}") from error
+    except TemplateError as error:
+        raise TaskError(f"task '{name}': a template fails on its data: {_line(error)}") from error
+
+
+def _line(error: BaseException) -> str:
+    """An exception on one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _refuse_duplicates(pairs: "Sequence[tuple[TaskSpec, list[Task]]]") -> None:
+    """Raise TaskError if a task's name occurs twice: scores are kept by name."""
+    asked: dict[str, str] = {}
+    for spec, leaves in pairs:
+        for task in leaves:
+            if task.task_name in asked:
+                raise TaskError(
+                    f"task names must differ, got '{task.task_name}' from '{spec.task}' and from "
+                    f"'{asked[task.task_name]}'; remove one, or give it another `task:` name"
+                )
+            asked[task.task_name] = spec.task
+
+
+def _freeze(task: Any, spec: TaskSpec, weight: float, splits: Splits) -> FrozenTask:
+    """Choose metric and documents, then build the prompts of each split."""
+    metric = choose_metric(task, spec.metric)
+    if spec.num_fewshot is not None:
+        task.set_config("num_fewshot", spec.num_fewshot)
+    elif task.config.num_fewshot is None:
+        task.set_config("num_fewshot", 0)
+    docs = list(task.eval_docs)
+    hashes = [doc_hash(doc) for doc in docs]
+    rows = _rows_by_split(hashes, spec, splits, task.task_name)
+    prompts = build_prompts(task, docs, rows, seed=FEWSHOT_SEED)
+    used = {row: hashes[row] for ids in rows.values() for row in ids}
+    return FrozenTask(
+        name=task.task_name,
+        metric=metric,
+        weight=weight,
+        output_type=str(task.OUTPUT_TYPE),
+        num_fewshot=int(task.config.num_fewshot),
+        doc_ids=rows,
+        doc_hashes=used,
+        fingerprint=_fingerprint(task.task_name, metric, rows, used, prompts),
+        prompts=prompts,
+        task=task,
+    )
+
+
+def _rows_by_split(
+    hashes: Sequence[str], spec: TaskSpec, splits: Splits, name: str
+) -> dict[str, tuple[int, ...]]:
+    """Rows of the data in each split, ascending; capped by the spec, then by the splits."""
+    chosen = capped(hashes, spec.max_items, cap_rank)
+    rows = [row for row, digest in enumerate(hashes) if digest in chosen]
+    if spec.guard:
+        return {GUARD: tuple(rows)}
+    sides = splits.assign([hashes[row] for row in rows])
+    found = {
+        split: tuple(row for row, side in zip(rows, sides, strict=True) if side == split)
+        for split in SPLIT_NAMES
+    }
+    if not found[SEARCH] and splits.search_share > 0:
+        raise TaskError(
+            f"task '{name}': none of its {len(hashes)} documents falls to the search "
+            f"(`search_share` {splits.search_share}); raise the share or the caps, or add documents"
+        )
+    return {split: ids for split, ids in found.items() if ids}
+
+
+def _fingerprint(
+    name: str,
+    metric: Metric,
+    rows: Mapping[str, tuple[int, ...]],
+    hashes: Mapping[int, str],
+    prompts: Prompts,
+) -> str:
+    """SHA-256 over all that decides a task's scores besides the model and tokenizer."""
+    body = {
+        "name": name,
+        "metric": [metric.key, metric.aggregation],
+        "splits": {split: list(ids) for split, ids in rows.items()},
+        "docs": [
+            [row, hashes[row], [list(i.args) for i in prompts.instances[row]]]
+            for row in sorted(hashes)
+        ],
+    }
+    text = json.dumps(body, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

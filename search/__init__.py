@@ -1,0 +1,1 @@
+"""Past scores to the next recipe: configuration, command line, study, leaderboard. Knows Optuna."""

@@ -1,0 +1,74 @@
+"""A candidate: a recipe and its scores, as the study keeps it.
+
+Knows how a candidate is written into an Optuna trial and read back: user attributes and values.
+The study's journal is the only record; leaderboard and export are derived from what is read here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from ..evals.scores import TaskScore
+from ..merge.recipe import Recipe
+
+ATTRIBUTE = "candidate"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One row of the study.
+
+    Attributes:
+        number: Trial number in the journal, from 0.
+        name: Of a baseline as in ``baselines``; of a candidate ``candidate NUMBER``.
+        kind: A baseline's kind, or ``candidate``.
+        recipe: All that determines the merge.
+        value: Objective on the search items; None if the candidate failed.
+        scores: Task name -> score on the search items.
+        seconds: Spent on loading and scoring.
+        failure: Why there is no value, or None.
+    """
+
+    number: int
+    name: str
+    kind: str
+    recipe: Recipe
+    value: float | None = None
+    scores: Mapping[str, TaskScore] = field(default_factory=dict)
+    seconds: float = 0.0
+    failure: str | None = None
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether it was given, not proposed by the sampler."""
+        return self.kind != "candidate"
+
+    def to_attribute(self) -> dict[str, Any]:
+        """Return what is kept in the trial's user attributes."""
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "recipe": self.recipe.to_dict(),
+            "scores": {task: asdict(score) for task, score in self.scores.items()},
+            "seconds": round(self.seconds, 4),
+            "failure": self.failure,
+        }
+
+
+def candidate_of(trial: FrozenTrial) -> Candidate:
+    """Read a candidate back from a finished trial of the journal."""
+    kept = trial.user_attrs[ATTRIBUTE]
+    return Candidate(
+        number=trial.number,
+        name=kept["name"],
+        kind=kept["kind"],
+        recipe=Recipe.from_dict(kept["recipe"]),
+        value=trial.value if trial.state == TrialState.COMPLETE else None,
+        scores={task: TaskScore(**score) for task, score in kept["scores"].items()},
+        seconds=kept["seconds"],
+        failure=kept["failure"],
+    )

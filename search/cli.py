@@ -1,0 +1,237 @@
+"""The command line. Knows the commands' names, options and exit codes; imports no torch until one runs.
+
+Exit codes: 0 done; 1 the run failed (a defect, or an export that does not verify); 2 the input is
+wrong; 130 ended early by Ctrl-C or SIGTERM, to be continued by the same command.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from .config import Config
+
+FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130
+
+app = typer.Typer(
+    name="heterosis",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Search overnight for the best merge of fine-tuned models; read in the morning a "
+    "leaderboard that you can trust.",
+)
+
+ConfigArgument = Annotated[
+    str, typer.Argument(metavar="CONFIG", help="A search.yaml, its folder, or `quickstart`.")
+]
+StudyArgument = Annotated[
+    Path, typer.Argument(metavar="STUDY", help="A study's results folder, as results/NAME.")
+]
+ResultsOption = Annotated[
+    Path | None, typer.Option("--results", help="Folder of the study; default results/NAME.")
+]
+
+
+class Format(StrEnum):
+    """How a leaderboard is written."""
+
+    table = "table"
+    md = "md"
+    csv = "csv"
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what is done.")] = False,
+) -> None:
+    """Set up logging, quieten the libraries."""
+    if version:
+        _console().print(importlib.metadata.version("heterosis"), highlight=False)
+        raise typer.Exit
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logging.basicConfig(
+        level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    logging.getLogger("heterosis").setLevel(logging.INFO if verbose else logging.WARNING)
+
+
+@app.command()
+def search(
+    config: ConfigArgument,
+    results: ResultsOption = None,
+    trials: Annotated[
+        int | None, typer.Option(min=0, help="Candidates to propose; overrides search.trials.")
+    ] = None,
+    run_seed: Annotated[
+        int | None, typer.Option(min=0, help="Seed of the samplers; overrides search.run_seed.")
+    ] = None,
+) -> None:
+    """Search for the best merge, or continue the search that lies in the results folder.
+
+    The same command continues after Ctrl-C, a crash or a kill; no finished candidate is lost.
+    """
+    loaded = _load(config, results=results, trials=trials, run_seed=run_seed)
+    from .progress import make_reporter
+    from .run import run_search, soft_stop
+    from .views import table, verdict_sentence
+
+    console = _console()
+    _quieten_libraries()
+    with make_reporter(console) as reporter, soft_stop(reporter.note) as should_stop:
+        outcome = run_search(loaded, reporter, should_stop)
+    folder = loaded.results_folder
+    console.print(table(outcome.board))
+    _say(console, verdict_sentence(outcome.board))
+    _say(console, f"report: {folder}/leaderboard.md and leaderboard.csv")
+    if not outcome.finished:
+        _say(console, "ended early: the same command continues")
+        raise typer.Exit(INTERRUPTED)
+    _say(console, f"export the winner: heterosis export {folder} --out DIR")
+
+
+@app.command()
+def check(config: ConfigArgument) -> None:
+    """Check parents, tasks, memory and time before a search is started; writes nothing."""
+    loaded = _load(config)
+    _quieten_libraries()
+    from .check import check as lines
+
+    console = _console()
+    for line in lines(loaded):
+        _say(console, line)
+    _say(console, f"ready: heterosis search {config}")
+
+
+@app.command()
+def leaderboard(
+    results: Annotated[
+        Path, typer.Argument(metavar="[RESULTS]", help="A study, or a folder of studies.")
+    ] = Path("results"),
+    format_: Annotated[Format, typer.Option("--format", help="How to write it.")] = Format.table,
+    all_rows: Annotated[bool, typer.Option("--all", help="Every row of the table.")] = False,
+) -> None:
+    """Show the leaderboard of a study, or of all studies in a folder."""
+    from . import views
+    from .journal import find_studies
+    from .leaderboard import read_leaderboard
+
+    console = _console()
+    for folder in find_studies(results):
+        board = read_leaderboard(folder)
+        if format_ is Format.table:
+            console.print(views.table(board, rows=None if all_rows else views.SHORT))
+            _say(console, views.verdict_sentence(board))
+        else:
+            write = views.markdown if format_ is Format.md else views.csv_text
+            sys.stdout.write(write(board))
+
+
+@app.command()
+def export(
+    study: StudyArgument,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Model directory to write.")],
+    trial: Annotated[
+        int | None, typer.Option(min=0, help="Trial to export; default: the winner.")
+    ] = None,
+    max_shard_size: Annotated[
+        str, typer.Option(help="Largest safetensors file, as `5GB`.")
+    ] = "5GB",
+) -> None:
+    """Write a candidate as a Hugging Face model directory, scored again from its own files."""
+    _quieten_libraries()
+    from .export import export as export_candidate
+
+    console = _console()
+    done = export_candidate(study, out, trial, max_shard_size)
+    _say(console, f"{done.row.candidate.name} of {study} is in {done.folder}")
+    _say(
+        console,
+        f"the saved files were scored again: {' and '.join(done.splits)} items all come out the same",
+    )
+    _say(console, "lm-eval's own command line gives the confirm score:")
+    for command in done.commands:
+        _say(console, f"  {command}")
+
+
+def _load(
+    name: str,
+    *,
+    results: Path | None = None,
+    trials: int | None = None,
+    run_seed: int | None = None,
+) -> Config:
+    """Read a configuration and lay the command line's options over it."""
+    from .config import find_config, load_config
+
+    loaded = load_config(find_config(name))
+    given = {"trials": trials, "run_seed": run_seed}
+    section = loaded.search.model_copy(update={k: v for k, v in given.items() if v is not None})
+    update = {"search": section} | ({} if results is None else {"results": results})
+    return loaded.model_copy(update=update)
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() else 200
+    return Console(width=width)
+
+
+def _say(console: Console, message: str) -> None:
+    console.print(message, markup=False, highlight=False, soft_wrap=True)
+
+
+def _quieten_libraries() -> None:
+    """Leave the terminal to us: no progress bars, no banners of the libraries."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    for name in ("lm_eval", "datasets", "transformers", "optuna", "httpx", "filelock"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    import datasets
+    import optuna
+    import transformers
+
+    datasets.disable_progress_bars()
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+def main() -> None:
+    """Run the command line; what went wrong is one line on stderr, and an exit code."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        _fail("interrupted; nothing finished is lost, the same command continues", INTERRUPTED)
+    except OSError as error:
+        _fail(f"{error}; nothing finished is lost, the same command continues", FAILED)
+    except (ValueError, RuntimeError) as error:
+        if not _is_ours(error):
+            raise
+        _fail(str(error), WRONG_INPUT if isinstance(error, ValueError) else FAILED)
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether our own code raised it, with a message for the person; all else is a defect."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_globals["__name__"].startswith("heterosis.")
+
+
+def _fail(message: str, code: int) -> None:
+    sys.stderr.write(f"heterosis: error: {message}\n")
+    sys.exit(code)

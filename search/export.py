@@ -1,0 +1,149 @@
+"""`heterosis export`: a candidate of a study as a directory, scored again from its own files.
+
+Knows the study's record and how to rebuild engine and scorer from it. The saved files must give
+exactly the candidate's scores, else nothing is left behind.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from transformers import AutoModelForCausalLM
+
+from ..evals.scores import ItemScores
+from ..evals.splits import CONFIRM, SEARCH
+from ..evals.store import ItemStore
+from ..merge.engine import torch_dtype
+from ..merge.export import export_model
+from ..merge.recipe import Recipe
+from .assembly import (
+    Parts,
+    build_engine,
+    check_identity,
+    choose_device,
+    identity,
+    make_scorer,
+    open_parts,
+    set_threads,
+    versions,
+)
+from .card import model_card
+from .config import Config
+from .journal import Journal, StudyError
+from .leaderboard import Leaderboard, Row, read_leaderboard
+from .lm_eval_commands import CONFIRM_SAMPLES, confirm_commands, confirm_samples
+
+log = logging.getLogger(__name__)
+
+
+class ExportMismatchError(RuntimeError):
+    """The saved files do not give the candidate's scores; nothing was left behind."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was exported.
+
+    Attributes:
+        folder: The model directory.
+        row: Its line of the leaderboard.
+        splits: Splits on which the saved files gave exactly the stored scores.
+        commands: Shell lines by which lm-eval's own CLI gives the confirm scores.
+    """
+
+    folder: Path
+    row: Row
+    splits: tuple[str, ...]
+    commands: tuple[str, ...]
+
+
+def export(
+    study: Path, out: Path, trial: int | None = None, max_shard_size: str = "5GB"
+) -> Exported:
+    """Export the winner, or one trial, of a study.
+
+    Args:
+        study: The study's results folder.
+        out: Directory to write; must not exist, or be empty.
+        trial: Trial number; default: the leaderboard's best searched candidate.
+        max_shard_size: As in transformers.
+
+    Raises:
+        ValueError: If the trial cannot be exported, ``out`` is taken, or the parents changed.
+        ExportMismatchError: If the saved files give other scores.
+    """
+    board = read_leaderboard(study)
+    row = choose_row(board, trial)
+    journal = Journal(study)
+    config = Config.model_validate(journal.manifest["config"])
+    parts = open_parts(config)
+    check_identity(journal.manifest["identity"], identity(parts), str(study))
+    stored = _stored(study, row)
+    commands = confirm_commands(parts, out.resolve())
+    threads = journal.manifest["machine"]["threads"]
+    folder = _materialise(
+        parts,
+        row.candidate.recipe,
+        out,
+        card=model_card(board, row, config, commands),
+        extra_files={CONFIRM_SAMPLES: confirm_samples(parts)},
+        max_shard_size=max_shard_size,
+        provenance={"study": board.name, "trial": row.candidate.number, "versions": versions()},
+        verify=lambda saved: _verify(parts, saved, stored, threads),
+    )
+    return Exported(folder, row, tuple(stored), commands)
+
+
+def choose_row(board: Leaderboard, trial: int | None) -> Row:
+    """Return the row of a trial, or the winner's.
+
+    Raises:
+        StudyError: If there is no such trial, or it has no scores.
+    """
+    if trial is None:
+        if board.winner is None:
+            raise StudyError(f"{board.folder}: no candidate is scored yet; run the search first")
+        return board.winner
+    rows = {row.candidate.number: row for row in board.rows}
+    if trial not in rows:
+        raise StudyError(
+            f"{board.folder}: there is no trial {trial}; numbers are 0 to {len(rows) - 1}"
+        )
+    if rows[trial].search is None:
+        raise StudyError(f"trial {trial} has no scores: {rows[trial].candidate.failure}")
+    return rows[trial]
+
+
+def _materialise(parts: Parts, recipe: Recipe, out: Path, **options: object) -> Path:
+    """Load the recipe and save it; engine and model are gone when this returns."""
+    engine = build_engine(parts)
+    return export_model(engine.load(recipe), recipe, parts.parents, out, **options)
+
+
+def _stored(study: Path, row: Row) -> dict[str, ItemScores]:
+    store = ItemStore(study / "items")
+    read = {split: store.read(row.candidate.number, split) for split in (SEARCH, CONFIRM)}
+    return {split: scores for split, scores in read.items() if scores is not None}
+
+
+def _verify(parts: Parts, saved: Path, stored: dict[str, ItemScores], threads: int) -> None:
+    """Load the saved files and score them: every item must come out as it is stored."""
+    model = AutoModelForCausalLM.from_pretrained(
+        saved, dtype=torch_dtype(parts.config.merge.dtype), local_files_only=True
+    ).to(choose_device(parts.config))
+    scorer = make_scorer(parts, model)
+    scorer.self_check()
+    set_threads(parts, scorer, threads)
+    for split, expected in stored.items():
+        found = scorer.score(split)
+        if not np.array_equal(found.value, expected.value):
+            wrong = int((found.value != expected.value).sum())
+            raise ExportMismatchError(
+                f"the saved files must give the candidate's scores, but {wrong} of {expected.n} "
+                f"{split} items differ; was the study made on another machine or by other "
+                "versions (see recipe.json)?"
+            )

@@ -1,0 +1,58 @@
+"""Numbers and recipes as a person reads them; used by every view."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from ..merge.recipe import Recipe
+
+
+def score(value: float | None, se: float | None = None) -> str:
+    """Return a score with four digits, and its standard error where there is one."""
+    if value is None or math.isnan(value):
+        return "-"
+    return f"{value:.4f}" if se is None else f"{value:.4f} ± {se:.4f}"
+
+
+def signed(value: float) -> str:
+    """Return a difference with its sign."""
+    return f"{value:+.4f}"
+
+
+def p_value(p: float) -> str:
+    """Return a p-value, never as zero."""
+    return "<1e-4" if p < 1e-4 else f"{p:.4f}"
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as ``12 s``, ``3 min 20 s`` or ``2 h 05 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def recipe_line(recipe: Recipe) -> str:
+    """Return a recipe in one readable line: method, then per parent its range of weights."""
+    coefficients = list(recipe.coefficients.values())
+    parts = [recipe.method]
+    for index, parent in enumerate(recipe.parents):
+        part = f"{parent} {spread([c.weights[index] for c in coefficients])}"
+        rates = [c.drop_rates[index] for c in coefficients]
+        if any(rates):
+            part += f" drop {spread(rates)}"
+        parts.append(part)
+    if recipe.lambda_ != 1:
+        parts.append(f"lambda {recipe.lambda_:.2f}")
+    return " | ".join(parts)
+
+
+def spread(values: Sequence[float]) -> str:
+    """Return ``0.50`` for equal values, else ``0.42 (0.10..0.80)``: mean and range."""
+    low, high = min(values), max(values)
+    if high - low < 0.005:
+        return f"{low:.2f}"
+    return f"{sum(values) / len(values):.2f} ({low:.2f}..{high:.2f})"

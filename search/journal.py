@@ -1,0 +1,172 @@
+"""The study on disk: Optuna's journal, one line per finished candidate, one writer at a time.
+
+Every `suggest_*` of a stored trial is an fsync, so the sampler's study lives in memory and each
+finished trial is mirrored here by one `add_trial`. A run that was killed loses at most the
+candidate in flight; a half-written last line is cut off at the next start.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import optuna
+from filelock import FileLock, Timeout
+from optuna.storages import JournalStorage
+from optuna.storages.journal import BaseJournalFileLock, JournalFileBackend
+from optuna.trial import FrozenTrial
+
+log = logging.getLogger(__name__)
+
+JOURNAL = "study.journal"
+LOCK = ".lock"
+MANIFEST = "manifest"
+
+
+class StudyError(ValueError):
+    """A results folder that cannot be used as asked; the message says why and what to do."""
+
+
+@contextmanager
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Hold a results folder against other processes; the lock dies with the process.
+
+    Raises:
+        StudyError: If another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise StudyError(
+            f"{folder}: another process is searching in this folder; wait for it, or give "
+            "this search a folder of its own with --results"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class Journal:
+    """The record of one study.
+
+    Args:
+        folder: The study's results folder.
+        write: Whether this process may write: then the folder must be locked by the caller.
+
+    Raises:
+        StudyError: If there is no study in the folder and ``write`` is false, or the journal
+            is damaged before its last line.
+    """
+
+    def __init__(self, folder: Path, *, write: bool = False) -> None:
+        self.folder = folder
+        self.path = folder / JOURNAL
+        if write:
+            cut_torn_tail(self.path)
+        elif not self.path.is_file():
+            raise StudyError(f"{folder}: holds no study ({JOURNAL} is missing)")
+        try:
+            self._study = self._open(write)
+        except (ValueError, KeyError, AssertionError) as error:
+            raise StudyError(
+                f"{self.path}: the journal is damaged ({error}); restore it from a backup, or "
+                "search in another folder with --results"
+            ) from error
+
+    def _open(self, write: bool) -> optuna.Study:
+        storage = JournalStorage(JournalFileBackend(str(self.path), lock_obj=_HeldLock()))
+        names = [study.study_name for study in storage.get_all_studies()]
+        if names:
+            return optuna.load_study(study_name=names[0], storage=storage)
+        if not write:
+            raise ValueError("it holds no study")
+        return optuna.create_study(
+            study_name=self.folder.resolve().name,
+            storage=storage,
+            direction="maximize",
+            pruner=optuna.pruners.NopPruner(),
+        )
+
+    @property
+    def trials(self) -> list[FrozenTrial]:
+        """All finished trials, in order of number."""
+        return self._study.get_trials(deepcopy=False)
+
+    def append(self, trial: FrozenTrial) -> FrozenTrial:
+        """Add a finished trial: one line, on disk when this returns."""
+        self._study.add_trial(trial)
+        return self.trials[-1]
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What was searched, with what; empty before the study has begun."""
+        return self._study.user_attrs.get(MANIFEST, {})
+
+    def write_manifest(self, manifest: Mapping[str, Any]) -> None:
+        """Record what is searched."""
+        self._study.set_user_attr(MANIFEST, dict(manifest))
+
+
+class _HeldLock(BaseJournalFileLock):
+    """Stands for the folder's lock, which the writing process holds all the time.
+
+    Optuna's own lock file survives a kill and costs the next start 30 seconds.
+    """
+
+    def acquire(self) -> bool:
+        return True
+
+    def release(self) -> None:
+        pass
+
+
+def cut_torn_tail(path: Path) -> int:
+    """Cut a journal back to its last whole record; return the bytes that were cut."""
+    if not path.is_file():
+        return 0
+    data = path.read_bytes()
+    whole = len(data) if data.endswith(b"\n") else data.rfind(b"\n") + 1
+    last = data.rfind(b"\n", 0, max(whole - 1, 0)) + 1
+    if whole and not _is_json(data[last:whole]):
+        whole = last
+    torn = len(data) - whole
+    if torn:
+        log.warning(
+            "%s: the last record was not written whole; %d bytes were cut off", path, torn
+        )
+        with path.open("r+b") as file:
+            file.truncate(whole)
+            os.fsync(file.fileno())
+    return torn
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
+
+
+def find_studies(results: Path) -> list[Path]:
+    """Return the study folders in a results folder, or the folder itself if it is a study.
+
+    Raises:
+        StudyError: If there is none.
+    """
+    if (results / JOURNAL).is_file():
+        return [results]
+    found = sorted(path.parent for path in results.glob(f"*/{JOURNAL}"))
+    if not found:
+        raise StudyError(
+            f"{results}: holds no study; give the folder that a search printed, as results/NAME"
+        )
+    return found

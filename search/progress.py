@@ -1,0 +1,164 @@
+"""What a person sees while a search runs: a live view on a terminal, plain lines elsewhere.
+
+Knows rich and finished candidates; nothing of how they came about.
+"""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Protocol, Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from .candidate import Candidate
+from .format import duration, recipe_line, score
+
+TOP = 5
+
+
+class Reporter(Protocol):
+    """Hears of a search's stages and finished candidates."""
+
+    def stage(self, name: str, total: int, done: int = 0) -> None:
+        """A stage of ``total`` candidates begins, ``done`` of which are known already."""
+
+    def finished(self, candidate: Candidate, items: int) -> None:
+        """A candidate was scored on ``items`` items, or failed."""
+
+    def note(self, message: str) -> None:
+        """Something that a person should know."""
+
+
+class Tracker:
+    """Counts, best so far, speed and time left: what both views show."""
+
+    def __init__(self) -> None:
+        self.name = ""
+        self.total = self.done = self.items = self.failed = 0
+        self.top: list[Candidate] = []
+        self._start = time.monotonic()
+        self._done_at_start = 0
+
+    def stage(self, name: str, total: int, done: int) -> None:
+        self.name, self.total, self.done, self.items = name, total, done, 0
+        self._start, self._done_at_start = time.monotonic(), done
+
+    def add(self, candidate: Candidate, items: int) -> None:
+        self.done += 1
+        self.items += items
+        if candidate.value is None:
+            self.failed += 1
+        elif candidate.number not in [other.number for other in self.top]:
+            self.top = sorted([*self.top, candidate], key=lambda c: (-(c.value or 0), c.number))[:TOP]
+
+    @property
+    def items_per_second(self) -> float:
+        return self.items / max(time.monotonic() - self._start, 1e-9)
+
+    @property
+    def seconds_left(self) -> float:
+        done = self.done - self._done_at_start
+        return (time.monotonic() - self._start) / done * (self.total - self.done) if done else 0.0
+
+    def line(self) -> str:
+        """One line: stage, count, best so far, speed, time left."""
+        parts = [f"{self.name} {self.done}/{self.total}"]
+        if self.top:
+            parts.append(f"best {score(self.top[0].value)} ({self.top[0].name})")
+        parts.append(f"{self.items_per_second:.0f} items/s")
+        parts.append(f"ETA {duration(self.seconds_left)}")
+        if self.failed:
+            parts.append(f"{self.failed} failed")
+        return " | ".join(parts)
+
+
+class PlainReporter:
+    """Lines for a log file: each baseline, each new best, and a line every ten seconds."""
+
+    def __init__(self, console: Console, every: float = 10.0) -> None:
+        self._console, self._every = console, every
+        self._tracker = Tracker()
+        self._last = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def stage(self, name: str, total: int, done: int = 0) -> None:
+        self._tracker.stage(name, total, done)
+        known = f", {done} known already" if done else ""
+        self.note(f"{name}: {total} candidates{known}")
+
+    def finished(self, candidate: Candidate, items: int) -> None:
+        was = self._tracker.top[:1]
+        self._tracker.add(candidate, items)
+        now = time.monotonic()
+        new_best = self._tracker.top[:1] != was
+        if candidate.failure:
+            self.note(f"{candidate.name}: FAILED: {candidate.failure}")
+        if new_best or now - self._last > self._every or self._tracker.done == self._tracker.total:
+            self._last = now
+            self.note(self._tracker.line())
+
+    def note(self, message: str) -> None:
+        self._console.print(message, markup=False, highlight=False, soft_wrap=True)
+
+
+class LiveReporter:
+    """A progress bar, the line of the tracker and the best candidates, redrawn in place."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._tracker = Tracker()
+        self._bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=console
+        )
+        self._task = self._bar.add_task("", total=None)
+        self._live = Live(self._view(), console=console, refresh_per_second=4, transient=True)
+
+    def __enter__(self) -> Self:
+        self._live.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._live.__exit__(kind, error, trace)
+
+    def stage(self, name: str, total: int, done: int = 0) -> None:
+        self._tracker.stage(name, total, done)
+        self._bar.reset(self._task, total=total, completed=done, description=name)
+        self._live.update(self._view())
+
+    def finished(self, candidate: Candidate, items: int) -> None:
+        self._tracker.add(candidate, items)
+        self._bar.update(self._task, completed=self._tracker.done)
+        if candidate.failure:
+            self.note(f"{candidate.name}: FAILED: {candidate.failure}")
+        self._live.update(self._view())
+
+    def note(self, message: str) -> None:
+        self._console.print(message, markup=False, highlight=False, soft_wrap=True)
+
+    def _view(self) -> Group:
+        top = Table(box=None, pad_edge=False)
+        for title in ("best so far", "search", "recipe"):
+            top.add_column(title, overflow="ellipsis", no_wrap=True)
+        for candidate in self._tracker.top:
+            top.add_row(candidate.name, score(candidate.value), recipe_line(candidate.recipe))
+        return Group(self._bar, Text(self._tracker.line()), top)
+
+
+def make_reporter(console: Console) -> PlainReporter | LiveReporter:
+    """Return the live view on a terminal, plain lines elsewhere."""
+    return LiveReporter(console) if console.is_terminal else PlainReporter(console)

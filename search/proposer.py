@@ -1,0 +1,75 @@
+"""What to try next: a sampler over the finished candidates, kept in memory.
+
+Knows Optuna and the space. The sampler sees the candidates and those baselines that the space
+holds; a baseline outside the space would empty the intersection that CMA-ES works on.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import optuna
+from optuna.distributions import FloatDistribution
+from optuna.exceptions import ExperimentalWarning
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+
+from .candidate import ATTRIBUTE
+from .config import SearchSection
+from .samplers import make_sampler
+from .space import Space
+
+
+class Proposer:
+    """Asks a sampler and tells it what came of it."""
+
+    def __init__(self, space: Space, section: SearchSection) -> None:
+        self._section = section
+        self._distributions = {n: FloatDistribution(*bounds) for n, bounds in space.genes.items()}
+        self._study = optuna.create_study(
+            direction="maximize",
+            sampler=optuna.samplers.RandomSampler(seed=0),
+            pruner=optuna.pruners.NopPruner(),
+        )
+
+    def observe(self, trial: FrozenTrial) -> None:
+        """Let the sampler know a trial that was finished before."""
+        if trial.params:
+            self._study.add_trial(trial)
+
+    def propose(self, number: int) -> tuple[Trial, dict[str, float]]:
+        """Return the next trial and its genes.
+
+        Args:
+            number: The journal's number of the trial: with the run seed it seeds the sampler.
+        """
+        self._study.sampler = make_sampler(self._section, number)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            trial = self._study.ask()
+            genes = {
+                name: trial.suggest_float(name, bounds.low, bounds.high)
+                for name, bounds in self._distributions.items()
+            }
+        return trial, genes
+
+    def tell(self, trial: Trial, value: float | None, attribute: dict[str, Any]) -> FrozenTrial:
+        """Finish a trial; without a value it failed."""
+        trial.set_user_attr(ATTRIBUTE, attribute)
+        if value is None:
+            return self._study.tell(trial, state=TrialState.FAIL)
+        return self._study.tell(trial, value)
+
+    def given(
+        self, params: dict[str, float] | None, value: float | None, attribute: dict[str, Any]
+    ) -> FrozenTrial:
+        """Return a finished trial for a recipe that was given, and let the sampler know it."""
+        trial = create_trial(
+            state=TrialState.FAIL if value is None else TrialState.COMPLETE,
+            value=value,
+            params=params or {},
+            distributions=dict(self._distributions) if params else {},
+            user_attrs={ATTRIBUTE: attribute},
+        )
+        self.observe(trial)
+        return trial

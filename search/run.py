@@ -1,0 +1,153 @@
+"""One `heterosis search`: locks the folder, resumes what is there, runs, writes the views.
+
+Knows assembly, study and leaderboard by what they do, and nothing of how they do it.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from ..evals.scorer import PathReport
+from ..evals.store import ItemStore
+from .assembly import (
+    Parts,
+    build_engine,
+    check_identity,
+    choose_device,
+    identity,
+    make_scorer,
+    open_parts,
+    set_threads,
+    versions,
+)
+from .config import Config
+from .journal import Journal, lock_folder
+from .leaderboard import Leaderboard, read_leaderboard
+from .progress import Reporter
+from .study import Bench, Study
+from .views import write_views
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run of a search has left.
+
+    Attributes:
+        board: The leaderboard.
+        finished: Whether all trials that were asked for are done.
+    """
+
+    board: Leaderboard
+    finished: bool
+
+
+def run_search(
+    config: Config, reporter: Reporter, should_stop: Callable[[], bool] = lambda: False
+) -> Outcome:
+    """Run a search, or continue the one that lies in the results folder.
+
+    Raises:
+        ValueError: If configuration, parents, tasks or the folder cannot be used.
+    """
+    folder = config.results_folder
+    parts = open_parts(config)
+    with lock_folder(folder):
+        journal = Journal(folder, write=True)
+        known = journal.manifest
+        now = identity(parts)
+        if known:
+            check_identity(known["identity"], now, str(folder))
+        bench, machine = _bench(parts, known.get("machine", {}), reporter)
+        journal.write_manifest(_manifest(parts, now, machine))
+        if journal.trials:
+            reporter.note(f"{folder}: {len(journal.trials)} finished candidates found; continuing")
+        study = Study(
+            bench,
+            parts.space,
+            config.search,
+            parts.baselines,
+            journal,
+            ItemStore(folder / "items"),
+            reporter,
+            should_stop,
+        )
+        finished = study.run()
+        board = read_leaderboard(folder)
+        write_views(board)
+    return Outcome(board, finished)
+
+
+def _bench(
+    parts: Parts, known: Mapping[str, Any], reporter: Reporter
+) -> tuple[Bench, dict[str, Any]]:
+    """Check the parents' values, then load the model and prepare the scorer."""
+    parts.parents.check_values()
+    engine = build_engine(parts)
+    scorer = make_scorer(parts, engine.model)
+    report = scorer.self_check()
+    threads = set_threads(parts, scorer, known.get("threads"))
+    machine = {"device": choose_device(parts.config), "threads": threads, "path": report.path}
+    reporter.note(_said_of(report, machine))
+    return Bench(engine, scorer, parts.objective), machine
+
+
+def _said_of(report: PathReport, machine: Mapping[str, Any]) -> str:
+    return (
+        f"scoring by the {report.path} path ({report.reason}) on {machine['device']}, "
+        f"{machine['threads']} CPU thread{'s' if machine['threads'] > 1 else ''}"
+    )
+
+
+def _manifest(parts: Parts, now: dict[str, Any], machine: dict[str, Any]) -> dict[str, Any]:
+    objective = parts.objective
+    return {
+        "config": parts.config.to_dict(),
+        "identity": now,
+        "objective": {
+            "rule": objective.rule,
+            "weights": dict(objective.weights),
+            "signs": dict(objective.signs),
+        },
+        "machine": machine,
+        "versions": versions(),
+        "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+@contextmanager
+def soft_stop(note: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C or SIGTERM into a soft end; a second one interrupts at once.
+
+    Yields:
+        A function that says whether the search should end after the current candidate.
+    """
+    asked = False
+
+    def ask(number: int, _: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        note(
+            f"{signal.Signals(number).name}: finishing the current candidate, then confirming the "
+            "best; once more to stop at once (nothing finished is lost)"
+        )
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+

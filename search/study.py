@@ -1,0 +1,211 @@
+"""The study loop: baselines, search, confirmation. The journal and the item store are its record.
+
+Knows the engine, the scorer and the proposer by what they do. One trial is ask, load, score, tell;
+everything that ends a candidate without a value is typed and carries its reason.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+
+from ..evals.scorer import Scorer
+from ..evals.scores import ItemScores, NonFiniteScore
+from ..evals.splits import CONFIRM, GUARD, SEARCH
+from ..evals.store import ItemStore
+from ..merge.engine import MergeEngine, MergeFailure
+from ..merge.recipe import Recipe
+from .baselines import Baseline
+from .candidate import Candidate, candidate_of
+from .config import SearchSection
+from .journal import Journal
+from .objective import Objective
+from .progress import Reporter
+from .proposer import Proposer
+from .space import Space
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What scores a recipe: the engine, the scorer and the objective."""
+
+    engine: MergeEngine
+    scorer: Scorer
+    objective: Objective
+
+    def score(self, recipe: Recipe, split: str) -> ItemScores | str:
+        """Materialise and score a recipe.
+
+        Returns:
+            Its scores, or the reason why there are none: weights or scores that are not finite,
+            or memory that ran out. All other errors are ours and propagate.
+        """
+        try:
+            return self.scorer.score(self.engine.load(recipe), split)
+        except (MergeFailure, NonFiniteScore) as error:
+            return str(error)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            reason = f"out of memory: {' '.join(str(error).split())[:200]}"
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return reason
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell an exhausted memory, of host or device, from other errors."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error).lower()
+    return "out of memory" in text or "not enough memory" in text
+
+
+class Study:
+    """Runs a search to its end, from wherever an earlier run left it.
+
+    Args:
+        bench: Scores recipes.
+        space: What may vary.
+        section: How many candidates, by which sampler.
+        baselines: Trials 0..k.
+        journal: The study's record, open for writing.
+        store: Scores item by item.
+        reporter: Hears of every candidate.
+        should_stop: Asked between candidates; true ends the search softly.
+    """
+
+    def __init__(
+        self,
+        bench: Bench,
+        space: Space,
+        section: SearchSection,
+        baselines: tuple[Baseline, ...],
+        journal: Journal,
+        store: ItemStore,
+        reporter: Reporter,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._bench, self._space, self._section = bench, space, section
+        self._baselines, self._journal, self._store = baselines, journal, store
+        self._reporter, self._should_stop = reporter, should_stop
+        self._proposer = Proposer(space, section)
+        self._candidates = [candidate_of(trial) for trial in journal.trials]
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """All finished candidates and baselines, in order of number."""
+        return tuple(self._candidates)
+
+    def run(self) -> bool:
+        """Score the baselines, search, and confirm the finalists.
+
+        Returns:
+            Whether every trial that was asked for is finished.
+        """
+        done = len(self._candidates)
+        self._store.drop(lambda trial: trial >= done)
+        for trial in self._journal.trials:
+            self._proposer.observe(trial)
+        self._run_baselines()
+        self._run_search()
+        self._confirm()
+        return self._remaining() == 0 and not self._missing_baselines()
+
+    def _missing_baselines(self) -> tuple[Baseline, ...]:
+        """Baselines are the first trials, in their fixed order: the rest is missing."""
+        return self._baselines[len(self._candidates) :]
+
+    def _remaining(self) -> int:
+        done = sum(not candidate.is_baseline for candidate in self._candidates)
+        return max(self._section.trials - done, 0)
+
+    def _run_baselines(self) -> None:
+        missing = self._missing_baselines()
+        self._stage("baselines", len(missing), len(self._baselines))
+        for baseline in missing:
+            if self._should_stop():
+                return
+            candidate, scores = self._evaluate(baseline.recipe, baseline.name, baseline.kind)
+            trial = self._proposer.given(
+                baseline.params, candidate.value, candidate.to_attribute()
+            )
+            self._keep(trial, candidate, scores)
+
+    def _run_search(self) -> None:
+        remaining = self._remaining()
+        self._stage("search", remaining, self._section.trials)
+        for _ in range(remaining):
+            if self._should_stop():
+                return
+            number = len(self._candidates)
+            trial, genes = self._proposer.propose(number)
+            recipe = self._space.decode(genes)
+            candidate, scores = self._evaluate(recipe, f"candidate {number}", "candidate")
+            finished = self._proposer.tell(trial, candidate.value, candidate.to_attribute())
+            self._keep(finished, candidate, scores)
+
+    def _stage(self, name: str, missing: int, total: int) -> None:
+        if missing:
+            self._reporter.stage(name, total, total - missing)
+
+    def _evaluate(
+        self, recipe: Recipe, name: str, kind: str
+    ) -> tuple[Candidate, ItemScores | None]:
+        start = time.monotonic()
+        candidate = Candidate(len(self._candidates), name, kind, recipe)
+        scores = self._bench.score(recipe, SEARCH)
+        seconds = time.monotonic() - start
+        if isinstance(scores, str):
+            return replace(candidate, seconds=seconds, failure=scores), None
+        by_task = scores.task_scores()
+        value = self._bench.objective.value({task: s.value for task, s in by_task.items()})
+        return replace(candidate, value=value, scores=by_task, seconds=seconds), scores
+
+    def _keep(self, trial, candidate: Candidate, scores: ItemScores | None) -> None:
+        """Write items first: a journal line promises that they are there."""
+        if scores is not None:
+            self._store.append(candidate.number, SEARCH, scores)
+        self._journal.append(trial)
+        self._candidates.append(candidate)
+        self._reporter.finished(candidate, scores.n if scores else 0)
+
+    def _confirm(self) -> None:
+        """Score the finalists and all baselines on the items that the search never saw."""
+        splits = (CONFIRM, GUARD) if self._bench.scorer.items(GUARD) else (CONFIRM,)
+        chosen = [*finalists(self._candidates, self._section.finalists), *self._scored_baselines()]
+        work = [
+            (candidate, [s for s in splits if not self._store.has(candidate.number, s)])
+            for candidate in sorted(chosen, key=lambda c: c.number)
+        ]
+        missing = [(candidate, needed) for candidate, needed in work if needed]
+        self._stage("confirmation", len(missing), len(work))
+        for candidate, needed in missing:
+            items = sum(self._confirm_one(candidate, split) for split in needed)
+            self._reporter.finished(candidate, items)
+        self._store.compact()
+
+    def _confirm_one(self, candidate: Candidate, split: str) -> int:
+        scores = self._bench.score(candidate.recipe, split)
+        if isinstance(scores, str):
+            self._reporter.note(f"{candidate.name}: not scored on {split}: {scores}")
+            return 0
+        self._store.append(candidate.number, split, scores)
+        return scores.n
+
+    def _scored_baselines(self) -> Iterator[Candidate]:
+        return (c for c in self._candidates if c.is_baseline and c.value is not None)
+
+
+def finalists(candidates: list[Candidate], count: int) -> list[Candidate]:
+    """Return the best candidates on the search items, baselines left out; ties by number."""
+    scored = [c for c in candidates if not c.is_baseline and c.value is not None]
+    return sorted(scored, key=lambda c: (-(c.value or 0.0), c.number))[:count]

@@ -1,0 +1,189 @@
+"""The leaderboard as a terminal table, Markdown and CSV. Knows rows; computes no statistics."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from rich.table import Table
+
+from ..evals.scores import Difference, TaskScore
+from .format import p_value, recipe_line, score, signed
+from .leaderboard import Leaderboard, Row
+
+SHORT = 20
+"""Rows that the terminal table shows unless asked for all."""
+
+
+def verdict_sentence(board: Leaderboard) -> str:
+    """Say in one sentence what the search has found, on items that it never saw."""
+    winner, baseline = board.winner, board.best_baseline
+    if winner is None:
+        return "No candidate has been scored yet."
+    if winner.confirm is None or baseline is None or baseline.confirm is None:
+        return f"{winner.candidate.name} leads the search items; nothing is confirmed yet."
+    facts = (
+        f"{score(winner.confirm.value)} against {score(baseline.confirm.value)} of the best "
+        f"baseline ({baseline.candidate.name}) on {winner.confirm.n} items that the search never saw"
+    )
+    name = winner.candidate.name
+    if winner.verdict == "better":
+        return f"{name} beats every baseline: {facts}."
+    if winner.verdict == "worse":
+        return f"{name} is worse than the best baseline: {facts}."
+    return f"{name} cannot be told from the best baseline: {facts}."
+
+
+def columns(board: Leaderboard) -> list[str]:
+    """Return the titles of the columns."""
+    guards = list(next((row.guard for row in board.rows if row.guard), {}))
+    parent = board.best_parent or "best parent"
+    return [
+        "rank",
+        "name",
+        "verdict",
+        "search ± SE",
+        *(f"{task} search ± SE" for task in board.tasks),
+        "confirm ± SE",
+        f"Δ {parent}",
+        "p",
+        "Δ uniform",
+        "p",
+        *(f"guard {task}" for task in guards),
+        "recipe",
+    ]
+
+
+def cells(board: Leaderboard, row: Row) -> list[str]:
+    """Return the texts of a row; baselines are marked with an asterisk."""
+    candidate = row.candidate
+    guards = list(next((other.guard for other in board.rows if other.guard), {}))
+    return [
+        "-" if row.rank is None else str(row.rank),
+        f"{candidate.name} *" if candidate.is_baseline else candidate.name,
+        row.verdict,
+        _score(row.search),
+        *(_score(candidate.scores.get(task)) for task in board.tasks),
+        _score(row.confirm),
+        *_difference(row.to_parent),
+        *_difference(row.to_uniform),
+        *(_score(row.guard.get(task)) for task in guards),
+        candidate.failure or recipe_line(candidate.recipe),
+    ]
+
+
+def _score(value: TaskScore | None) -> str:
+    return "-" if value is None else score(value.value, value.se)
+
+
+def _difference(difference: Difference | None) -> tuple[str, str]:
+    return ("-", "-") if difference is None else (signed(difference.value), p_value(difference.p))
+
+
+def table(board: Leaderboard, rows: int | None = SHORT) -> Table:
+    """Return the leaderboard for a terminal: the best rows, and all baselines."""
+    view = Table(title=board.name, title_justify="left", header_style="bold", pad_edge=False)
+    titles = columns(board)
+    for title in titles:
+        wide = title == "recipe"
+        view.add_column(title, overflow="fold", no_wrap=not wide, ratio=1 if wide else None)
+    for row in board.rows:
+        if rows is None or (row.rank or 0) <= rows or row.candidate.is_baseline:
+            view.add_row(*cells(board, row), style=_style(row))
+    return view
+
+
+def _style(row: Row) -> str:
+    if row.verdict == "better":
+        return "green"
+    if row.verdict in ("failed", "worse"):
+        return "red"
+    return "dim" if row.verdict == "unconfirmed" else ""
+
+
+def markdown(board: Leaderboard) -> str:
+    """Return the leaderboard as a Markdown page."""
+    titles = columns(board)
+    lines = [
+        f"# {board.name}",
+        "",
+        verdict_sentence(board),
+        "",
+        *_notes(board),
+        "",
+        _markdown_line(titles),
+        _markdown_line(["---"] * len(titles)),
+        *(_markdown_line(cells(board, row)) for row in board.rows),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _notes(board: Leaderboard) -> Iterable[str]:
+    yield (
+        f"Objective: {board.objective.rule} over {', '.join(board.tasks)}. Ranked by the confirm "
+        "score where there is one, then by the search score. Rows marked * are null baselines. "
+        f"Δ is the paired difference of the tasks' weighted mean to {board.best_parent} (the best "
+        "parent) and to the uniform merge on the confirm items; p is two-sided and, for searched "
+        "candidates, Holm-corrected for the number of finalists."
+    )
+
+
+def _markdown_line(texts: Iterable[str]) -> str:
+    return "| " + " | ".join(text.replace("|", "·").replace("\n", " ") for text in texts) + " |"
+
+
+def csv_text(board: Leaderboard) -> str:
+    """Return the leaderboard as CSV: numbers in full, one column each."""
+    tasks, guards = board.tasks, list(next((r.guard for r in board.rows if r.guard), {}))
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    header = ["rank", "trial", "name", "baseline", "verdict", "search", "search_se"]
+    for split, names in (("search", tasks), ("confirm", tasks), ("guard", guards)):
+        header += [f"{split}:{name}{suffix}" for name in names for suffix in ("", ":se", ":n")]
+    header += ["confirm", "confirm_se", "best_parent"]
+    for other in ("parent", "uniform"):
+        header += [f"vs_{other}", f"vs_{other}_se", f"vs_{other}_p"]
+    writer.writerow([*header, "seconds", "failure", "recipe", "digest"])
+    writer.writerows(_csv_row(board, row, guards) for row in board.rows)
+    return out.getvalue()
+
+
+def _csv_row(board: Leaderboard, row: Row, guards: list[str]) -> list[object]:
+    candidate = row.candidate
+    out: list[object] = [row.rank, candidate.number, candidate.name, candidate.is_baseline]
+    out += [row.verdict, *_numbers(row.search)[:2]]
+    for scores, names in (
+        (candidate.scores, board.tasks),
+        (row.confirm_tasks, board.tasks),
+        (row.guard, guards),
+    ):
+        out += [number for name in names for number in _numbers(scores.get(name))]
+    out += [*_numbers(row.confirm)[:2], board.best_parent]
+    for difference in (row.to_parent, row.to_uniform):
+        found = difference is not None
+        out += [difference.value, difference.se, difference.p] if found else ["", "", ""]
+    recipe = candidate.recipe
+    return [*out, candidate.seconds, candidate.failure, recipe_line(recipe), recipe.digest]
+
+
+def _numbers(value: TaskScore | None) -> list[object]:
+    return ["", "", ""] if value is None else [value.value, value.se, value.n]
+
+
+def write_views(board: Leaderboard) -> tuple[Path, Path]:
+    """Write leaderboard.md and leaderboard.csv into the study's folder, each whole or not at all."""
+    pages = {"leaderboard.md": markdown(board), "leaderboard.csv": csv_text(board)}
+    for name, text in pages.items():
+        write_whole(board.folder / name, text)
+    return board.folder / "leaderboard.md", board.folder / "leaderboard.csv"
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a small text file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,136 @@
+"""Builds tiny families of models (a base and fine-tunes of it) as Hugging Face directories.
+
+Random weights, a byte-level tokenizer with a chat template, no network. A family takes well under
+a second; the same arguments give the same bytes.
+"""
+
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    AutoModelForCausalLM,
+    GenerationConfig,
+    GPT2Config,
+    LlamaConfig,
+    PretrainedConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+)
+
+SPECIAL_TOKENS = ("<pad>", "<s>", "</s>")
+CHAT_TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """One token per byte and three special tokens: 259 in all."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: i for i, token in enumerate((*SPECIAL_TOKENS, *alphabet))}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>"
+    )
+    fast.chat_template = CHAT_TEMPLATE
+    return fast
+
+
+def tiny_config(arch: str, *, tied: bool, vocab_size: int, n_layers: int) -> PretrainedConfig:
+    """Configuration of a model with some 50 thousand parameters."""
+    shared = {
+        "vocab_size": vocab_size,
+        "tie_word_embeddings": tied,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+    if arch == "gpt2":
+        return GPT2Config(n_embd=32, n_layer=n_layers, n_head=4, n_positions=256, **shared)
+    config = {"llama": LlamaConfig, "qwen2": Qwen2Config}[arch]
+    return config(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=n_layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        **shared,
+    )
+
+
+def tiny_family(
+    folder: Path,
+    *,
+    tied: bool = True,
+    n_parents: int = 2,
+    dtype: str = "bfloat16",
+    arch: str = "llama",
+    n_layers: int = 3,
+    spread: float = 0.01,
+    seed: int = 0,
+    max_shard_size: str = "5GB",
+) -> dict[str, Path]:
+    """Write a base and `n_parents` fine-tunes ("a", "b", ...) under `folder`.
+
+    Args:
+        folder: Where the directories "base", "a", "b", ... are made.
+        tied: Whether input and output embeddings are one tensor.
+        n_parents: Number of fine-tunes, at most 26.
+        dtype: Dtype of the saved weights.
+        arch: "llama", "qwen2" or "gpt2".
+        n_layers: Transformer blocks.
+        spread: Standard deviation of a fine-tune's delta; the base's weights have 0.05.
+        seed: Of the base's weights and of the deltas.
+        max_shard_size: A small value ("20KB") gives sharded directories.
+
+    Returns:
+        Name -> directory, "base" first.
+    """
+    tokenizer = byte_tokenizer()
+    config = tiny_config(arch, tied=tied, vocab_size=len(tokenizer), n_layers=n_layers)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    generator = torch.Generator().manual_seed(seed)
+    _randomise(model, generator)
+    base = {name: p.detach().clone() for name, p in model.named_parameters()}
+    paths = {}
+    for name in ("base", *"abcdefghijklmnopqrstuvwxyz"[:n_parents]):
+        if name != "base":
+            _perturb(model, base, spread, generator)
+        paths[name] = folder / name
+        _save(model, tokenizer, paths[name], getattr(torch, dtype), max_shard_size)
+    return paths
+
+
+@torch.no_grad()
+def _randomise(model: torch.nn.Module, generator: torch.Generator) -> None:
+    for name, parameter in model.named_parameters():
+        mean = 1.0 if "norm" in name or ".ln_" in name else 0.0
+        parameter.normal_(mean, 0.05, generator=generator)
+
+
+@torch.no_grad()
+def _perturb(
+    model: torch.nn.Module,
+    base: dict[str, torch.Tensor],
+    spread: float,
+    generator: torch.Generator,
+) -> None:
+    for name, parameter in model.named_parameters():
+        parameter.normal_(0.0, spread, generator=generator).add_(base[name])
+
+
+def _save(
+    model: torch.nn.Module,
+    tokenizer: PreTrainedTokenizerFast,
+    folder: Path,
+    dtype: torch.dtype,
+    max_shard_size: str,
+) -> None:
+    original = {name: p.data for name, p in model.named_parameters()}
+    model.to(dtype)
+    model.generation_config = GenerationConfig(bos_token_id=1, eos_token_id=2, max_new_tokens=17)
+    model.save_pretrained(folder, max_shard_size=max_shard_size)
+    tokenizer.save_pretrained(folder)
+    for name, parameter in model.named_parameters():
+        parameter.data = original[name]

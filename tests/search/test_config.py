@@ -1,0 +1,122 @@
+"""The configuration file: what is accepted, and what each mistake is told."""
+
+from pathlib import Path
+
+import pytest
+from heterosis.search.config import ConfigError, find_config, load_config
+
+MINIMAL = """
+name: tiny
+base: models/base
+parents: {a: models/a, b: models/b}
+tasks:
+  - task: tasks/a.yaml
+"""
+
+
+def load(tmp_path: Path, text: str):
+    path = tmp_path / "search.yaml"
+    path.write_text(text)
+    return load_config(path)
+
+
+def test_paths_are_taken_from_the_files_own_directory(tmp_path):
+    config = load(tmp_path, MINIMAL)
+    assert config.base == tmp_path / "models/base"
+    assert config.parents["b"] == tmp_path / "models/b"
+    assert config.tasks[0].task == str(tmp_path / "tasks/a.yaml")
+    assert config.results_folder == Path("results/tiny")
+
+
+def test_home_and_environment_are_expanded_and_names_of_tasks_are_left(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/somewhere")
+    monkeypatch.setenv("MODELS", "/models")
+    text = MINIMAL.replace("models/base", "~/base").replace("models/a", "$MODELS/a")
+    config = load(tmp_path, text.replace("tasks/a.yaml", "arc_easy"))
+    assert config.base == Path("/somewhere/base")
+    assert config.parents["a"] == Path("/models/a")
+    assert config.tasks[0].task == "arc_easy"
+
+
+def test_a_number_is_the_interval_that_holds_it_alone(tmp_path):
+    config = load(tmp_path, MINIMAL + "space: {weight: [0, 2], lambda: 0.7}\n")
+    assert config.space.weight == (0, 2)
+    assert config.space.lambda_ == (0.7, 0.7)
+    assert config.space.drop_rate == (0, 0)
+
+
+def test_a_config_survives_the_journal(tmp_path):
+    config = load(tmp_path, MINIMAL + "space: {depth: {control_points: 3}, lambda: [0.5, 1.5]}\n")
+    assert type(config).model_validate(config.to_dict()) == config
+
+
+@pytest.mark.parametrize(
+    ("depth", "shape", "count"),
+    [
+        ("constant", "constant", 1),
+        ("layers", "layers", 1),
+        ("{control_points: 4}", "control_points", 4),
+        ("{blocks: 2}", "blocks", 2),
+    ],
+)
+def test_depth_shapes(tmp_path, depth, shape, count):
+    config = load(tmp_path, MINIMAL + f"space: {{depth: {depth}}}\n")
+    assert (config.space.depth.shape, config.space.depth.count) == (shape, count)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("smapler: x\n", r"unknown key `smapler`; known keys: base"),
+        ("search: {trails: 3}\n", r"search: unknown key `trails`; did you mean `trials`\?"),
+        ("space: {wieght: 1}\n", r"space: unknown key `wieght`; did you mean `weight`\?"),
+        ("merge: {method: tise}\n", r"merge.method: must be one of .* did you mean `ties`\?"),
+        ("merge: {dtype: int8}\n", r"merge.dtype: .*got 'int8'"),
+        ("search: {trials: -1}\n", r"search.trials: .*greater than or equal to 0.*got -1"),
+        ("search: {trials: many}\n", r"search.trials: .*valid integer.*got 'many'"),
+        ("space: {drop_rate: [0.2, 1.0]}\n", r"`drop_rate` must be in \[0, 1\), got \[0.2, 1.0\]"),
+        ("space: {weight: [1, 0]}\n", r"space.weight: must be a number or \[low, high\]"),
+        ("space: {weight: [.nan, 1]}\n", r"space.weight.*finite"),
+        ("space: {depth: {control_points: 0}}\n", r"space.depth: must be `constant`, `layers`"),
+        ("space: {depth: sideways}\n", r"space.depth: must be .* got 'sideways'"),
+        ("space: {modules: [attn, attn]}\n", r"`modules` must name each kind once"),
+        ("space: {drop_rate: 0.5}\n", r"`space.drop_rate` is not used by `task_arithmetic`"),
+        (
+            "merge: {method: linear}\nspace: {lambda: 0.5}\n",
+            r"`space.lambda` is not used by `linear`",
+        ),
+        ("search: 7\n", r"search: must be a mapping of keys, got 7"),
+    ],
+)
+def test_each_mistake_is_told(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message):
+        load(tmp_path, MINIMAL + text)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("name: tiny\n", "", "the key `name` is missing"),
+        ("name: tiny", "name: a/b", "name: .*pattern"),
+        ("{a: models/a, b: models/b}", "{}", "parents: .*at least 1"),
+        ("{a: models/a", "{base: models/a", "and not `base`; got `base`"),
+        ("{a: models/a", "{a.b: models/a", "letters, digits"),
+        ("name: tiny", "name: [", "not readable as YAML"),
+        (MINIMAL, "- 1\n", "must be a YAML mapping"),
+    ],
+)
+def test_each_missing_or_broken_part_is_told(tmp_path, old, new, message):
+    with pytest.raises(ConfigError, match=message):
+        load(tmp_path, MINIMAL.replace(old, new))
+
+
+def test_every_fault_is_told_at_once_one_line_each(tmp_path):
+    with pytest.raises(ConfigError) as error:
+        load(tmp_path, MINIMAL + "search: {trials: -1}\nmerge: {dtype: int8}\n")
+    assert len(str(error.value).splitlines()) == 2
+
+
+def test_shipped_searches_are_found_by_name():
+    assert find_config("quickstart").name == "search.yaml"
+    with pytest.raises(ConfigError, match=r"no such configuration: `quickstrat`.*quickstart"):
+        find_config("quickstrat")
