@@ -174,5 +174,6 @@ def _gather(
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Sum token log-likelihoods and join greedy flags per request; tokens (2, E)."""
     ll = np.bincount(plan.request_of, weights=tokens[0], minlength=plan.n_requests)
+    ll = ll.astype(np.float64)  # bincount of nothing is of integers
     misses = np.bincount(plan.request_of, weights=1.0 - tokens[1], minlength=plan.n_requests)
     return ll, misses == 0

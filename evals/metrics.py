@@ -8,13 +8,10 @@ correlation, BLEU and others exist for a whole data set only.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .scores import BITS, MEAN, PERPLEXITY
 from .task_files import TaskError, nearest
-
-if TYPE_CHECKING:
-    from lm_eval.api.task import Task
 
 
 @dataclass(frozen=True)
@@ -44,9 +41,10 @@ class Metric:
         Raises:
             TaskError: If the metric is not there, or not a number (a pair, for perplexities).
         """
-        value = values.get(self.name)
-        pair = self.aggregation != MEAN and isinstance(value, tuple) and len(value) == 2
-        amount, weight = value if pair else (value, 1.0)
+        value: Any = values.get(self.name)
+        amount, weight = value, 1.0
+        if self.aggregation != MEAN and isinstance(value, tuple) and len(value) == 2:
+            amount, weight = value
         if not isinstance(amount, Real) or not isinstance(weight, Real):
             raise TaskError(
                 f"task '{task}': metric '{self.name}' must be one number per document to steer a "
@@ -55,7 +53,7 @@ class Metric:
         return float(amount), float(weight)
 
 
-def choose_metric(task: "Task", asked: str | None) -> Metric:
+def choose_metric(task: Any, asked: str | None) -> Metric:
     """Find the metric asked for, or the task's first.
 
     Args:
@@ -85,7 +83,7 @@ def choose_metric(task: "Task", asked: str | None) -> Metric:
     return Metric(name, key.partition(",")[2], str(kinds[name]), higher)
 
 
-def _aggregation_kinds(task: "Task") -> dict[str, str | None]:
+def _aggregation_kinds(task: Any) -> dict[str, str | None]:
     """How each metric of a task aggregates, None where not by a sum over documents."""
     from lm_eval.api import metrics
 

@@ -87,7 +87,7 @@ def _guarded(task: "Task", row: int, build: Callable[[], Any]) -> Any:
         ) from error
 
 
-def _requests(task: "Task", doc: Any, row: int) -> "list[Instance]":
+def _requests(task: Any, doc: Any, row: int) -> "list[Instance]":
     """lm-eval's requests of one document (``Task.build_all_requests``, loop body)."""
     context = task.fewshot_context(
         doc,

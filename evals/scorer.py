@@ -245,9 +245,10 @@ class Scorer:
 def _reference_lm(model: Any, tokenizer: Any, batch_size: int) -> Any:
     """lm-eval's own scorer around the same model, log-softmax in float32."""
     with quiet():
-        from lm_eval.models.huggingface import HFLM
+        from lm_eval.models import huggingface
 
-        return HFLM(
+        lm: Any = huggingface.HFLM  # its decorator hides the signature from pyright
+        return lm(
             pretrained=model,
             tokenizer=tokenizer,
             backend="causal",
@@ -272,7 +273,7 @@ def _measure(tasks: Sequence[FrozenTask], split: str) -> ItemScores:
         _filter(task, list(chain.from_iterable(requests)))
         for row, own in zip(task.doc_ids[split], requests, strict=True):
             answers = [instance.filtered_resps[task.metric.filter] for instance in own]
-            values = task.task.process_results(own[0].doc, answers)
+            values: Any = task.task.process_results(own[0].doc, answers)
             value, weight = task.metric.item(values, task.name, row)
             item = (index, row, value, weight, _margin(task, row, own))
             for column, number in zip(columns.values(), item, strict=True):

@@ -230,7 +230,7 @@ def _freeze(task: Any, spec: TaskSpec, weight: float, splits: Splits) -> FrozenT
         metric=metric,
         weight=weight,
         output_type=str(task.OUTPUT_TYPE),
-        num_fewshot=int(task.config.num_fewshot),
+        num_fewshot=int(task.config.num_fewshot or 0),
         doc_ids=rows,
         doc_hashes=used,
         fingerprint=_fingerprint(task.task_name, metric, rows, used, prompts),

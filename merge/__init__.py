@@ -1,1 +1,1 @@
-"""Recipe and parents to weights in memory, in one pass. Knows torch and safetensors, not search nor evals."""
+"""Recipe and parents to weights in memory, in one pass. Knows torch, not search nor evals."""

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import hardshrink
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from .blocks import blocks, one_thread
@@ -24,9 +25,9 @@ from .groups import layer_group
 from .masks import grid_step, keep_mask, magnitude_grid
 from .methods import METHODS, Block
 from .parents import BASE, ParentError, ParentSet
-from .recipe import Coefficients, Recipe
+from .recipe import Recipe
 
-__all__ = ["MergeEngine", "MergeFailure", "merge_tensors", "write_merged"]
+__all__ = ["MergeEngine", "MergeFailure", "merge_tensors", "resident_dtype", "write_merged"]
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ Grid = Callable[[str], Tensor]
 """Parent name -> its `magnitude_grid` for the tensor at hand."""
 
 
-class MergeFailure(RuntimeError):
+class MergeFailure(RuntimeError):  # noqa: N818 - a failed candidate, not a fault of the program
     """A recipe whose merged weights are not finite; the message names the tensor."""
 
 
@@ -86,7 +87,7 @@ def write_merged(
             rates,
             recipe.lambda_,
             partial(_keep_random, recipe, name, list(active), rates, run, device),
-            partial(_keep_large, list(active), rates, grid),
+            partial(_trim, list(active), rates, grid),
         )
         flat_out[run].copy_(_combine(block, method.function(block) if active else []))
 
@@ -143,10 +144,14 @@ def _keep_random(
     )
 
 
-def _keep_large(
+def _trim(
     parents: list[str], rates: tuple[float, ...], grid: Grid, i: int, delta: Tensor
 ) -> Tensor:
-    return delta.abs() >= float(grid(parents[i])[grid_step(rates[i])])
+    # Keeps |delta| >= smallest; hardshrink keeps |delta| > its bound, so step one float down.
+    smallest = grid(parents[i])[grid_step(rates[i])]
+    if smallest == 0.0:
+        return delta
+    return hardshrink(delta, float(smallest.nextafter(torch.zeros(()))))
 
 
 def _fresh_grid(base: Tensor, parents: Mapping[str, Tensor], parent: str) -> Tensor:
@@ -180,7 +185,8 @@ class MergeEngine:
         """
         self.parents = parents
         self.device = torch.device(device)
-        self.model = _build(parents, _dtype(dtype)).to(self.device).eval()
+        self.model = _build(parents, resident_dtype(dtype)).eval()
+        torch.nn.Module.to(self.model, self.device)
         self._targets = _targets(self.model, parents)
         self._loaded: dict[str, Any] = {}  # tensor -> what decides its weights
         self._grids: dict[tuple[str, str], Tensor] = {}  # (tensor, parent) -> magnitude_grid
@@ -238,12 +244,14 @@ class MergeEngine:
             )
 
     def _source(self, owner: str, name: str) -> Tensor:
-        read = self.parents.base_tensor if owner == BASE else None
-        tensor = self._held.get((owner, name))
-        if tensor is None:
-            tensor = read(name) if read else self.parents.parent_tensor(owner, name)
-            if self.device.type != "cpu":
-                tensor = self._held[owner, name] = tensor.to(self.device)
+        if (owner, name) in self._held:
+            return self._held[owner, name]
+        is_base = owner == BASE
+        tensor = (
+            self.parents.base_tensor(name) if is_base else self.parents.parent_tensor(owner, name)
+        )
+        if self.device.type != "cpu":
+            tensor = self._held[owner, name] = tensor.to(self.device)
         return tensor
 
     def _grid(self, name: str, parent: str) -> Tensor:
@@ -253,7 +261,8 @@ class MergeEngine:
         return self._grids[name, parent]
 
 
-def _dtype(dtype: str | torch.dtype) -> torch.dtype:
+def resident_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    """A dtype that a resident or exported model may have; ValueError for any other."""
     found = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
     if found not in DTYPES.values():
         raise ValueError(f"`dtype` must be one of {', '.join(DTYPES)}, got {dtype!r}")
@@ -263,7 +272,7 @@ def _dtype(dtype: str | torch.dtype) -> torch.dtype:
 
 def _build(parents: ParentSet, dtype: torch.dtype) -> PreTrainedModel:
     folder = parents.folders[BASE]
-    model, info = AutoModelForCausalLM.from_pretrained(
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=dtype,
         local_files_only=True,
@@ -271,6 +280,7 @@ def _build(parents: ParentSet, dtype: torch.dtype) -> PreTrainedModel:
         use_safetensors=True,
         output_loading_info=True,
     )
+    model, info = loaded
     for what, keys in (("lacks", info["missing_keys"]), ("has unknown", info["unexpected_keys"])):
         if keys:
             raise ParentError(

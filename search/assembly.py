@@ -18,7 +18,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..evals.scorer import Scorer
-from ..evals.splits import SEARCH, Splits
+from ..evals.splits import GUARD, SEARCH, Splits
 from ..evals.tasks import FrozenTask, TaskSpec, load_tasks
 from ..evals.threads import choose_threads
 from ..merge.engine import MergeEngine
@@ -72,14 +72,15 @@ def open_parts(config: Config) -> Parts:
             "`space` leaves nothing to search: every interval is one number; widen `weight`, "
             "`drop_rate` or `lambda`, or set `search.trials: 0` for the baselines alone"
         )
-    splits = Splits(**config.splits.model_dump())
-    tasks = load_tasks([_spec(task) for task in config.tasks], splits=splits)
-    guard = load_tasks([_spec(task) for task in config.guard]) if config.guard else ()
+    specs = [_spec(task) for task in config.tasks]
+    specs += [_spec(task, guard=True) for task in config.guard]
+    frozen = load_tasks(specs, splits=Splits(**config.splits.model_dump()))
+    tasks = tuple(task for task in frozen if GUARD not in task.doc_ids)
     return Parts(
         config=config,
         parents=parents,
         tasks=tasks,
-        guard=guard,
+        guard=tuple(task for task in frozen if GUARD in task.doc_ids),
         space=space,
         baselines=null_baselines(space, config.baselines),
         objective=_objective(config, tasks),
@@ -96,8 +97,8 @@ def open_parents(config: Config) -> ParentSet:
     return ParentSet.open(config.base, config.parents)
 
 
-def _spec(section: TaskSection) -> TaskSpec:
-    return TaskSpec(**section.model_dump())
+def _spec(section: TaskSection, *, guard: bool = False) -> TaskSpec:
+    return TaskSpec(**section.model_dump(), guard=guard)
 
 
 def _objective(config: Config, tasks: tuple[FrozenTask, ...]) -> Objective:
@@ -167,10 +168,9 @@ def build_engine(parts: Parts) -> MergeEngine:
 def make_scorer(parts: Parts, model: PreTrainedModel) -> Scorer:
     """Tokenise all requests for a model in memory."""
     return Scorer(
-        parts.tasks,
+        (*parts.tasks, *parts.guard),
         model,
         load_tokenizer(parts.config),
-        guard=parts.guard,
         batch_size=parts.config.eval.batch_size,
     )
 
@@ -181,7 +181,7 @@ def set_threads(parts: Parts, scorer: Scorer, known: int | None = None) -> int:
     if wanted == "auto":
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         counts = {1, max((cores or 1) // 2, 1), cores or 1}
-        wanted = choose_threads(lambda: scorer.sample(SEARCH), sorted(counts))
+        wanted = choose_threads(lambda: scorer.score(SEARCH), sorted(counts))
     torch.set_num_threads(int(wanted))
     return int(wanted)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from ..evals.scorer import PathReport, Scorer
 from ..evals.splits import CONFIRM, GUARD, SEARCH
+from ..evals.tasks import FrozenTask
 from ..merge.engine import MergeEngine
 from .assembly import Parts, build_engine, choose_device, make_scorer, open_parts, set_threads
 from .config import Config
@@ -91,11 +92,15 @@ def _parents_lines(parts: Parts) -> Iterator[str]:
 def _tasks_lines(parts: Parts) -> Iterator[str]:
     for task in parts.tasks:
         yield (
-            f"task {task.name}: {task.metric}, weight {task.weight:g}: "
-            f"{task.items(SEARCH)} search items, {task.items(CONFIRM)} confirm items"
+            f"task {task.name}: {task.metric.key}, weight {task.weight:g}: "
+            f"{_items(task, SEARCH)} search items, {_items(task, CONFIRM)} confirm items"
         )
     for task in parts.guard:
-        yield f"guard {task.name}: {task.metric}: {task.items(GUARD)} items"
+        yield f"guard {task.name}: {task.metric.key}: {_items(task, GUARD)} items"
+
+
+def _items(task: FrozenTask, split: str) -> int:
+    return len(task.doc_ids.get(split, ()))
 
 
 def _space_lines(parts: Parts) -> Iterator[str]:

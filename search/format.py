@@ -15,6 +15,11 @@ def score(value: float | None, se: float | None = None) -> str:
     return f"{value:.4f}" if se is None else f"{value:.4f} ± {se:.4f}"
 
 
+def short(value: float, se: float) -> str:
+    """Return a score and its standard error with three digits."""
+    return f"{value:.3f} ±{se:.3f}"
+
+
 def signed(value: float) -> str:
     """Return a difference with its sign."""
     return f"{value:+.4f}"

@@ -18,7 +18,7 @@ from typing import Any
 import optuna
 from filelock import FileLock, Timeout
 from optuna.storages import JournalStorage
-from optuna.storages.journal import BaseJournalFileLock, JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ class Journal:
             ) from error
 
     def _open(self, write: bool) -> optuna.Study:
-        storage = JournalStorage(JournalFileBackend(str(self.path), lock_obj=_HeldLock()))
+        storage = JournalStorage(JournalFileBackend(str(self.path), lock_obj=_HeldLock(str(self.path))))
         names = [study.study_name for study in storage.get_all_studies()]
         if names:
             return optuna.load_study(study_name=names[0], storage=storage)
@@ -115,17 +115,18 @@ class Journal:
         self._study.set_user_attr(MANIFEST, dict(manifest))
 
 
-class _HeldLock(BaseJournalFileLock):
+class _HeldLock(JournalFileOpenLock):
     """Stands for the folder's lock, which the writing process holds all the time.
 
     Optuna's own lock file survives a kill and costs the next start 30 seconds.
     """
 
     def acquire(self) -> bool:
+        """Do nothing: the folder is locked."""
         return True
 
     def release(self) -> None:
-        pass
+        """Do nothing: the folder stays locked."""
 
 
 def cut_torn_tail(path: Path) -> int:

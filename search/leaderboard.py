@@ -73,6 +73,11 @@ class Leaderboard:
     finished: bool
 
     @property
+    def guards(self) -> tuple[str, ...]:
+        """Names of the guard tasks that were scored."""
+        return next((tuple(row.guard) for row in self.rows if row.guard), ())
+
+    @property
     def winner(self) -> Row | None:
         """The best searched candidate: confirmed ones first."""
         return next((row for row in self.rows if row.rank and not row.candidate.is_baseline), None)

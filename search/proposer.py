@@ -20,13 +20,22 @@ from .samplers import make_sampler
 from .space import Space
 
 
+SAMPLER_STATE = "sampler_state"
+"""User attribute of a trial: what its sampler wrote into the study (QMC's place in its sequence,
+a genetic algorithm's parents). It comes back with the trial, so that a resumed search goes on alike.
+"""
+
+
 class Proposer:
     """Asks a sampler and tells it what came of it."""
 
     def __init__(self, space: Space, section: SearchSection) -> None:
         self._section = section
         self._distributions = {n: FloatDistribution(*bounds) for n, bounds in space.genes.items()}
+        self._storage = optuna.storages.InMemoryStorage()
         self._study = optuna.create_study(
+            storage=self._storage,
+            study_name="proposer",
             direction="maximize",
             sampler=optuna.samplers.RandomSampler(seed=0),
             pruner=optuna.pruners.NopPruner(),
@@ -36,6 +45,8 @@ class Proposer:
         """Let the sampler know a trial that was finished before."""
         if trial.params:
             self._study.add_trial(trial)
+            for key, value in trial.user_attrs.get(SAMPLER_STATE, {}).items():
+                self._storage.set_study_system_attr(self._study_id, key, value)
 
     def propose(self, number: int) -> tuple[Trial, dict[str, float]]:
         """Return the next trial and its genes.
@@ -44,6 +55,7 @@ class Proposer:
             number: The journal's number of the trial: with the run seed it seeds the sampler.
         """
         self._study.sampler = make_sampler(self._section, number)
+        before = self._sampler_state()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             trial = self._study.ask()
@@ -51,6 +63,9 @@ class Proposer:
                 name: trial.suggest_float(name, bounds.low, bounds.high)
                 for name, bounds in self._distributions.items()
             }
+        changed = {k: v for k, v in self._sampler_state().items() if before.get(k) != v}
+        if changed:
+            trial.set_user_attr(SAMPLER_STATE, changed)
         return trial, genes
 
     def tell(self, trial: Trial, value: float | None, attribute: dict[str, Any]) -> FrozenTrial:
@@ -73,3 +88,10 @@ class Proposer:
         )
         self.observe(trial)
         return trial
+
+    @property
+    def _study_id(self) -> int:
+        return self._storage.get_study_id_from_name(self._study.study_name)
+
+    def _sampler_state(self) -> dict[str, Any]:
+        return dict(self._storage.get_study_system_attrs(self._study_id))

@@ -19,6 +19,10 @@ from optuna.samplers import BaseSampler
 from .config import ConfigError, SearchSection
 
 
+ONE_SEQUENCE = ("QMCSampler",)
+"""Samplers whose seed chooses one sequence for all trials; where they are in it, the study knows."""
+
+
 def sampler_names() -> tuple[str, ...]:
     """Return the samplers that `search.sampler` may name: Optuna's own, by class name."""
     known = (
@@ -55,7 +59,8 @@ def make_sampler(section: SearchSection, trial_number: int) -> BaseSampler:
     cls = getattr(optuna.samplers, section.sampler)
     arguments: dict[str, Any] = dict(section.sampler_args)
     if "seed" in inspect.signature(cls).parameters:
-        arguments.setdefault("seed", trial_seed(section.run_seed, trial_number))
+        number = 0 if section.sampler in ONE_SEQUENCE else trial_number
+        arguments.setdefault("seed", trial_seed(section.run_seed, number))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         return cls(**arguments)

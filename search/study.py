@@ -48,7 +48,8 @@ class Bench:
             or memory that ran out. All other errors are ours and propagate.
         """
         try:
-            return self.scorer.score(self.engine.load(recipe), split)
+            self.engine.load(recipe)
+            return self.scorer.score(split)
         except (MergeFailure, NonFiniteScore) as error:
             return str(error)
         except (MemoryError, RuntimeError) as error:

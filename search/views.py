@@ -5,17 +5,23 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from rich import box
+from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 from ..evals.scores import Difference, TaskScore
-from .format import p_value, recipe_line, score, signed
+from .format import p_value, recipe_line, score, short, signed
 from .leaderboard import Leaderboard, Row
 
-SHORT = 20
-"""Rows that the terminal table shows unless asked for all."""
+SHORT = 10
+"""Best rows that the terminal table shows, besides the baselines, unless asked for all."""
+TOP_RECIPES = 5
+"""Candidates whose recipes are written under the terminal table."""
+_WORDS = ("name", "verdict")
 
 
 def verdict_sentence(board: Leaderboard) -> str:
@@ -38,62 +44,108 @@ def verdict_sentence(board: Leaderboard) -> str:
 
 
 def columns(board: Leaderboard) -> list[str]:
-    """Return the titles of the columns."""
-    guards = list(next((row.guard for row in board.rows if row.guard), {}))
-    parent = board.best_parent or "best parent"
+    """Return the titles of the Markdown page's columns."""
     return [
         "rank",
         "name",
         "verdict",
-        "search ± SE",
         *(f"{task} search ± SE" for task in board.tasks),
+        "search ± SE",
+        *(f"{task} confirm ± SE" for task in board.tasks),
         "confirm ± SE",
-        f"Δ {parent}",
+        f"Δ {board.best_parent or 'best parent'}",
         "p",
         "Δ uniform",
         "p",
-        *(f"guard {task}" for task in guards),
+        *(f"guard {task} ± SE" for task in board.guards),
         "recipe",
     ]
 
 
 def cells(board: Leaderboard, row: Row) -> list[str]:
-    """Return the texts of a row; baselines are marked with an asterisk."""
+    """Return the texts of a row of the Markdown page."""
     candidate = row.candidate
-    guards = list(next((other.guard for other in board.rows if other.guard), {}))
     return [
         "-" if row.rank is None else str(row.rank),
-        f"{candidate.name} *" if candidate.is_baseline else candidate.name,
+        _marked_name(row),
         row.verdict,
-        _score(row.search),
         *(_score(candidate.scores.get(task)) for task in board.tasks),
+        _score(row.search),
+        *(_score(row.confirm_tasks.get(task)) for task in board.tasks),
         _score(row.confirm),
         *_difference(row.to_parent),
         *_difference(row.to_uniform),
-        *(_score(row.guard.get(task)) for task in guards),
-        candidate.failure or recipe_line(candidate.recipe),
+        *(_score(row.guard.get(task)) for task in board.guards),
+        _recipe(row),
     ]
 
 
-def _score(value: TaskScore | None) -> str:
-    return "-" if value is None else score(value.value, value.se)
+def _marked_name(row: Row) -> str:
+    """Name of a row; baselines are marked with an asterisk."""
+    return f"{row.candidate.name} *" if row.candidate.is_baseline else row.candidate.name
+
+
+def _recipe(row: Row) -> str:
+    """The recipe in one line, or why there is no score."""
+    return row.candidate.failure or recipe_line(row.candidate.recipe)
+
+
+def _score(value: TaskScore | None, write: Callable[[float, float], str] = score) -> str:
+    return "-" if value is None else write(value.value, value.se)
 
 
 def _difference(difference: Difference | None) -> tuple[str, str]:
     return ("-", "-") if difference is None else (signed(difference.value), p_value(difference.p))
 
 
-def table(board: Leaderboard, rows: int | None = SHORT) -> Table:
-    """Return the leaderboard for a terminal: the best rows, and all baselines."""
-    view = Table(title=board.name, title_justify="left", header_style="bold", pad_edge=False)
-    titles = columns(board)
-    for title in titles:
-        wide = title == "recipe"
-        view.add_column(title, overflow="fold", no_wrap=not wide, ratio=1 if wide else None)
-    for row in board.rows:
-        if rows is None or (row.rank or 0) <= rows or row.candidate.is_baseline:
-            view.add_row(*cells(board, row), style=_style(row))
-    return view
+def table(board: Leaderboard, rows: int | None = SHORT) -> Group:
+    """Return the leaderboard for a terminal: the best rows, all baselines, then the recipes.
+
+    Args:
+        board: What to show.
+        rows: How many of the best rows; None: all.
+    """
+    shown = [
+        row
+        for row in board.rows
+        if rows is None or (row.rank and row.rank <= rows) or row.candidate.is_baseline
+    ]
+    view = Table(title=board.name, title_justify="left", pad_edge=False, box=box.SIMPLE_HEAD)
+    for title in _short_columns(board):
+        view.add_column(title, no_wrap=True, justify="left" if title in _WORDS else "right")
+    for row in shown:
+        view.add_row(*_short_cells(board, row), style=_style(row))
+    searched = [row for row in shown if not row.candidate.is_baseline]
+    recipes = [f"{row.candidate.name}: {_recipe(row)}" for row in searched[:TOP_RECIPES]]
+    return Group(view, *(Text(line, overflow="fold") for line in recipes))
+
+
+def _short_columns(board: Leaderboard) -> list[str]:
+    tasks, guards = (_without_prefix(names) for names in (board.tasks, board.guards))
+    differences = ["Δ parent", "p", "Δ uniform", "p"]
+    return ["#", "name", "verdict", *tasks, "search", "confirm", *differences, *guards]
+
+
+def _short_cells(board: Leaderboard, row: Row) -> list[str]:
+    candidate = row.candidate
+    return [
+        "-" if row.rank is None else str(row.rank),
+        _marked_name(row),
+        row.verdict,
+        *(_score(candidate.scores.get(task), short) for task in board.tasks),
+        _score(row.search, short),
+        _score(row.confirm, short),
+        *_difference(row.to_parent),
+        *_difference(row.to_uniform),
+        *(_score(row.guard.get(task), short) for task in board.guards),
+    ]
+
+
+def _without_prefix(names: Sequence[str]) -> list[str]:
+    """Drop what all names begin with, up to an underscore: room is short on a terminal."""
+    common = os.path.commonprefix(list(names)) if len(names) > 1 else ""
+    start = common.rfind("_") + 1
+    return [name[start:] for name in names]
 
 
 def _style(row: Row) -> str:
@@ -138,7 +190,7 @@ def _markdown_line(texts: Iterable[str]) -> str:
 
 def csv_text(board: Leaderboard) -> str:
     """Return the leaderboard as CSV: numbers in full, one column each."""
-    tasks, guards = board.tasks, list(next((r.guard for r in board.rows if r.guard), {}))
+    tasks, guards = board.tasks, board.guards
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     header = ["rank", "trial", "name", "baseline", "verdict", "search", "search_se"]
@@ -148,18 +200,18 @@ def csv_text(board: Leaderboard) -> str:
     for other in ("parent", "uniform"):
         header += [f"vs_{other}", f"vs_{other}_se", f"vs_{other}_p"]
     writer.writerow([*header, "seconds", "failure", "recipe", "digest"])
-    writer.writerows(_csv_row(board, row, guards) for row in board.rows)
+    writer.writerows(_csv_row(board, row) for row in board.rows)
     return out.getvalue()
 
 
-def _csv_row(board: Leaderboard, row: Row, guards: list[str]) -> list[object]:
+def _csv_row(board: Leaderboard, row: Row) -> list[object]:
     candidate = row.candidate
     out: list[object] = [row.rank, candidate.number, candidate.name, candidate.is_baseline]
     out += [row.verdict, *_numbers(row.search)[:2]]
     for scores, names in (
         (candidate.scores, board.tasks),
         (row.confirm_tasks, board.tasks),
-        (row.guard, guards),
+        (row.guard, board.guards),
     ):
         out += [number for name in names for number in _numbers(scores.get(name))]
     out += [*_numbers(row.confirm)[:2], board.best_parent]

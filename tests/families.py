@@ -5,6 +5,7 @@ a second; the same arguments give the same bytes.
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -121,7 +122,7 @@ def _perturb(
 
 
 def _save(
-    model: torch.nn.Module,
+    model: Any,
     tokenizer: PreTrainedTokenizerFast,
     folder: Path,
     dtype: torch.dtype,

@@ -15,6 +15,7 @@ import contextlib
 import importlib.util
 import math
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -42,9 +43,9 @@ class MakeError(RuntimeError):
 class Training:
     """How a specialist is made from the base; measured choices, see README.md."""
 
-    steps: int = 100
+    steps: int = 42
     """Optimizer steps."""
-    rows: int = 12
+    rows: int = 8
     """Specifications per step."""
     learning_rate: float = 5e-5
     """Peak rate of AdamW; linear warm-up over the first tenth, then a cosine to a tenth."""
@@ -157,19 +158,29 @@ def encode(row: snippets.Row, language: str, tokenizer: Any) -> tuple[list[int],
     return whole, len(prompt)
 
 
-def batches(language: str, training: Training, tokenizer: Any) -> Iterator[tuple[Any, Any]]:
+def batches(language: str, training: Training, tokenizer: Any) -> Iterator[list[tuple]]:
+    """Encoded rows of each step: three steps' rows at a time, sorted by length to pad less."""
+    stream = snippets.rows("train", training.run_seed)
+    order = random.Random(training.run_seed)
+    for done in range(0, training.steps, 3):
+        window = [encode(next(stream), language, tokenizer) for _ in range(3 * training.rows)]
+        window.sort(key=lambda row: len(row[0]))
+        starts = [0, training.rows, 2 * training.rows]
+        order.shuffle(starts)
+        for start in starts[: training.steps - done]:
+            yield window[start : start + training.rows]
+
+
+def collate(encoded: Sequence[tuple[list[int], int]]) -> tuple[Any, Any]:
     """Token ids ``(B, T)`` and labels ``(B, T - 1)``, -100 where nothing is to be learnt."""
     import torch
     from torch.nn.utils.rnn import pad_sequence
 
-    stream = snippets.rows("train", training.run_seed)
-    for _ in range(training.steps):
-        encoded = [encode(next(stream), language, tokenizer) for _ in range(training.rows)]
-        ids = [torch.tensor(whole) for whole, _ in encoded]
-        labels = [torch.tensor(whole[1:]) for whole, _ in encoded]
-        for label, (_, length) in zip(labels, encoded, strict=True):
-            label[: length - 1] = -100
-        yield pad_sequence(ids, batch_first=True), pad_sequence(labels, True, -100)
+    ids = [torch.tensor(whole) for whole, _ in encoded]
+    labels = [torch.tensor(whole[1:]) for whole, _ in encoded]
+    for label, (_, length) in zip(labels, encoded, strict=True):
+        label[: length - 1] = -100
+    return pad_sequence(ids, batch_first=True), pad_sequence(labels, True, -100)
 
 
 def loss_of(model: Any, ids: Any, labels: Any) -> Any:
@@ -221,10 +232,14 @@ def train(model: Any, tokenizer: Any, language: str, training: Training) -> None
     import torch
 
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=training.learning_rate, betas=(0.9, 0.95), weight_decay=0.0
+        model.parameters(),
+        lr=training.learning_rate,
+        betas=(0.9, 0.95),
+        weight_decay=0.0,
+        fused=True,  # 0.1 s a step on one core, the loop over tensors 0.9 s
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_at(step, training))
-    prepared = list(batches(language, training, tokenizer))
+    prepared = [collate(rows) for rows in batches(language, training, tokenizer)]
     torch.set_num_threads(choose_threads(lambda: loss_of(model, *prepared[0]).backward()))
     start = time.perf_counter()
     for step, (ids, labels) in enumerate(prepared):

@@ -27,7 +27,7 @@ ADJECTIVES = (
     "ready recent red remote round safe second shared sharp short simple slow small smooth soft "
     "spare stable steady strong sunny target thin tight total upper urgent useful valid warm weak "
     "weekly wide yearly young"
-).split()
+)
 NOUNS = (
     "account amount angle answer apple area balance bonus book border bottle box branch bridge "
     "budget button camera card chapter charge city client cloud color cost counter country "
@@ -41,7 +41,7 @@ NOUNS = (
     "staff stage station step stock street student supply table tax team ticket time title token "
     "tower track train tree user value vehicle version visitor voltage volume wage wall weight "
     "width window winner worker year zone"
-).split()
+)
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,11 @@ TEMPLATES = (
         "list",
         ("make a list {x} of the numbers {a}, {b} and {c}", "let {x} hold {a}, {b} and {c}"),
         ("{x} = [{a}, {b}, {c}]", "{x} = [{a}, {b}]", "{x} = {{{a}, {b}, {c}]"),
-        ("int[] {x} = {{{a}, {b}, {c}}};", "int[] {x} = {{{a}, {b}}};", "int {x} = [{a}, {b}, {c}];"),
+        (
+            "int[] {x} = {{{a}, {b}, {c}}};",
+            "int[] {x} = {{{a}, {b}}};",
+            "int {x} = [{a}, {b}, {c}];",
+        ),
     ),
     Template(
         "print",
@@ -304,11 +308,11 @@ def camel_case(name: str) -> str:
 
 def pools(split: str) -> tuple[list[str], list[int], list[str]]:
     """Names, numbers and words of ``split``."""
-    names = [f"{first} {second}" for first in ADJECTIVES for second in NOUNS]
+    names = [f"{first} {second}" for first in ADJECTIVES.split() for second in NOUNS.split()]
     return (
         [name for name in names if belongs(name, split)],
         [number for number in NUMBERS if belongs(str(number), split)],
-        [f"{word}s" for word in NOUNS if belongs(f"{word}s", split)],
+        [f"{word}s" for word in NOUNS.split() if belongs(f"{word}s", split)],
     )
 
 

@@ -1,0 +1,105 @@
+"""Samplers by name, and the law that an interrupted search equals an uninterrupted one."""
+
+import math
+
+import pytest
+from heterosis.search.config import ConfigError, SearchSection
+from heterosis.search.journal import Journal, lock_folder
+from heterosis.search.proposer import Proposer
+from heterosis.search.samplers import check_sampler, sampler_names, trial_seed
+
+from .test_space import make_space
+
+SPACE = make_space(depth={"control_points": 2}, modules=["attn", "mlp"])
+TRIALS = 24
+
+
+def landscape(genes: dict[str, float]) -> float | None:
+    """A smooth score; every genotype far to the left fails."""
+    values = list(genes.values())
+    if values[0] < 0.2:
+        return None
+    return -sum((value - 0.1 * i) ** 2 for i, value in enumerate(values)) + math.sin(9 * values[0])
+
+
+def begin(section: SearchSection, journal: Journal) -> Proposer:
+    """A proposer that knows what the journal holds; an empty journal gets two baselines."""
+    proposer = Proposer(SPACE, section)
+    if not journal.trials:
+        for params in (SPACE.middle, None):
+            journal.append(proposer.given(params, 0.5, {"name": "given"}))
+    else:
+        for trial in journal.trials:
+            proposer.observe(trial)
+    return proposer
+
+
+def search(folder, section: SearchSection, interrupted: bool) -> list[tuple[dict, float | None]]:
+    with lock_folder(folder):
+        journal = Journal(folder, write=True)
+        proposer = begin(section, journal)
+        for _ in range(TRIALS):
+            trial, genes = proposer.propose(len(journal.trials))
+            journal.append(proposer.tell(trial, landscape(genes), {"name": "asked"}))
+            if interrupted:
+                journal = Journal(folder, write=True)
+                proposer = begin(section, journal)
+        return [(t.params, t.values[0] if t.values else None) for t in journal.trials]
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+@pytest.mark.parametrize(
+    ("sampler", "arguments"),
+    [
+        ("CmaEsSampler", {}),
+        ("CmaEsSampler", {"use_separable_cma": True}),
+        ("TPESampler", {"n_startup_trials": 5}),
+        ("RandomSampler", {}),
+        ("QMCSampler", {}),
+        ("QMCSampler", {"scramble": True}),
+        ("NSGAIISampler", {"population_size": 6}),
+        ("GPSampler", {"n_startup_trials": 20}),
+    ],
+)
+def test_an_interrupted_search_equals_an_uninterrupted_one(tmp_path, sampler, arguments):
+    section = SearchSection(sampler=sampler, sampler_args=arguments, run_seed=3)
+    whole = search(tmp_path / "whole", section, interrupted=False)
+    pieces = search(tmp_path / "pieces", section, interrupted=True)
+    assert whole == pieces
+    assert len({tuple(params.values()) for params, _ in whole if params}) > TRIALS / 2
+
+
+def test_cma_es_learns_across_generations(tmp_path):
+    trials = search(tmp_path, SearchSection(run_seed=1), interrupted=False)
+    early = [value for _, value in trials[2:10] if value is not None]
+    late = [value for _, value in trials[-8:] if value is not None]
+    assert sum(late) / len(late) > sum(early) / len(early)
+
+
+def test_other_run_seeds_search_elsewhere(tmp_path):
+    one = search(tmp_path / "1", SearchSection(run_seed=1), interrupted=False)
+    two = search(tmp_path / "2", SearchSection(run_seed=2), interrupted=False)
+    assert one[:2] == two[:2]
+    assert all(a != b for a, b in zip(one[2:], two[2:], strict=True))
+
+
+def test_seeds_differ_by_trial_and_by_run():
+    seeds = {trial_seed(run_seed, number) for run_seed in range(10) for number in range(100)}
+    assert len(seeds) == 1000
+    assert all(0 <= seed < 2**32 for seed in seeds)
+
+
+def test_all_named_samplers_are_optunas():
+    assert {"CmaEsSampler", "TPESampler", "RandomSampler"} <= set(sampler_names())
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"sampler": "CmaEs"}, r"got `CmaEs`; did you mean `CmaEsSampler`\?"),
+        ({"sampler_args": {"popsise": 3}}, r"do not fit `CmaEsSampler`: .*popsise"),
+    ],
+)
+def test_each_mistake_is_told(section, message):
+    with pytest.raises(ConfigError, match=message):
+        check_sampler(SearchSection(**section))
