@@ -132,7 +132,7 @@ def check_identity(known: Mapping[str, Any], now: Mapping[str, Any], folder: str
     Raises:
         StudyError: Naming what differs.
     """
-    different = sorted(key for key in now if known.get(key) != now[key])
+    different = [key for key in now if known.get(key) != now[key]]
     if different:
         key = different[0]
         raise StudyError(

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-
 from heterosis.merge.parents import ParentSet
+
 from tests.families import tiny_family
 
 Family = dict[str, Path]

@@ -3,7 +3,6 @@
 import math
 
 import numpy as np
-
 from heterosis.merge.masks import stream_keys
 from heterosis.merge.recipe import Recipe
 
@@ -22,28 +21,29 @@ def uniform(index: int, mask_seed: int, tensor: str, parent: str) -> float:
 
 
 def linear(base, parents, w, p, lam, u):
-    return sum(wi * x for wi, x in zip(w, parents)) + (1 - sum(w)) * base
+    return sum(wi * x for wi, x in zip(w, parents, strict=True)) + (1 - sum(w)) * base
 
 
 def task_arithmetic(base, parents, w, p, lam, u):
-    return base + lam * sum(wi * (x - base) for wi, x in zip(w, parents))
+    return base + lam * sum(wi * (x - base) for wi, x in zip(w, parents, strict=True))
 
 
 def dropped(base, parents, p, u):
     return [
         np.array([d / (1 - rate) if u(i, k) >= rate else 0.0 for k, d in enumerate(x - base)])
-        for i, (x, rate) in enumerate(zip(parents, p))
+        for i, (x, rate) in enumerate(zip(parents, p, strict=True))
     ]
 
 
 def dare_linear(base, parents, w, p, lam, u):
-    return base + lam * sum(wi * d for wi, d in zip(w, dropped(base, parents, p, u)))
+    deltas = dropped(base, parents, p, u)
+    return base + lam * sum(wi * d for wi, d in zip(w, deltas, strict=True))
 
 
 def elect_and_average(base, deltas, w, lam):
     out = base.copy()
     for k in range(len(base)):
-        votes = [wi * d[k] for wi, d in zip(w, deltas)]
+        votes = [wi * d[k] for wi, d in zip(w, deltas, strict=True)]
         elected = np.sign(math.fsum(votes))
         agree = [i for i, v in enumerate(votes) if elected != 0 and np.sign(v) == elected]
         if agree:
@@ -57,7 +57,7 @@ def dare_ties(base, parents, w, p, lam, u):
 
 def ties(base, parents, w, p, lam, u):
     deltas = []
-    for x, rate in zip(parents, p):
+    for x, rate in zip(parents, p, strict=True):
         delta = x - base
         smallest = np.argsort(np.abs(delta), kind="stable")[: math.floor(rate * len(base) + 1e-9)]
         delta[smallest] = 0.0

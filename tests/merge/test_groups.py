@@ -1,7 +1,6 @@
 """Layer groups from tensor names of several architectures."""
 
 import pytest
-
 from heterosis.merge.groups import LayerGroup, depth, layer_group
 from heterosis.merge.parents import ParentSet
 

@@ -5,10 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from heterosis.merge.masks import GRID, grid_step, keep_mask, magnitude_grid, random_bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from heterosis.merge.masks import GRID, grid_step, keep_mask, magnitude_grid, random_bits
 
 from .reference import uniform
 
@@ -40,7 +39,7 @@ def test_high_word_of_the_index_matters():
 def test_masks_do_not_depend_on_chunks(start, sizes, rate):
     whole = keep_mask(rate, start, sum(sizes), **STREAM)
     starts = np.cumsum([start, *sizes[:-1]]).tolist()
-    parts = [keep_mask(rate, s, n, **STREAM) for s, n in zip(starts, sizes)]
+    parts = [keep_mask(rate, s, n, **STREAM) for s, n in zip(starts, sizes, strict=True)]
     assert torch.equal(whole, torch.cat(parts))
 
 

@@ -1,0 +1,49 @@
+"""A search small enough for a test: the quickstart's models, a few items, a few candidates."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from heterosis.search.config import find_config
+
+QUICKSTART = find_config("quickstart").parent
+
+
+@pytest.fixture
+def small_search(tmp_path) -> "SmallSearch":
+    return SmallSearch(tmp_path)
+
+
+class SmallSearch:
+    """Writes a configuration beside which models and tasks are those of the quickstart."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.results = folder / "results"
+        self.data = {
+            "name": "small",
+            "base": str(QUICKSTART / "parents/base"),
+            "parents": {name: str(QUICKSTART / "parents" / name) for name in ("python", "java")},
+            "tasks": [{"task": str(QUICKSTART / f"tasks/{n}.yaml")} for n in ("python", "java")],
+            "splits": {"search_share": 0.3, "search_items": 20, "confirm_items": 30},
+            "merge": {"dtype": "float32", "device": "cpu"},
+            "space": {"depth": {"control_points": 2}},
+            "search": {"trials": 12, "finalists": 2},
+            "baselines": {
+                "lambdas": [0.8],
+                "ties_drop_rates": [0.5],
+                "dare_ties_drop_rates": [0.5],
+            },
+            "eval": {"batch_size": 20, "threads": 1},
+            "results": str(self.results),
+        }
+
+    def write(self, **changes) -> Path:
+        """Write search.yaml; a change replaces a key, or is merged into a section."""
+        data = dict(self.data)
+        for key, value in changes.items():
+            both = isinstance(value, dict) and isinstance(data.get(key), dict)
+            data[key] = data[key] | value if both else value
+        path = self.folder / "search.yaml"
+        path.write_text(yaml.safe_dump(data, sort_keys=False))
+        return path

@@ -1,0 +1,197 @@
+"""Ranks, corrected p-values and verdicts, on item scores made for the purpose."""
+
+import csv
+import io
+import re
+
+import numpy as np
+import pytest
+from heterosis.evals.scores import item_scores
+from heterosis.evals.splits import CONFIRM, SEARCH
+from heterosis.evals.store import ItemStore
+from heterosis.merge.recipe import Recipe
+from heterosis.search import views
+from heterosis.search.candidate import Candidate
+from heterosis.search.config import SearchSection
+from heterosis.search.journal import Journal
+from heterosis.search.leaderboard import holm, read_leaderboard
+from heterosis.search.proposer import Proposer
+from rich.console import Console
+
+from .test_space import GROUPS, make_space
+
+N = 400
+SPACE = make_space(depth="constant", modules=[])
+
+
+def scores_of(right: float, seed: int = 0):
+    """0/1 scores of two tasks; a model that is right more often is right on a superset."""
+    values = np.concatenate(
+        [(np.random.default_rng([seed, task]).permutation(N) < right * N) for task in (0, 1)]
+    )
+    header = {
+        "tasks": ["skill_a", "skill_b"],
+        "metrics": ["acc,none"] * 2,
+        "aggregations": ["mean"] * 2,
+        "higher_is_better": [True] * 2,
+    }
+    return item_scores(
+        header,
+        {
+            "task_index": np.repeat([0, 1], N),
+            "doc_id": np.tile(np.arange(N), 2),
+            "value": values.astype(float),
+            "weight": np.ones(2 * N),
+            "margin": np.full(2 * N, np.nan),
+        },
+    )
+
+
+def make_study(folder, rows):
+    """A study on disk from (name, kind, share right in search, in confirm or None)."""
+    folder.mkdir(exist_ok=True)
+    journal, store = Journal(folder, write=True), ItemStore(folder / "items")
+    weights, signs = {"skill_a": 1.0, "skill_b": 1.0}, {"skill_a": 1, "skill_b": 1}
+    journal.write_manifest(
+        {
+            "config": {"name": "made", "search": {"trials": 3}},
+            "objective": {"rule": "mean", "weights": weights, "signs": signs},
+        }
+    )
+    proposer = Proposer(SPACE, SearchSection())
+    for number, (name, kind, search, confirm) in enumerate(rows):
+        recipe = Recipe.uniform("linear", ("a", "b"), GROUPS, 0.1 * (number % 7))
+        candidate = Candidate(number, name, kind, recipe, failure="NaN in x, by | design")
+        value = None
+        if search is not None:
+            scores = scores_of(search)
+            store.append(number, SEARCH, scores)
+            value = search
+            candidate = Candidate(number, name, kind, recipe, value, scores.task_scores())
+        if confirm is not None:
+            store.append(number, CONFIRM, scores_of(confirm, seed=1))
+        journal.append(proposer.given(None, value, candidate.to_attribute()))
+    return read_leaderboard(folder)
+
+
+BASELINES = [
+    ("base", "base", 0.3, 0.3),
+    ("parent:a", "parent", 0.6, 0.6),
+    ("parent:b", "parent", 0.5, 0.5),
+    ("uniform", "uniform", 0.7, 0.7),
+]
+
+
+def by_name(board):
+    return {row.candidate.name: row for row in board.rows}
+
+
+def test_rows_are_ranked_by_confirm_then_search_and_failures_come_last(tmp_path):
+    board = make_study(
+        tmp_path,
+        [
+            *BASELINES,
+            ("c4", "candidate", 0.9, 0.75),
+            ("c5", "candidate", 0.85, 0.8),
+            ("c6", "candidate", 0.99, None),
+            ("c7", "candidate", None, None),
+        ],
+    )
+    names = [row.candidate.name for row in board.rows]
+    assert names == ["c5", "c4", "uniform", "parent:a", "parent:b", "base", "c6", "c7"]
+    assert [row.rank for row in board.rows] == [1, 2, 3, 4, 5, 6, 7, None]
+    assert board.winner.candidate.name == "c5"
+    assert board.best_parent == "parent:a"
+    assert by_name(board)["c6"].verdict == "unconfirmed"
+    assert by_name(board)["c7"].verdict == "failed"
+
+
+@pytest.mark.parametrize(
+    ("confirm", "verdict"), [(0.8, "better"), (0.705, "tie"), (0.7, "tie"), (0.5, "worse")]
+)
+def test_verdicts_come_from_the_confirm_items(tmp_path, confirm, verdict):
+    board = make_study(tmp_path, [*BASELINES, ("c", "candidate", 0.99, confirm)])
+    assert by_name(board)["c"].verdict == verdict
+
+
+def test_differences_are_paired_and_refer_to_best_parent_and_uniform(tmp_path):
+    rows = by_name(make_study(tmp_path, [*BASELINES, ("c", "candidate", 0.8, 0.8)]))
+    assert rows["c"].to_parent.value == pytest.approx(0.2)
+    assert rows["c"].to_uniform.value == pytest.approx(0.1)
+    assert rows["parent:a"].to_parent is None
+    assert rows["uniform"].to_uniform is None
+    assert rows["uniform"].to_parent.value == pytest.approx(0.1)
+    assert rows["c"].to_uniform.p < 1e-10
+
+
+def test_the_p_value_of_a_finalist_is_corrected_for_their_number(tmp_path):
+    one = make_study(tmp_path / "1", [*BASELINES, ("c4", "candidate", 0.8, 0.71)])
+    many = make_study(
+        tmp_path / "2",
+        [*BASELINES, *((f"c{i}", "candidate", 0.8, 0.71) for i in range(4, 8))],
+    )
+    p = by_name(one)["c4"].to_uniform.p
+    assert by_name(many)["c4"].to_uniform.p == pytest.approx(min(4 * p, 1))
+
+
+def test_holm_against_a_worked_example():
+    # Holm (1979) by hand: sorted .005, .01, .03, .04 times 4, 3, 2, 1, then made monotone.
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([]) == []
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("confirm", "sentence"),
+    [
+        (0.8, r"^c beats every baseline: 0.8000 against 0.7000 of the best baseline \(uniform\)"),
+        (0.7, r"^c cannot be told from the best baseline: 0.7000 against 0.7000"),
+        (0.4, r"^c is worse than the best baseline: 0.4000 against 0.7000"),
+        (None, r"^c leads the search items; nothing is confirmed yet"),
+    ],
+)
+def test_the_verdict_sentence(tmp_path, confirm, sentence):
+    board = make_study(tmp_path, [*BASELINES, ("c", "candidate", 0.8, confirm)])
+    text = views.verdict_sentence(board)
+    assert re.search(sentence, text), text
+
+
+def test_markdown_has_one_cell_per_column_and_marks_baselines(tmp_path):
+    rows = [*BASELINES, ("c", "candidate", 0.8, 0.8), ("f", "candidate", None, None)]
+    page = views.markdown(make_study(tmp_path, rows))
+    table = [line for line in page.splitlines() if line.startswith("|")]
+    assert len(table) == 2 + len(rows)
+    assert len({line.count("|") for line in table}) == 1
+    assert "| uniform * |" in page
+    assert "NaN in x, by · design" in page
+
+
+def test_csv_holds_the_numbers_in_full(tmp_path):
+    rows = [*BASELINES, ("c", "candidate", 0.8, 0.8), ("f", "candidate", None, None)]
+    board = make_study(tmp_path, rows)
+    lines = list(csv.DictReader(io.StringIO(views.csv_text(board))))
+    assert len(lines) == len(rows)
+    first = lines[0]
+    assert (first["name"], first["baseline"], first["verdict"]) == ("c", "False", "better")
+    assert float(first["confirm"]) == board.rows[0].confirm.value
+    assert float(first["vs_uniform_p"]) == board.rows[0].to_uniform.p
+    assert float(first["confirm:skill_b"]) == pytest.approx(0.8)
+    assert lines[-1]["failure"] == "NaN in x, by | design"
+
+
+def test_the_terminal_table_fits_and_shows_recipes(tmp_path):
+    board = make_study(tmp_path, [*BASELINES, ("c", "candidate", 0.8, 0.8)])
+    out = io.StringIO()
+    Console(file=out, width=150).print(views.table(board))
+    text = out.getvalue()
+    assert "uniform *" in text
+    assert "…" not in text
+    assert "c: linear | a 0.40 | b 0.40" in text
+
+
+def test_views_are_written_whole(tmp_path):
+    board = make_study(tmp_path, [*BASELINES, ("c", "candidate", 0.8, 0.8)])
+    page, sheet = views.write_views(board)
+    assert page.read_text() == views.markdown(board)
+    assert sheet.read_text() == views.csv_text(board)
+    assert not list(tmp_path.glob("*.tmp"))

@@ -1,0 +1,225 @@
+"""Whole searches on the quickstart's models: the road of a trial, resume, failures."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from heterosis.evals.splits import CONFIRM, GUARD, SEARCH
+from heterosis.evals.store import ItemStore
+from heterosis.merge.engine import MergeEngine, MergeFailure
+from heterosis.search.candidate import candidate_of
+from heterosis.search.config import load_config
+from heterosis.search.journal import Journal, StudyError
+from heterosis.search.leaderboard import read_leaderboard
+from heterosis.search.progress import PlainReporter
+from heterosis.search.run import run_search
+from rich.console import Console
+
+from .conftest import QUICKSTART
+
+
+def run(path, should_stop=lambda: False):
+    """Run a search; return its outcome and what a person reads meanwhile."""
+    text = io.StringIO()
+    outcome = run_search(load_config(path), PlainReporter(Console(file=text, width=200)), should_stop)
+    return outcome, text.getvalue()
+
+
+def record(folder):
+    """All that two equal studies have in common: recipes, values, failures and every item."""
+    store = ItemStore(folder / "items")
+    rows = []
+    for trial in Journal(folder).trials:
+        candidate = candidate_of(trial)
+        scores = store.read(trial.number, SEARCH)
+        items = None if scores is None else scores.value.tolist()
+        row = (candidate.name, candidate.recipe.digest, candidate.value, candidate.failure)
+        rows.append((*row, trial.params, items))
+    return rows
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """One whole search, for the tests that only look at what it left."""
+    from .conftest import SmallSearch
+
+    small = SmallSearch(tmp_path_factory.mktemp("finished"))
+    path = small.write(guard=[{"task": str(QUICKSTART / "tasks/python.yaml"), "max_items": 10}])
+    data = (QUICKSTART / "tasks/python.yaml").read_text()
+    guard = small.folder / "guard.yaml"
+    guard.write_text(
+        data.replace("quickstart_python", "guarded").replace(
+            "data/python.jsonl", str(QUICKSTART / "tasks/data/python.jsonl")
+        )
+    )
+    path = small.write(guard=[{"task": str(guard), "max_items": 10}])
+    outcome, text = run(path)
+    return small, outcome, text
+
+
+def test_a_search_ends_with_every_trial_and_a_leaderboard(finished):
+    small, outcome, text = finished
+    assert outcome.finished
+    names = [candidate_of(trial).name for trial in Journal(small.results).trials]
+    assert names[:4] == ["base", "parent:python", "parent:java", "uniform"]
+    assert names[-12:] == [f"candidate {i}" for i in range(len(names) - 12, len(names))]
+    assert "baselines 7/7" in text
+    assert "search 12/12 | best 0." in text
+    assert "items/s | ETA" in text
+
+
+def test_finalists_and_baselines_are_confirmed_and_no_one_else(finished):
+    small, outcome, _ = finished
+    store = ItemStore(small.results / "items")
+    confirmed = {n for n in range(19) if store.read(n, CONFIRM) is not None}
+    assert confirmed >= set(range(7))
+    assert len(confirmed) == 7 + 2
+    assert confirmed == {n for n in range(19) if store.read(n, GUARD) is not None}
+    best = sorted(
+        (r for r in outcome.board.rows if not r.candidate.is_baseline),
+        key=lambda r: (-r.candidate.value, r.candidate.number),
+    )
+    assert {r.candidate.number for r in best[:2]} == confirmed - set(range(7))
+
+
+def test_search_and_confirm_share_no_item(finished):
+    small, _, _ = finished
+    store = ItemStore(small.results / "items")
+    search, confirm = store.read(0, SEARCH), store.read(0, CONFIRM)
+    items = [set(zip(s.task_index, s.doc_id, strict=True)) for s in (search, confirm)]
+    assert not items[0] & items[1]
+    assert (search.n, confirm.n) == (40, 60)
+
+
+def test_the_record_is_one_line_per_candidate_and_one_item_file(finished):
+    small, _, _ = finished
+    assert [p.name for p in (small.results / "items").iterdir()] == ["items.parquet"]
+    assert {p.name for p in small.results.iterdir()} >= {"leaderboard.md", "leaderboard.csv"}
+
+
+def test_a_search_that_is_done_is_done_again_at_once(finished):
+    small, outcome, _ = finished
+    before = record(small.results)
+    again, text = run(small.folder / "search.yaml")
+    assert "19 finished candidates found; continuing" in text
+    assert "search 1" not in text
+    assert record(small.results) == before
+    assert [r.candidate for r in again.board.rows] == [r.candidate for r in outcome.board.rows]
+
+
+def test_more_trials_continue_a_finished_search(small_search, tmp_path):
+    run(small_search.write(search={"trials": 4, "finalists": 1}))
+    run(small_search.write(search={"trials": 9, "finalists": 1}))
+    continued = record(small_search.results)
+    run(small_search.write(results=str(tmp_path / "whole"), search={"trials": 9, "finalists": 1}))
+    assert continued == record(tmp_path / "whole")
+
+
+def test_a_soft_stop_keeps_what_is_done_and_the_rest_comes_alike(small_search, tmp_path):
+    asked = iter(range(1000))
+    stop_at = 11
+    outcome, _ = run(small_search.write(), lambda: next(asked) >= stop_at)
+    assert not outcome.finished
+    stopped = record(small_search.results)
+    assert 0 < len(stopped) <= stop_at
+    assert outcome.board.winner.confirm is not None
+    outcome, _ = run(small_search.write())
+    assert outcome.finished
+    run(small_search.write(results=str(tmp_path / "whole")))
+    assert record(small_search.results) == record(tmp_path / "whole")
+
+
+def test_items_of_a_candidate_that_never_reached_the_journal_are_dropped(small_search):
+    run(small_search.write(search={"trials": 1}))
+    store = ItemStore(small_search.results / "items")
+    n = len(Journal(small_search.results).trials)
+    store.append(n, SEARCH, store.read(0, SEARCH))
+    run(small_search.write(search={"trials": 2}))
+    values = store.read(n, SEARCH).value
+    assert len(values) == 40
+    assert record(small_search.results)[n][-1] == values.tolist()
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"space": {"weight": [0.0, 0.9]}}, "space was"),
+        ({"search": {"run_seed": 5}}, "sampler was"),
+        ({"search": {"objective": "min"}}, "objective was"),
+        ({"splits": {"search_items": 21}}, "tasks was"),
+        ({"merge": {"dtype": "bfloat16"}}, "dtype was"),
+    ],
+)
+def test_a_study_is_not_continued_with_other_ingredients(small_search, change, named):
+    run(small_search.write(search={"trials": 0}))
+    with pytest.raises(StudyError, match=f"begun with another .*{named}.*--results"):
+        run(small_search.write(**change))
+
+
+def failing(monkeypatch, error):
+    """Make the engine fail at the second searched candidate."""
+    load, count = MergeEngine.load, iter(range(1000))
+
+    def load_or_fail(self, recipe):
+        if next(count) == 8:
+            raise error
+        return load(self, recipe)
+
+    monkeypatch.setattr(MergeEngine, "load", load_or_fail)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (MergeFailure("merged tensor x holds NaN"), "merged tensor x holds NaN"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried"), "out of memory: CUDA out"),
+        (RuntimeError("not enough memory: you tried to allocate 9 bytes"), "out of memory: not"),
+        (MemoryError("big"), "out of memory: big"),
+    ],
+)
+def test_a_failure_is_a_trial_with_its_reason(small_search, monkeypatch, error, reason):
+    failing(monkeypatch, error)
+    outcome, text = run(small_search.write(search={"trials": 4}))
+    assert outcome.finished
+    last = outcome.board.rows[-1]
+    assert last.verdict == "failed"
+    assert last.candidate.failure.startswith(reason)
+    assert f"{last.candidate.name}: FAILED: {reason}" in text
+    assert reason in (small_search.results / "leaderboard.md").read_text()
+    assert reason in (small_search.results / "leaderboard.csv").read_text()
+
+
+def test_a_defect_is_not_swallowed_and_costs_the_candidate_in_flight_alone(
+    small_search, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        failing(patch, RuntimeError("a defect of ours"))
+        with pytest.raises(RuntimeError, match="a defect of ours"):
+            run(small_search.write())
+    assert len(Journal(small_search.results).trials) == 8
+    outcome, _ = run(small_search.write())
+    assert outcome.finished
+    assert len(Journal(small_search.results).trials) == 19
+
+
+def test_weights_that_overflow_are_a_failed_candidate(small_search):
+    path = small_search.write(
+        space={"weight": [2e38, 3e38], "depth": "constant"}, search={"trials": 2}
+    )
+    outcome, _ = run(path)
+    failed = [row for row in outcome.board.rows if row.verdict == "failed"]
+    assert {row.candidate.kind for row in failed} == {"middle", "candidate"}
+    assert all("holds NaN or infinity" in row.candidate.failure for row in failed)
+
+
+def test_leaderboard_scores_are_the_stores_scores(finished):
+    small, _, _ = finished
+    store = ItemStore(small.results / "items")
+    for row in read_leaderboard(small.results).rows:
+        scores = store.read(row.candidate.number, SEARCH)
+        for task, score in row.candidate.scores.items():
+            assert np.mean(scores.value[scores.rows(task)]) == pytest.approx(score.value)
+        assert row.search.value == pytest.approx(
+            np.mean([score.value for score in row.candidate.scores.values()])
+        )
