@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
+_SMALLEST = torch.finfo(torch.float32).tiny
+
 Grid = Callable[[str], Tensor]
 """Parent name -> its `magnitude_grid` for the tensor at hand."""
 
@@ -93,14 +95,15 @@ def write_merged(
 
 
 def _active(recipe: Recipe, name: str) -> dict[str, tuple[float, float]]:
-    # Parents that take part, sorted by name: {parent: (weight, drop_rate)}. A weight of 0 (or a
-    # lambda of 0) takes no part in any method, which keeps even the sign of zeros.
+    # Parents that take part, sorted by name: {parent: (weight, drop_rate)}. Where the weight, alone
+    # or times lambda, is 0 or too small for float32, a parent takes no part in any method; leaving
+    # it out keeps even the sign of zeros, and no method divides by a sum of such weights.
     coefficients = recipe.coefficients[layer_group(name).name]
     rows = zip(recipe.parents, coefficients.weights, coefficients.drop_rates, strict=True)
     return {
         parent: (weight, rate)
         for parent, weight, rate in sorted(rows)
-        if weight * recipe.lambda_ != 0.0
+        if min(abs(weight), abs(weight * recipe.lambda_)) >= _SMALLEST
     }
 
 

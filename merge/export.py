@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel
 
 from .engine import resident_dtype
+from .headers import is_plain_name
 from .parents import BASE, ParentSet
 from .recipe import Recipe
 
@@ -52,6 +53,7 @@ def export_model(
     max_shard_size: str = "5GB",
     dtype: str | torch.dtype | None = None,
     provenance: Mapping[str, Any] | None = None,
+    verify: Callable[[Path], None] | None = None,
 ) -> Path:
     """Save the resident model as a directory that transformers and vLLM load.
 
@@ -65,6 +67,8 @@ def export_model(
         max_shard_size: Largest weight file, as transformers reads it ("5GB").
         dtype: Of the saved weights; the model's own by default, which keeps every bit.
         provenance: More for recipe.json (command, scores, date); JSON values.
+        verify: Called with the complete directory before it is moved to `out`; what it raises
+            withdraws the export.
 
     Returns:
         The directory, absolute.
@@ -87,6 +91,8 @@ def export_model(
         for name, text in texts.items():
             (draft / name).write_text(text, encoding="utf-8")
         draft.chmod(0o755)
+        if verify is not None:
+            verify(draft)
         draft.replace(goal)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
@@ -125,7 +131,7 @@ def _check_goal(goal: Path) -> None:
 def _check_file_names(extra_files: Mapping[str, str]) -> None:
     taken = {CARD_FILE, RECIPE_FILE, "config.json", *_KEPT}
     for name in extra_files:
-        if Path(name).name != name or name in taken or name.endswith(".safetensors"):
+        if not is_plain_name(name) or name in taken or name.endswith(".safetensors"):
             raise ExportError(
                 f"an extra file needs a plain name of its own, got {name!r}; rename it"
             )

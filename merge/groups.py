@@ -5,6 +5,7 @@ Knows the naming habits of published architectures. Knows no weights and no torc
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 LAYER_KINDS = ("attn", "mlp", "other")
 EMBED = "embed"
@@ -64,6 +65,7 @@ class LayerGroup:
         return (1, self.layer, LAYER_KINDS.index(self.kind))
 
 
+@lru_cache(maxsize=1 << 16)
 def layer_group(tensor_name: str) -> LayerGroup:
     """Tell the layer group of a tensor from its name.
 

@@ -103,7 +103,7 @@ def _read_index(who: str, folder: Path) -> dict[str, str]:
         raise ParentError(f"{who}: {INDEX} has no weight_map; fetch the directory again")
     for tensor, name in weight_map.items():
         # Lexical: shards may be links (the hub's cache is made of them), names may not leave.
-        if not isinstance(name, str) or PurePath(name).name != name or "\\" in name:
+        if not isinstance(name, str) or not is_plain_name(name):
             raise ParentError(
                 f"{who}: {INDEX} puts tensor {tensor} in {str(name)!r}, outside its directory; "
                 f"do not trust this model, or fetch it again from its source"
@@ -111,6 +111,11 @@ def _read_index(who: str, folder: Path) -> dict[str, str]:
         if not (folder / name).is_file():
             raise ParentError(f"{who}: shard {name} is missing in {folder}; fetch it again")
     return weight_map
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a file name stays in the directory it is joined to."""
+    return name not in ("", "..") and PurePath(name).name == name and "\\" not in name
 
 
 def read_json(who: str, path: Path) -> dict[str, Any]:

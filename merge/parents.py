@@ -62,6 +62,8 @@ class ParentSet:
         """Take what `open` has checked; both mappings hold "base" first, then the parents."""
         self.folders: Mapping[str, Path] = MappingProxyType(dict(folders))
         self.config: Mapping[str, Any] = MappingProxyType(dict(config))
+        self.tensors: Mapping[str, TensorInfo] = MappingProxyType(dict(tensors[BASE]))
+        """Every tensor of the base: name -> shape, dtype, file."""
         self._tensors = tensors
         self._files: dict[Path, Any] = {}
 
@@ -99,11 +101,6 @@ class ParentSet:
     def names(self) -> tuple[str, ...]:
         """Names of the parents, in the order given."""
         return tuple(name for name in self.folders if name != BASE)
-
-    @property
-    def tensors(self) -> Mapping[str, TensorInfo]:
-        """Every tensor of the base: name -> shape, dtype, file."""
-        return MappingProxyType(dict(self._tensors[BASE]))
 
     @cached_property
     def groups(self) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from ..evals.scores import ItemScores
 from ..evals.splits import CONFIRM, SEARCH
 from ..evals.store import ItemStore
-from ..merge.engine import torch_dtype
+from ..merge.engine import resident_dtype
 from ..merge.export import export_model
 from ..merge.recipe import Recipe
 from .assembly import (
@@ -133,7 +133,7 @@ def _stored(study: Path, row: Row) -> dict[str, ItemScores]:
 def _verify(parts: Parts, saved: Path, stored: dict[str, ItemScores], threads: int) -> None:
     """Load the saved files and score them: every item must come out as it is stored."""
     model = AutoModelForCausalLM.from_pretrained(
-        saved, dtype=torch_dtype(parts.config.merge.dtype), local_files_only=True
+        saved, dtype=resident_dtype(parts.config.merge.dtype), local_files_only=True
     ).to(choose_device(parts.config))
     scorer = make_scorer(parts, model)
     scorer.self_check()

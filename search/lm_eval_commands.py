@@ -15,7 +15,7 @@ from ..evals.splits import CONFIRM
 from ..evals.tasks import FrozenTask
 from .assembly import Parts, choose_device
 
-CONFIRM_SAMPLES = "eval/confirm_samples.json"
+CONFIRM_SAMPLES = "confirm_samples.json"
 
 
 def confirm_samples(parts: Parts) -> str:

@@ -31,7 +31,7 @@ WORD_LENGTHS = (4, 5)
 TASK_FOLDS = range(1)  # tenths of all words (see `fold`): the tasks', ...
 TRAINING_FOLDS = range(2, 10)  # ... and the training's; tenth 1 is for trying other settings
 END = "<|end|>"  # end of text and padding; byte b has token id b, so this one is 256
-RUN_SEED = 2  # of four tried on tenth 1, one with room between the plain merges and the searched one
+RUN_SEED = 2  # of four tried on tenth 1: room between the plain merges and the searched one
 IGNORED = -100  # label of a position without loss
 
 

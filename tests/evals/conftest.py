@@ -10,12 +10,12 @@ import pytest
 @pytest.fixture(scope="session", autouse=True)
 def _private_datasets_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep the person's own cache of data sets out of the tests, and the tests out of it."""
-    import datasets
+    from datasets import config
 
     patch = pytest.MonkeyPatch()
-    patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
-    patch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    patch.setattr(datasets.config, "HF_DATASETS_OFFLINE", True)
+    patch.setattr(config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
+    patch.setattr(config, "HF_HUB_OFFLINE", True)
+    patch.setattr(config, "HF_DATASETS_OFFLINE", True)
     yield
     patch.undo()
 

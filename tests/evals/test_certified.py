@@ -39,10 +39,11 @@ class Case:
 
 
 def hflm(model: Any, tokenizer: Any) -> Any:
-    from lm_eval.models.huggingface import HFLM
+    from lm_eval.models import huggingface
 
+    make: Any = huggingface.HFLM  # its decorator hides the signature from pyright
     with quiet():
-        return HFLM(pretrained=model, tokenizer=tokenizer, batch_size=BATCH)
+        return make(pretrained=model, tokenizer=tokenizer, batch_size=BATCH)
 
 
 def load_for_lm_eval(paths: list[Path]) -> Any:
@@ -58,8 +59,9 @@ def load_for_lm_eval(paths: list[Path]) -> Any:
 def reference(model: Any, tokenizer: Any, loaded: Any) -> dict[str, Any]:
     from lm_eval.evaluator import evaluate
 
+    run: Any = evaluate
     with quiet():
-        return evaluate(hflm(model, tokenizer), loaded, bootstrap_iters=0, log_samples=True)
+        return run(hflm(model, tokenizer), loaded, bootstrap_iters=0, log_samples=True)
 
 
 def greedy_text(model: Any, tokenizer: Any, prompt: str, n: int) -> str:
@@ -78,7 +80,8 @@ def give_right_answers(folder: Path, model: Any, tokenizer: Any) -> None:
         for row in rows[::2]:
             prompt = row["q"] if name == "ll" else f"{row['q']}\nAnswer:"
             said = greedy_text(model, tokenizer, prompt, n)
-            row["a"] = said.split("\n")[0].split("st")[0] if name == "gen" else said
+            said = said.split("\n")[0].split("st")[0] if name == "gen" else said
+            row["a"] = said or row["a"]  # the model may name a token that the tokenizer lacks
         (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
 
 
@@ -137,14 +140,14 @@ def test_every_item_and_log_likelihood_is_lm_evals(case, metrics):
         values = found.value[found.rows(task.name)].tolist()
         theirs = [samples[row][task.metric.name] for row in task.doc_ids["search"]]
         firsts = [v[0] if isinstance(v, tuple) else v for v in theirs]
-        assert values == pytest.approx(firsts, abs=1e-4)
+        assert values == pytest.approx(firsts, rel=1e-6, abs=1e-5)
 
 
 def assert_same_answer(ours: Any, theirs: Any) -> None:
     if isinstance(theirs, str):
         assert ours == theirs
     elif isinstance(theirs, float):
-        assert ours == pytest.approx(theirs, rel=1e-5)
+        assert ours == pytest.approx(theirs, rel=1e-6, abs=1e-5)
     else:
         assert ours[0] == pytest.approx(theirs[0], abs=1e-5, rel=1e-6)
         assert ours[1] == theirs[1]
@@ -178,23 +181,28 @@ def test_a_group_is_lm_evals(case):
     assert float(found.value.mean()) == results["groups"]["suite"]["acc,none"]
 
 
-@pytest.mark.parametrize("name", ["mc", "mc_5shot", "ll", "gen"])
-def test_a_split_is_lm_evals_under_samples(case, name):
+def test_a_split_is_lm_evals_under_samples(case):
     """Also with randomly drawn few-shot examples: a split's prompts are those of ``--samples``."""
     from lm_eval.evaluator import simple_evaluate
+    from lm_eval.tasks import TaskManager
 
-    scorer_ = scorer(case, {name: ROUNDS[0][name]}, Splits(0.5))
-    (task,) = scorer_.tasks
+    names = ("mc", "mc_5shot", "ll", "gen")
+    scorer_ = scorer(case, {name: ROUNDS[0][name] for name in names}, Splits(0.5))
     for split in ("search", "confirm"):
+        loaded = load_for_lm_eval([case.paths[name] for name in names])
+        samples = {k: v for task in scorer_.tasks for k, v in task.samples(split).items()}
         with quiet():
             results: Any = simple_evaluate(
                 model=hflm(case.model, case.tokenizer),
-                tasks=list(load_for_lm_eval([case.paths[name]])["tasks"].values()),
-                samples=task.samples(split),
+                tasks=list(loaded["tasks"].values()),
+                task_manager=TaskManager(include_defaults=False),
+                samples=samples,
                 bootstrap_iters=0,
             )
-        expected = results["results"][name][task.metric.key]
-        assert scorer_.score(split).task_score(name).value == expected
+        found = scorer_.score(split)
+        for task in scorer_.tasks:
+            expected = results["results"][task.name][task.metric.key]
+            assert found.task_score(task.name).value == expected, task.name
 
 
 @pytest.mark.slow
@@ -234,4 +242,4 @@ def test_half_precision_stays_on_the_flat_path(dtype, tasks_folder, tokenizer):
     flat = scorer_.score("search")
     scorer_.path = "hflm"
     slow = scorer_.score("search")
-    assert np.abs(flat.margin - slow.margin)[: 24].max() < 0.5
+    assert np.abs(flat.margin - slow.margin)[:24].max() < 0.5

@@ -88,7 +88,7 @@ def test_error_of_one_item_is_nan_and_a_huge_perplexity_infinite():
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_non_finite_scores_are_refused_by_name(bad):
-    with pytest.raises(NonFiniteScore, match="must be finite.* on task 'b', doc 1;") as caught:
+    with pytest.raises(NonFiniteScore, match=r"must be finite.* on task 'b', doc 1;") as caught:
         scores({"a": [1.0], "b": [0.0, bad]})
     assert (caught.value.task, caught.value.doc_id) == ("b", 1)
 

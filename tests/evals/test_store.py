@@ -165,7 +165,7 @@ def test_a_torn_file_is_named_with_its_remedy(store, name):
 
 def test_a_foreign_file_is_named(store):
     pq.write_table(pa.table({"x": [1]}), store.folder / "items.parquet")
-    with pytest.raises(StoreError, match="must hold the item columns trial, split.*got x;"):
+    with pytest.raises(StoreError, match=r"must hold the item columns trial, split.*got x;"):
         store.keys()
 
 

@@ -271,7 +271,7 @@ def test_groups_that_fail(tmp_path):
     path.write_text("group: g\ntask: [g]\n")
     refused(path, "group 'g' must not contain itself")
     path.write_text("group: g\ntask: [3]\n")
-    refused(path, "group 'g' needs task names, got 3")
+    refused(path, "members of group 'g' need a task name, got 3")
     path.write_text("group: g\ntask: []\n")
     refused(path, "the group has no tasks")
     path.write_text("group: g\nnum_fewshot: 2\ntask: [elsewhere]\n")

@@ -18,7 +18,7 @@ from transformers import (
     Qwen2Config,
 )
 
-WORDS = "red green blue stone river cloud winter summer apple bread seven nine dog cat".split()
+WORDS = ["red", "green", "blue", "stone", "river", "cloud", "winter", "summer", "apple", "seven"]
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
@@ -156,7 +156,7 @@ def _write_choices(folder: Path, n: int, rng: random.Random) -> dict[str, Path]:
 
 def _write_likelihoods(folder: Path, n: int, rng: random.Random) -> dict[str, Path]:
     docs = [{"q": phrase(rng, 3), "a": phrase(rng, 1)} for _ in range(n)]
-    texts = [{"text": phrase(rng, rng.choice((3, 20, 150)))} for _ in range(n)]
+    texts = [{"text": phrase(rng, rng.choice((3, 20, 300)))} for _ in range(n)]
     shared = {"dataset_path": "json", "test_split": "test", "output_type": "loglikelihood"}
     files = {"test": write_jsonl(folder / "ll.jsonl", docs)}
     ll = shared | {

@@ -1,0 +1,171 @@
+"""The command line: what a person types wrong, and what they read then."""
+
+import importlib.metadata
+import shutil
+import sys
+
+import pytest
+import torch
+from heterosis.search.cli import main
+from safetensors.torch import load_file, save_file
+
+from .conftest import QUICKSTART
+
+
+@pytest.fixture
+def heterosis(monkeypatch, capsys):
+    """Call the command line; return exit code, stdout and stderr."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["heterosis", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    return call
+
+
+def refused(outcome: tuple[int, str, str]) -> str:
+    """The one line of a refusal, which ends with exit code 2."""
+    code, _, err = outcome
+    lines = [line for line in err.splitlines() if "error" in line]
+    assert code == 2, err
+    assert len(lines) == 1, err
+    assert "Traceback" not in err
+    return lines[0]
+
+
+def test_help_names_every_command(heterosis):
+    code, out, _ = heterosis("--help")
+    assert code == 0
+    for command in ("search", "check", "leaderboard", "export"):
+        assert command in out
+
+
+def test_version(heterosis):
+    code, out, _ = heterosis("--version")
+    assert (code, out.strip()) == (0, importlib.metadata.version("heterosis"))
+
+
+def test_search_leaderboard_and_their_formats(heterosis, small_search):
+    path = small_search.write(search={"trials": 2, "finalists": 1})
+    code, out, _ = heterosis("search", path, "--trials", 3)
+    assert code == 0
+    assert "search 3/3" in out
+    assert f"export the winner: heterosis export {small_search.results}" in out
+    assert " of the best baseline" in out
+
+    code, out, _ = heterosis("leaderboard", small_search.results)
+    assert code == 0
+    assert "parent:python *" in out
+    _, page, _ = heterosis("leaderboard", small_search.results.parent, "--format", "md")
+    assert page == (small_search.results / "leaderboard.md").read_text()
+    _, sheet, _ = heterosis("leaderboard", small_search.results, "--format", "csv")
+    assert sheet == (small_search.results / "leaderboard.csv").read_text()
+
+
+def test_check_says_what_is_to_come_and_writes_nothing(heterosis, small_search):
+    path = small_search.write()
+    code, out, _ = heterosis("check", path)
+    assert code == 0
+    for word in ("parents: python, java match", "relative norm", "cosine", "sign conflict"):
+        assert word in out
+    for word in ("40 items", "space: 8 genes", "forecast: 7 baselines and 12 candidates", "ready:"):
+        assert word in out
+    assert {p.name for p in small_search.folder.iterdir()} == {"search.yaml"}
+
+
+def test_check_advises_when_the_budget_is_too_small(heterosis, small_search):
+    path = small_search.write(space={"depth": "layers", "weight": [0, 0.8]})
+    _, out, _ = heterosis("check", path)
+    assert "advice: 12 trials are few for 16 genes" in out
+    assert "advice: the middle of `weight` is 0.4, not the uniform merge's 0.5" in out
+
+
+@pytest.mark.parametrize("command", ["search", "check"])
+def test_a_configuration_that_is_not_there(heterosis, command):
+    assert "no such configuration: `nowhere.yaml`" in refused(heterosis(command, "nowhere.yaml"))
+
+
+def test_a_misspelt_key(heterosis, small_search):
+    path = small_search.write(seach={"trials": 3})
+    assert "unknown key `seach`; did you mean `search`?" in refused(heterosis("search", path))
+
+
+def test_a_results_folder_without_a_study(heterosis, tmp_path):
+    assert "holds no study" in refused(heterosis("leaderboard", tmp_path))
+    assert "holds no study" in refused(heterosis("export", tmp_path, "--out", tmp_path / "m"))
+
+
+def test_a_missing_task_file(heterosis, small_search):
+    path = small_search.write(tasks=[{"task": "tasks/none.yaml"}])
+    assert "none.yaml does not exist" in refused(heterosis("search", path))
+
+
+def test_a_space_with_nothing_to_search(heterosis, small_search):
+    path = small_search.write(space={"weight": 0.5})
+    assert "leaves nothing to search" in refused(heterosis("search", path))
+
+
+def test_missing_parents_name_the_command_that_makes_them(heterosis, small_search):
+    path = small_search.write(base="nowhere", made_by="python make.py")
+    line = refused(heterosis("search", path))
+    assert "nowhere; make it by: python make.py" in line
+
+
+def damaged(folder, change) -> None:
+    """A copy of the quickstart's Java parent whose tensors are changed."""
+    shutil.copytree(QUICKSTART / "parents/java", folder)
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_a_parent_with_a_nan(heterosis, small_search, tmp_path):
+    name = "model.layers.2.mlp.up_proj.weight"
+    damaged(tmp_path / "nan", lambda tensors: tensors[name][0].fill_(torch.nan))
+    parents = small_search.data["parents"] | {"java": str(tmp_path / "nan")}
+    line = refused(heterosis("search", small_search.write(parents=parents)))
+    assert "parent java" in line
+    assert name in line
+
+
+def test_a_parent_with_a_tensor_missing(heterosis, small_search, tmp_path):
+    name = "model.layers.2.mlp.up_proj.weight"
+    damaged(tmp_path / "short", lambda tensors: tensors.pop(name))
+    parents = small_search.data["parents"] | {"java": str(tmp_path / "short")}
+    line = refused(heterosis("search", small_search.write(parents=parents)))
+    assert "parent java" in line
+    assert name in line
+
+
+def test_a_truncated_parent(heterosis, small_search, tmp_path):
+    shutil.copytree(QUICKSTART / "parents/java", tmp_path / "cut")
+    file = tmp_path / "cut/model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1000])
+    parents = small_search.data["parents"] | {"java": str(tmp_path / "cut")}
+    line = refused(heterosis("search", small_search.write(parents=parents)))
+    assert "parent java" in line
+    assert "model.safetensors" in line
+
+
+def test_a_parent_with_another_vocabulary(heterosis, small_search, tmp_path):
+    shutil.copytree(QUICKSTART / "parents/java", tmp_path / "words")
+    file = tmp_path / "words/tokenizer.json"
+    text = file.read_text()
+    assert '"<|end|>"' in text
+    file.write_text(text.replace('"<|end|>"', '"<|stop|>"'))
+    parents = small_search.data["parents"] | {"java": str(tmp_path / "words")}
+    line = refused(heterosis("search", small_search.write(parents=parents)))
+    assert "parent java" in line
+    assert "vocabulary" in line or "token" in line
+
+
+def test_the_results_folder_cannot_be_made(heterosis, small_search):
+    (small_search.folder / "file").write_text("")
+    path = small_search.write(results=str(small_search.folder / "file/results"))
+    code, _, err = heterosis("search", path)
+    assert code == 1
+    assert "heterosis: error: " in err
+    assert "Traceback" not in err
