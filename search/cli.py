@@ -1,4 +1,4 @@
-"""The command line. Knows the commands' names, options and exit codes; imports no torch until one runs.
+"""The command line: names, options and exit codes of the commands; no torch until one needs it.
 
 Exit codes: 0 done; 1 the run failed (a defect, or an export that does not verify); 2 the input is
 wrong; 130 ended early by Ctrl-C or SIGTERM, to be continued by the same command.
@@ -159,7 +159,7 @@ def export(
     _say(console, f"{done.row.candidate.name} of {study} is in {done.folder}")
     _say(
         console,
-        f"the saved files were scored again: {' and '.join(done.splits)} items all come out the same",
+        f"scored again from the saved files: all {' and '.join(done.splits)} items come out alike",
     )
     _say(console, "lm-eval's own command line gives the confirm score:")
     for command in done.commands:

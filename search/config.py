@@ -72,7 +72,9 @@ def _check_interval(value: tuple[float, float]) -> tuple[float, float]:
 
 
 Interval = Annotated[
-    tuple[Annotated[float, Field(allow_inf_nan=False)], Annotated[float, Field(allow_inf_nan=False)]],
+    tuple[
+        Annotated[float, Field(allow_inf_nan=False)], Annotated[float, Field(allow_inf_nan=False)]
+    ],
     BeforeValidator(_as_interval),
 ]
 
@@ -199,7 +201,7 @@ class SearchSection(Section):
 class BaselinesSection(Section):
     """Null baselines: the merges that anyone would try first, scored before the search."""
 
-    lambdas: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8, 1.0)
+    lambdas: tuple[float, ...] = (0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
     """Of task arithmetic with weight 1 for every parent."""
     ties_drop_rates: tuple[float, ...] = (0.8, 0.5)
     """0.8 is the default of the TIES paper (the top 20 % are kept)."""
@@ -250,10 +252,14 @@ class Config(Section):
         method = METHODS[self.merge.method]
         if not method.uses_lambda and self.space.lambda_ != (1.0, 1.0):
             others = ", ".join(name for name, row in METHODS.items() if row.uses_lambda)
-            raise ValueError(f"`space.lambda` is not used by `{method.name}`; leave it out, or take {others}")
+            raise ValueError(
+                f"`space.lambda` is not used by `{method.name}`; leave it out, or take {others}"
+            )
         if not method.uses_drop_rate and self.space.drop_rate != (0.0, 0.0):
             others = ", ".join(name for name, row in METHODS.items() if row.uses_drop_rate)
-            raise ValueError(f"`space.drop_rate` is not used by `{method.name}`; leave it out, or take {others}")
+            raise ValueError(
+                f"`space.drop_rate` is not used by `{method.name}`; leave it out, or take {others}"
+            )
         return self
 
     @property
@@ -296,7 +302,9 @@ def load_config(path: Path) -> Config:
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
+        raise ConfigError(
+            f"{path}: not readable as YAML: {' '.join(str(error).split())}"
+        ) from error
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: must be a YAML mapping with the keys of a search")
     try:

@@ -7,19 +7,18 @@ exactly the candidate's scores, else nothing is left behind.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from transformers import AutoModelForCausalLM
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from ..evals.scores import ItemScores
 from ..evals.splits import CONFIRM, SEARCH
 from ..evals.store import ItemStore
 from ..merge.engine import resident_dtype
 from ..merge.export import export_model
-from ..merge.recipe import Recipe
 from .assembly import (
     Parts,
     build_engine,
@@ -85,9 +84,12 @@ def export(
     stored = _stored(study, row)
     commands = confirm_commands(parts, out.resolve())
     threads = journal.manifest["machine"]["threads"]
-    folder = _materialise(
-        parts,
-        row.candidate.recipe,
+    recipe = row.candidate.recipe
+    engine = build_engine(parts)
+    folder = export_model(
+        engine.load(recipe),
+        recipe,
+        parts.parents,
         out,
         card=model_card(board, row, config, commands),
         extra_files={CONFIRM_SAMPLES: confirm_samples(parts)},
@@ -118,12 +120,6 @@ def choose_row(board: Leaderboard, trial: int | None) -> Row:
     return rows[trial]
 
 
-def _materialise(parts: Parts, recipe: Recipe, out: Path, **options: object) -> Path:
-    """Load the recipe and save it; engine and model are gone when this returns."""
-    engine = build_engine(parts)
-    return export_model(engine.load(recipe), recipe, parts.parents, out, **options)
-
-
 def _stored(study: Path, row: Row) -> dict[str, ItemScores]:
     store = ItemStore(study / "items")
     read = {split: store.read(row.candidate.number, split) for split in (SEARCH, CONFIRM)}
@@ -132,9 +128,10 @@ def _stored(study: Path, row: Row) -> dict[str, ItemScores]:
 
 def _verify(parts: Parts, saved: Path, stored: dict[str, ItemScores], threads: int) -> None:
     """Load the saved files and score them: every item must come out as it is stored."""
-    model = AutoModelForCausalLM.from_pretrained(
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         saved, dtype=resident_dtype(parts.config.merge.dtype), local_files_only=True
-    ).to(choose_device(parts.config))
+    )
+    model.to(torch.device(choose_device(parts.config)))  # pyright: ignore[reportArgumentType]
     scorer = make_scorer(parts, model)
     scorer.self_check()
     set_threads(parts, scorer, threads)

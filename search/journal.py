@@ -82,7 +82,9 @@ class Journal:
             ) from error
 
     def _open(self, write: bool) -> optuna.Study:
-        storage = JournalStorage(JournalFileBackend(str(self.path), lock_obj=_HeldLock(str(self.path))))
+        storage = JournalStorage(
+            JournalFileBackend(str(self.path), lock_obj=_HeldLock(str(self.path)))
+        )
         names = [study.study_name for study in storage.get_all_studies()]
         if names:
             return optuna.load_study(study_name=names[0], storage=storage)
@@ -140,9 +142,7 @@ def cut_torn_tail(path: Path) -> int:
         whole = last
     torn = len(data) - whole
     if torn:
-        log.warning(
-            "%s: the last record was not written whole; %d bytes were cut off", path, torn
-        )
+        log.warning("%s: the last record was not written whole; %d bytes were cut off", path, torn)
         with path.open("r+b") as file:
             file.truncate(whole)
             os.fsync(file.fileno())

@@ -97,7 +97,9 @@ def read_leaderboard(folder: Path) -> Leaderboard:
     journal, store = Journal(folder), ItemStore(folder / "items")
     manifest = journal.manifest
     objective = Objective(
-        manifest["objective"]["rule"], manifest["objective"]["weights"], manifest["objective"]["signs"]
+        manifest["objective"]["rule"],
+        manifest["objective"]["weights"],
+        manifest["objective"]["signs"],
     )
     candidates = [candidate_of(trial) for trial in journal.trials]
     confirmed = {c.number: s for c in candidates if (s := store.read(c.number, CONFIRM))}

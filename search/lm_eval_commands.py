@@ -20,7 +20,9 @@ CONFIRM_SAMPLES = "confirm_samples.json"
 
 def confirm_samples(parts: Parts) -> str:
     """Return the JSON of lm-eval's ``--samples``: task -> indices of its confirm docs."""
-    return json.dumps({n: d for task in parts.tasks for n, d in task.samples(CONFIRM).items()}) + "\n"
+    return (
+        json.dumps({n: d for task in parts.tasks for n, d in task.samples(CONFIRM).items()}) + "\n"
+    )
 
 
 def confirm_commands(parts: Parts, out: Path) -> tuple[str, ...]:

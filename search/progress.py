@@ -45,23 +45,29 @@ class Tracker:
         self._done_at_start = 0
 
     def stage(self, name: str, total: int, done: int) -> None:
+        """Begin a stage."""
         self.name, self.total, self.done, self.items = name, total, done, 0
         self._start, self._done_at_start = time.monotonic(), done
 
     def add(self, candidate: Candidate, items: int) -> None:
+        """Count a candidate, keep the best."""
         self.done += 1
         self.items += items
         if candidate.value is None:
             self.failed += 1
         elif candidate.number not in [other.number for other in self.top]:
-            self.top = sorted([*self.top, candidate], key=lambda c: (-(c.value or 0), c.number))[:TOP]
+            self.top = sorted([*self.top, candidate], key=lambda c: (-(c.value or 0), c.number))[
+                :TOP
+            ]
 
     @property
     def items_per_second(self) -> float:
+        """Items scored per second in this stage."""
         return self.items / max(time.monotonic() - self._start, 1e-9)
 
     @property
     def seconds_left(self) -> float:
+        """Time left in this stage, at its pace so far."""
         done = self.done - self._done_at_start
         return (time.monotonic() - self._start) / done * (self.total - self.done) if done else 0.0
 
@@ -92,11 +98,13 @@ class PlainReporter:
         pass
 
     def stage(self, name: str, total: int, done: int = 0) -> None:
+        """See `Reporter`."""
         self._tracker.stage(name, total, done)
         known = f", {done} known already" if done else ""
         self.note(f"{name}: {total} candidates{known}")
 
     def finished(self, candidate: Candidate, items: int) -> None:
+        """See `Reporter`."""
         was = self._tracker.top[:1]
         self._tracker.add(candidate, items)
         now = time.monotonic()
@@ -108,6 +116,7 @@ class PlainReporter:
             self.note(self._tracker.line())
 
     def note(self, message: str) -> None:
+        """See `Reporter`."""
         self._console.print(message, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -136,11 +145,13 @@ class LiveReporter:
         self._live.__exit__(kind, error, trace)
 
     def stage(self, name: str, total: int, done: int = 0) -> None:
+        """See `Reporter`."""
         self._tracker.stage(name, total, done)
         self._bar.reset(self._task, total=total, completed=done, description=name)
         self._live.update(self._view())
 
     def finished(self, candidate: Candidate, items: int) -> None:
+        """See `Reporter`."""
         self._tracker.add(candidate, items)
         self._bar.update(self._task, completed=self._tracker.done)
         if candidate.failure:
@@ -148,6 +159,7 @@ class LiveReporter:
         self._live.update(self._view())
 
     def note(self, message: str) -> None:
+        """See `Reporter`."""
         self._console.print(message, markup=False, highlight=False, soft_wrap=True)
 
     def _view(self) -> Group:

@@ -19,10 +19,9 @@ from .config import SearchSection
 from .samplers import make_sampler
 from .space import Space
 
-
 SAMPLER_STATE = "sampler_state"
 """User attribute of a trial: what its sampler wrote into the study (QMC's place in its sequence,
-a genetic algorithm's parents). It comes back with the trial, so that a resumed search goes on alike.
+a genetic algorithm's parents). It comes back with the trial: a resumed search goes on alike.
 """
 
 

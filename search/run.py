@@ -11,7 +11,6 @@ import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -104,7 +103,7 @@ def _bench(
 def _said_of(report: PathReport, machine: Mapping[str, Any]) -> str:
     return (
         f"scoring by the {report.path} path ({report.reason}) on {machine['device']}, "
-        f"{machine['threads']} CPU thread{'s' if machine['threads'] > 1 else ''}"
+        f"{machine['threads']} CPU thread(s)"
     )
 
 
@@ -149,5 +148,3 @@ def soft_stop(note: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-

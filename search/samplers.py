@@ -18,9 +18,8 @@ from optuna.samplers import BaseSampler
 
 from .config import ConfigError, SearchSection
 
-
 ONE_SEQUENCE = ("QMCSampler",)
-"""Samplers whose seed chooses one sequence for all trials; where they are in it, the study knows."""
+"""Samplers whose seed chooses one sequence for all trials; the study knows their place in it."""
 
 
 def sampler_names() -> tuple[str, ...]:

@@ -1,8 +1,8 @@
 """The search space: from an Optuna parameter dictionary to a recipe, and back for baselines.
 
 Knows parents, layer groups and the configuration's `space`; pure, no torch, no Optuna state.
-A gene is one number of the genotype, named `weight.PARENT.KIND.POINT`, `drop_rate.PARENT.KIND.POINT`
-or `lambda`; genes whose interval is one point are constants and no parameters.
+A gene is one number of the genotype, named `weight.PARENT.KIND.POINT`, `drop_rate.(the same)` or
+`lambda`; genes whose interval is one point are constants and no parameters.
 """
 
 from __future__ import annotations
@@ -97,7 +97,9 @@ class Space:
             mask_seed=self.mask_seed,
         )
 
-    def constant(self, weights: Mapping[str, float], lambda_: float = 1.0) -> dict[str, float] | None:
+    def constant(
+        self, weights: Mapping[str, float], lambda_: float = 1.0
+    ) -> dict[str, float] | None:
         """Return the genotype of one weight per parent everywhere, drop rates at their lowest.
 
         Returns:
@@ -116,7 +118,9 @@ class Space:
     def _coefficients(self, group: str, values: Mapping[str, float]) -> Coefficients:
         def of(gene: str, parent: str) -> float:
             kinds = self._kinds_of(group)
-            return sum(self._at(f"{gene}.{parent}.{kind}", group, values) for kind in kinds) / len(kinds)
+            return sum(self._at(f"{gene}.{parent}.{kind}", group, values) for kind in kinds) / len(
+                kinds
+            )
 
         return Coefficients(
             weights=tuple(of("weight", parent) for parent in self.parents),

@@ -136,9 +136,7 @@ class Study:
             if self._should_stop():
                 return
             candidate, scores = self._evaluate(baseline.recipe, baseline.name, baseline.kind)
-            trial = self._proposer.given(
-                baseline.params, candidate.value, candidate.to_attribute()
-            )
+            trial = self._proposer.given(baseline.params, candidate.value, candidate.to_attribute())
             self._keep(trial, candidate, scores)
 
     def _run_search(self) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -33,7 +32,7 @@ def verdict_sentence(board: Leaderboard) -> str:
         return f"{winner.candidate.name} leads the search items; nothing is confirmed yet."
     facts = (
         f"{score(winner.confirm.value)} against {score(baseline.confirm.value)} of the best "
-        f"baseline ({baseline.candidate.name}) on {winner.confirm.n} items that the search never saw"
+        f"baseline ({baseline.candidate.name}) on {winner.confirm.n} items the search never saw"
     )
     name = winner.candidate.name
     if winner.verdict == "better":
@@ -143,8 +142,11 @@ def _short_cells(board: Leaderboard, row: Row) -> list[str]:
 
 def _without_prefix(names: Sequence[str]) -> list[str]:
     """Drop what all names begin with, up to an underscore: room is short on a terminal."""
-    common = os.path.commonprefix(list(names)) if len(names) > 1 else ""
-    start = common.rfind("_") + 1
+    first, last = min(names, default=""), max(names, default="")
+    shared = 0
+    while shared < min(len(first), len(last)) and first[shared] == last[shared]:
+        shared += 1
+    start = first[:shared].rfind("_") + 1 if len(names) > 1 else 0
     return [name[start:] for name in names]
 
 
@@ -227,7 +229,7 @@ def _numbers(value: TaskScore | None) -> list[object]:
 
 
 def write_views(board: Leaderboard) -> tuple[Path, Path]:
-    """Write leaderboard.md and leaderboard.csv into the study's folder, each whole or not at all."""
+    """Write leaderboard.md and .csv into the study's folder, each whole or not at all."""
     pages = {"leaderboard.md": markdown(board), "leaderboard.csv": csv_text(board)}
     for name, text in pages.items():
         write_whole(board.folder / name, text)
@@ -238,4 +240,4 @@ def write_whole(path: Path, text: str) -> None:
     """Write a small text file whole or not at all."""
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    temporary.replace(path)

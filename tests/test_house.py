@@ -23,11 +23,11 @@ def rooms_imported(path: Path, room: str) -> set[str]:
             elif node.level == 2:
                 found.add(module.split(".")[0] or "?")
             elif module.startswith("heterosis"):
-                found.add((module.split(".") + ["?"])[1])
+                found.add([*module.split("."), "?"][1])
             assert node.level <= 2, f"{path} imports from outside the rooms"
         elif isinstance(node, ast.Import):
             names = [name.name for name in node.names if name.name.startswith("heterosis")]
-            found |= {(name.split(".") + ["?"])[1] for name in names}
+            found |= {[*name.split("."), "?"][1] for name in names}
     return found
 
 

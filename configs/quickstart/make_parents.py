@@ -243,7 +243,7 @@ def make_tasks(out: Path, n_docs: int = 2000) -> None:
 
 def main() -> None:
     """Read the command line and write the family and its tasks."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description="Train the quickstart's base and specialists.")
     here = Path(__file__).parent
     parser.add_argument("--out", type=Path, default=here, help="holds parents/ and tasks/data/")
     out = parser.parse_args().out

@@ -22,7 +22,9 @@ from .conftest import QUICKSTART
 def run(path, should_stop=lambda: False):
     """Run a search; return its outcome and what a person reads meanwhile."""
     text = io.StringIO()
-    outcome = run_search(load_config(path), PlainReporter(Console(file=text, width=200)), should_stop)
+    outcome = run_search(
+        load_config(path), PlainReporter(Console(file=text, width=200)), should_stop
+    )
     return outcome, text.getvalue()
 
 

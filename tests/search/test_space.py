@@ -116,9 +116,7 @@ def test_linear_baselines_are_genotypes_and_decode_to_themselves():
 
 
 def test_baselines_outside_the_space_are_scored_but_are_no_genotypes():
-    by_name = {
-        b.name: b for b in null_baselines(make_space(weight=[0.3, 0.7]), BaselinesSection())
-    }
+    by_name = {b.name: b for b in null_baselines(make_space(weight=[0.3, 0.7]), BaselinesSection())}
     assert by_name["parent:a"].params is None
     assert by_name["uniform"].params is not None
 
