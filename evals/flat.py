@@ -169,6 +169,15 @@ def run_flat(model: Any, plan: FlatPlan) -> tuple[NDArray[np.float64], NDArray[n
     return _gather(both.double().numpy(), plan)
 
 
+def rehearse(model: Any, plan: FlatPlan, batches: int) -> None:
+    """Run a few batches, evenly from longest to shortest, and forget the answers."""
+    every, select = plan.batches, selects_logits(model)
+    picks = np.unique(np.linspace(0, len(every) - 1, min(batches, len(every))).round().astype(int))
+    with torch.no_grad():
+        for index in picks:
+            _batch_logits(model, every[index], select)
+
+
 def _gather(
     tokens: NDArray[np.float64], plan: FlatPlan
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from .encoding import encode
-from .flat import FlatPlan, Request, plan_flat, run_flat
+from .flat import FlatPlan, Request, plan_flat, rehearse, run_flat
 from .quiet import quiet
 from .scores import ItemScores, NonFiniteScore, item_scores
 from .tasks import FrozenTask, task_weights
@@ -129,6 +129,16 @@ class Scorer:
             self._answer_likelihoods(plan)
             self._answer_generations(plan)
             return _measure(plan.tasks, split)
+
+    def rehearse(self, split: str, batches: int = 3) -> None:
+        """Do a small share of the work of `score` and forget the answers; for timing it."""
+        plan = self._plans[split]
+        with quiet():
+            if plan.requests:
+                rehearse(self.model, plan.flat, batches)
+            if plan.generations:
+                some = list(plan.generations[: self.batch_size])
+                self._lm.generate_until(some, disable_tqdm=True)
 
     def self_check(self, n: int = 32) -> PathReport:
         """Compare the flat loop with HFLM on up to ``n`` requests, and choose between them.

@@ -68,6 +68,7 @@ class FrozenTask:
         name: lm-eval's name of the task.
         metric: Which metric counts and how it aggregates.
         weight: Weight in the mean over tasks.
+        source: The YAML file that asked for it; None for lm-eval's own tasks.
         output_type: ``multiple_choice``, ``loglikelihood``, ``loglikelihood_rolling`` or
             ``generate_until``.
         num_fewshot: Examples in each prompt.
@@ -82,6 +83,7 @@ class FrozenTask:
     name: str
     metric: Metric
     weight: float
+    source: Path | None
     output_type: str
     num_fewshot: int
     doc_ids: Mapping[str, tuple[int, ...]]
@@ -229,6 +231,7 @@ def _freeze(task: Any, spec: TaskSpec, weight: float, splits: Splits) -> FrozenT
         name=task.task_name,
         metric=metric,
         weight=weight,
+        source=Path(spec.task).resolve() if is_path(spec.task) else None,
         output_type=str(task.OUTPUT_TYPE),
         num_fewshot=int(task.config.num_fewshot or 0),
         doc_ids=rows,

@@ -181,7 +181,7 @@ def set_threads(parts: Parts, scorer: Scorer, known: int | None = None) -> int:
     if wanted == "auto":
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         counts = {1, max((cores or 1) // 2, 1), cores or 1}
-        wanted = choose_threads(lambda: scorer.score(SEARCH), sorted(counts))
+        wanted = choose_threads(lambda: scorer.rehearse(SEARCH), sorted(counts))
     torch.set_num_threads(int(wanted))
     return int(wanted)
 

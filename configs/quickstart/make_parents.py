@@ -201,7 +201,8 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 
 def save_model(model: LlamaForCausalLM, folder: Path) -> None:
     """Write a Hugging Face directory: bf16 safetensors, config, tokenizer."""
-    deepcopy(model).to(torch.bfloat16).save_pretrained(folder)
+    rounded: torch.nn.Module = deepcopy(model).to(torch.bfloat16)  # pyright: ignore[reportArgumentType]
+    rounded.save_pretrained(folder)
     byte_tokenizer().save_pretrained(folder)
 
 

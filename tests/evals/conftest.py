@@ -23,7 +23,7 @@ def _private_datasets_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterato
 @pytest.fixture(scope="session")
 def tokenizer() -> Any:
     """A byte-pair tokenizer of 320 tokens at most."""
-    from tiny_models import tiny_tokenizer
+    from .tiny_models import tiny_tokenizer
 
     return tiny_tokenizer()
 
@@ -31,6 +31,6 @@ def tokenizer() -> Any:
 @pytest.fixture(scope="session")
 def tasks_folder(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """One task of every kind, 24 documents each: name -> YAML."""
-    from tiny_models import write_tasks
+    from .tiny_models import write_tasks
 
     return write_tasks(tmp_path_factory.mktemp("tasks"))

@@ -15,7 +15,8 @@ from heterosis.evals.quiet import quiet
 from heterosis.evals.scorer import Scorer
 from heterosis.evals.splits import Splits
 from heterosis.evals.tasks import FrozenTask, TaskSpec, load_tasks
-from tiny_models import tiny_model, write_tasks
+
+from .tiny_models import tiny_model, write_tasks
 
 BATCH = 8
 # Each metric of each task is certified in one of these rounds.

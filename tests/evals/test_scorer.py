@@ -11,7 +11,8 @@ from heterosis.evals.scorer import PathReport, Scorer
 from heterosis.evals.scores import ItemScores, NonFiniteScore
 from heterosis.evals.splits import Splits
 from heterosis.evals.tasks import TaskError, TaskSpec, load_tasks
-from tiny_models import metric_list, randomise, tiny_model, write_jsonl, write_task
+
+from .tiny_models import metric_list, randomise, tiny_model, write_jsonl, write_task
 
 NAMES = ("mc_first", "letters", "ll", "rolling", "gen")
 
@@ -42,6 +43,13 @@ def test_scoring_twice_gives_equal_numbers_and_other_weights_others(scorer):
     other = scorer.score("search")
     assert not same(first, other)
     randomise(scorer.model, 1)
+    assert same(first, scorer.score("search"))
+
+
+def test_a_rehearsal_changes_no_score(scorer):
+    randomise(scorer.model, 1)
+    first = scorer.score("search")
+    scorer.rehearse("search")
     assert same(first, scorer.score("search"))
 
 

@@ -8,7 +8,8 @@ import pytest
 from heterosis.evals import tasks as tasks_module
 from heterosis.evals.splits import Splits, doc_hash
 from heterosis.evals.tasks import FrozenTask, TaskError, TaskSpec, load_tasks, task_weights
-from tiny_models import metric_list, write_jsonl, write_task
+
+from .tiny_models import metric_list, write_jsonl, write_task
 
 WHOLE = Splits(1.0)
 
