@@ -23,7 +23,7 @@ from .headers import is_plain_name
 from .parents import BASE, ParentSet
 from .recipe import Recipe
 
-__all__ = ["RECIPE_FILE", "ExportError", "export_model", "load_recipe"]
+__all__ = ["RECIPE_FILE", "ExportError", "check_goal", "export_model", "load_recipe"]
 
 RECIPE_FILE = "recipe.json"
 CARD_FILE = "README.md"
@@ -79,7 +79,7 @@ def export_model(
     """
     goal = Path(out).absolute()
     extra_files = dict(extra_files or {})
-    _check_goal(goal)
+    check_goal(goal)
     _check_file_names(extra_files)
     goal.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{goal.name}.", dir=goal.parent))
@@ -91,6 +91,7 @@ def export_model(
         for name, text in texts.items():
             (draft / name).write_text(text, encoding="utf-8")
         draft.chmod(0o755)
+        _open_to_readers(draft)
         if verify is not None:
             verify(draft)
         draft.replace(goal)
@@ -118,7 +119,13 @@ def load_recipe(path: Path | str) -> Recipe:
     return Recipe.from_dict(data.get("recipe", data) if isinstance(data, dict) else data)
 
 
-def _check_goal(goal: Path) -> None:
+def check_goal(out: Path | str) -> None:
+    """Refuse a directory that `export_model` would refuse, before anything is computed.
+
+    Raises:
+        ExportError: If `out` is a file, or a directory that is not empty.
+    """
+    goal = Path(out).absolute()
     if goal.exists() and not goal.is_dir():
         raise ExportError(f"{goal} is a file; give the name of a directory to make")
     if goal.is_dir() and any(goal.iterdir()):
@@ -165,6 +172,14 @@ def _cast(state: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, to
         if tensor.is_floating_point() and tensor.data_ptr() not in done:
             done[tensor.data_ptr()] = tensor.to(dtype)
     return {name: done.get(tensor.data_ptr(), tensor) for name, tensor in state.items()}
+
+
+def _open_to_readers(folder: Path) -> None:
+    # Weights are written for their owner alone; all files get the mode of an ordinary new file.
+    mode = (folder / RECIPE_FILE).stat().st_mode
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)
 
 
 def _copy_from_base(base: Path, folder: Path) -> None:

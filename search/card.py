@@ -25,7 +25,7 @@ def model_card(board: Leaderboard, row: Row, config: Config, commands: Sequence[
     sections = [
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
         f"# {board.name}: {row.candidate.name}",
-        f"A merge found by [heterosis](https://pypi.org/project/heterosis) in the study "
+        f"A merge found by heterosis in the study "
         f"`{board.name}`: `{recipe_line(row.candidate.recipe)}`. The full recipe is in "
         "`recipe.json`.",
         "## Parents",
@@ -34,7 +34,8 @@ def model_card(board: Leaderboard, row: Row, config: Config, commands: Sequence[
         _scores(board, row),
         _comparison(board, row),
         "## How to check",
-        "lm-eval's own command line, on the confirm items (which the search never saw):",
+        "lm-eval's own command line, on the confirm items (which the search never saw); `$MODEL` "
+        "is this directory, `$TASKS` the folder of the study's task files:",
         "```sh\n" + "\n".join(commands) + "\n```",
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
@@ -54,6 +55,8 @@ def _scores(board: Leaderboard, row: Row) -> str:
             f"| {task} | {score(search.value, search.se) if search else '-'} "
             f"| {score(confirm.value, confirm.se) if confirm else '-'} |"
         )
+    for task, guard in row.guard.items():
+        lines.append(f"| {task} (guard) | - | {score(guard.value, guard.se)} |")
     return "\n".join(lines)
 
 

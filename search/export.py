@@ -18,7 +18,7 @@ from ..evals.scores import ItemScores
 from ..evals.splits import CONFIRM, SEARCH
 from ..evals.store import ItemStore
 from ..merge.engine import resident_dtype
-from ..merge.export import export_model
+from ..merge.export import check_goal, export_model
 from .assembly import (
     Parts,
     build_engine,
@@ -34,7 +34,7 @@ from .card import model_card
 from .config import Config
 from .journal import Journal, StudyError
 from .leaderboard import Leaderboard, Row, read_leaderboard
-from .lm_eval_commands import CONFIRM_SAMPLES, confirm_commands, confirm_samples
+from .lm_eval_commands import CONFIRM_SAMPLES, confirm_commands, confirm_samples, portable
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +75,7 @@ def export(
         ValueError: If the trial cannot be exported, ``out`` is taken, or the parents changed.
         ExportMismatchError: If the saved files give other scores.
     """
+    check_goal(out)
     board = read_leaderboard(study)
     row = choose_row(board, trial)
     journal = Journal(study)
@@ -91,7 +92,7 @@ def export(
         recipe,
         parts.parents,
         out,
-        card=model_card(board, row, config, commands),
+        card=model_card(board, row, config, portable(parts, out.resolve(), commands)),
         extra_files={CONFIRM_SAMPLES: confirm_samples(parts)},
         max_shard_size=max_shard_size,
         provenance={"study": board.name, "trial": row.candidate.number, "versions": versions()},

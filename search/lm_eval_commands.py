@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..evals.splits import CONFIRM
@@ -33,6 +34,14 @@ def confirm_commands(parts: Parts, out: Path) -> tuple[str, ...]:
     return tuple(
         _command(parts, out, folder, shots, tasks) for (folder, shots), tasks in groups.items()
     )
+
+
+def portable(parts: Parts, out: Path, commands: Sequence[str]) -> tuple[str, ...]:
+    """Return the lines with the places of this machine as $MODEL and $TASKS: they are published."""
+    folders = {str(task.source.parent) for task in parts.tasks if task.source}
+    for folder in folders:
+        commands = [line.replace(f"cd {shlex.quote(folder)}", 'cd "$TASKS"') for line in commands]
+    return tuple(line.replace(str(out), "$MODEL") for line in commands)
 
 
 def _command(

@@ -1,0 +1,143 @@
+"""Exports of a study: what is written, that it is what was scored, and what is refused."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from heterosis.evals.splits import CONFIRM
+from heterosis.evals.store import ItemStore
+from heterosis.merge.export import ExportError, load_recipe
+from heterosis.search.export import ExportMismatchError, export
+from heterosis.search.journal import StudyError
+from heterosis.search.leaderboard import read_leaderboard
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from .conftest import SmallSearch
+from .test_search import run
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory) -> Path:
+    small = SmallSearch(tmp_path_factory.mktemp("study"))
+    run(small.write(search={"trials": 5, "finalists": 2}))
+    return small.results
+
+
+@pytest.fixture(scope="module")
+def exported(study, tmp_path_factory):
+    return export(study, tmp_path_factory.mktemp("out") / "model")
+
+
+def test_the_winner_is_exported_and_verified(study, exported):
+    assert exported.row.candidate == read_leaderboard(study).winner.candidate
+    assert exported.splits == ("search", "confirm")
+    assert load_recipe(exported.folder) == exported.row.candidate.recipe
+
+
+def test_transformers_loads_it(exported):
+    model = AutoModelForCausalLM.from_pretrained(exported.folder)
+    tokenizer = AutoTokenizer.from_pretrained(exported.folder)
+    assert model.dtype == torch.float32
+    ids = tokenizer('py "abc"[::-1]', return_tensors="pt").input_ids
+    assert torch.isfinite(model(ids).logits).all()
+
+
+def test_the_card_names_parents_scores_and_the_check_without_local_paths(study, exported):
+    card = (exported.folder / "README.md").read_text()
+    assert "base_model:\n- base\n- python\n- java\n" in card
+    assert f"{exported.row.confirm_tasks['quickstart_java'].value:.4f}" in card
+    assert 'cd "$TASKS" && lm-eval run' in card
+    assert str(exported.folder) not in card
+    record = json.loads((exported.folder / "recipe.json").read_text())
+    assert record["provenance"]["trial"] == exported.row.candidate.number
+    assert set(record["parents"]) == {"python", "java"}
+
+
+def test_files_are_readable_by_others_as_any_new_file_is(exported, tmp_path):
+    (tmp_path / "new").write_text("")
+    mode = (tmp_path / "new").stat().st_mode
+    assert {path.stat().st_mode for path in exported.folder.iterdir()} == {mode}
+
+
+def test_a_baseline_can_be_exported_by_its_number(study, tmp_path):
+    done = export(study, tmp_path / "python", trial=1)
+    assert done.row.candidate.name == "parent:python"
+
+
+@pytest.mark.parametrize(
+    ("trial", "message"), [(99, r"there is no trial 99; numbers are 0 to \d+"), (-1, "no trial -1")]
+)
+def test_a_trial_that_is_not_there(study, tmp_path, trial, message):
+    with pytest.raises(StudyError, match=message):
+        export(study, tmp_path / "model", trial=trial)
+
+
+def test_a_taken_directory_is_refused_before_anything_is_loaded(study, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setattr("heterosis.search.export.open_parts", None)
+    with pytest.raises(ExportError, match="exists and is not empty, nothing is overwritten"):
+        export(study, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_files_that_give_other_scores_are_withdrawn(study, tmp_path, monkeypatch):
+    import heterosis.search.export as module
+
+    verify = module._verify
+
+    def spoil_then_verify(parts, saved, stored, threads):
+        tensors = load_file(saved / "model.safetensors")
+        tensors["model.layers.1.mlp.up_proj.weight"].mul_(-1)
+        save_file(tensors, saved / "model.safetensors", metadata={"format": "pt"})
+        verify(parts, saved, stored, threads)
+
+    monkeypatch.setattr(module, "_verify", spoil_then_verify)
+    with pytest.raises(ExportMismatchError, match=r"must give the candidate's scores, but \d+ of"):
+        export(study, tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_parent_that_has_changed_is_refused(small_search, tmp_path):
+    import shutil
+
+    shutil.copytree(small_search.data["parents"]["java"], tmp_path / "java")
+    parents = small_search.data["parents"] | {"java": str(tmp_path / "java")}
+    run(small_search.write(parents=parents, search={"trials": 1, "finalists": 1}))
+    file = tmp_path / "java/model.safetensors"
+    tensors = load_file(file)
+    tensors["model.norm.weight"].add_(0.125)
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(StudyError, match="begun with another parents; parents was"):
+        export(small_search.results, tmp_path / "model")
+
+
+@pytest.mark.slow
+def test_lm_evals_own_command_line_gives_the_confirm_score(study, exported, tmp_path):
+    (command,) = exported.commands
+    environment = os.environ | {
+        "HF_HUB_OFFLINE": "1",
+        "HF_DATASETS_OFFLINE": "1",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    done = subprocess.run(
+        f"{command} --output_path {tmp_path / 'out.json'}",
+        shell=True,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    (result,) = tmp_path.glob("**/*.json")
+    theirs = json.loads(result.read_text())["results"]
+    scores = ItemStore(study / "items").read(exported.row.candidate.number, CONFIRM)
+    for task in ("quickstart_python", "quickstart_java"):
+        assert theirs[task]["acc,none"] == np.mean(scores.value[scores.rows(task)])
+        assert theirs[task]["acc,none"] == exported.row.confirm_tasks[task].value
+    assert re.search(r"--samples \S+confirm_samples.json", command)
