@@ -110,7 +110,10 @@ def _objective(config: Config, tasks: tuple[FrozenTask, ...]) -> Objective:
 
 
 def identity(parts: Parts) -> dict[str, Any]:
-    """Return all that must be unchanged for a study to be continued."""
+    """Return all that must be unchanged for a study to be continued.
+
+    The token ids of all requests come on top (``requests``), once a scorer is there.
+    """
     config = parts.config
     return {
         "parents": parts.parents.digests(),
@@ -121,6 +124,7 @@ def identity(parts: Parts) -> dict[str, Any]:
         "objective": [config.search.objective, dict(parts.objective.weights)],
         "sampler": [config.search.sampler, config.search.sampler_args, config.search.run_seed],
         "dtype": config.merge.dtype,
+        "device": torch.device(choose_device(config)).type,
         "batch_size": config.eval.batch_size,
         "lm_eval": importlib.metadata.version("lm_eval"),
     }

@@ -56,6 +56,7 @@ def check(config: Config) -> Iterator[str]:
     yield from _tasks_lines(parts)
     yield from _space_lines(parts)
     engine = build_engine(parts)
+    yield _memory_line(parts, engine)
     scorer = make_scorer(parts, engine.model)
     report = scorer.self_check()
     forecast = measure(parts, engine, scorer, report)
@@ -103,6 +104,16 @@ def _parents_lines(parts: Parts) -> Iterator[str]:
             f"deltas {' and '.join(pair)}: cosine {cosine:.2f}, "
             f"sign conflict {statistics.sign_conflict[pair]:.0%}"
         )
+
+
+def _memory_line(parts: Parts, engine: MergeEngine) -> str:
+    resident = engine.model.get_memory_footprint()
+    sources = parts.parents.bytes_per_model * (1 + len(parts.parents.names))
+    where = "memory-mapped from disk" if engine.device.type == "cpu" else "held on the device"
+    return (
+        f"memory: the resident model takes {resident / 1e6:.1f} MB ({parts.config.merge.dtype}), "
+        f"base and parents {sources / 1e6:.1f} MB, {where}; scoring comes on top"
+    )
 
 
 def _tasks_lines(parts: Parts) -> Iterator[str]:

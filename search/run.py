@@ -67,6 +67,9 @@ def run_search(
         if known:
             check_identity(known["identity"], now, str(folder))
         bench, machine = _bench(parts, known.get("machine", {}), reporter)
+        now["requests"] = bench.scorer.fingerprint
+        if known:
+            check_identity(known["identity"], now, str(folder))
         journal.write_manifest(_manifest(parts, now, machine))
         if journal.trials:
             reporter.note(f"{folder}: {len(journal.trials)} finished candidates found; continuing")

@@ -109,7 +109,7 @@ def table(board: Leaderboard, rows: int | None = SHORT) -> Group:
         for row in board.rows
         if rows is None or (row.rank and row.rank <= rows) or row.candidate.is_baseline
     ]
-    view = Table(title=board.name, title_justify="left", pad_edge=False, box=box.SIMPLE_HEAD)
+    view = Table(title=_title(board), title_justify="left", pad_edge=False, box=box.SIMPLE_HEAD)
     for title in _short_columns(board):
         view.add_column(title, no_wrap=True, justify="left" if title in _WORDS else "right")
     for row in shown:
@@ -117,6 +117,10 @@ def table(board: Leaderboard, rows: int | None = SHORT) -> Group:
     searched = [row for row in shown if not row.candidate.is_baseline]
     recipes = [f"{row.candidate.name}: {_recipe(row)}" for row in searched[:TOP_RECIPES]]
     return Group(view, *(Text(line, overflow="fold") for line in recipes))
+
+
+def _title(board: Leaderboard) -> str:
+    return board.name if board.finished else f"{board.name} (unfinished)"
 
 
 def _short_columns(board: Leaderboard) -> list[str]:
@@ -162,7 +166,7 @@ def markdown(board: Leaderboard) -> str:
     """Return the leaderboard as a Markdown page."""
     titles = columns(board)
     lines = [
-        f"# {board.name}",
+        f"# {_title(board)}",
         "",
         verdict_sentence(board),
         "",

@@ -1,0 +1,34 @@
+"""The quickstart's promise: the searched merge beats what anyone would try first, at any run_seed."""
+
+import pytest
+from heterosis.evals.scores import paired_difference
+from heterosis.evals.splits import CONFIRM
+from heterosis.evals.store import ItemStore
+from heterosis.search.config import find_config, load_config
+from heterosis.search.progress import PlainReporter
+from heterosis.search.run import run_search
+from rich.console import Console
+
+LEVEL = 0.01
+BEATEN = ("base", "parent:python", "parent:java", "uniform", "task_arithmetic", "ties")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("run_seed", [0, 1, 2])
+def test_the_search_beats_parents_uniform_task_arithmetic_and_ties(tmp_path, run_seed):
+    config = load_config(find_config("quickstart"))
+    section = config.search.model_copy(update={"run_seed": run_seed})
+    config = config.model_copy(update={"search": section, "results": tmp_path})
+    board = run_search(config, PlainReporter(Console(quiet=True))).board
+
+    store = ItemStore(tmp_path / "items")
+    winner = store.read(board.winner.candidate.number, CONFIRM)
+    against = {
+        row.candidate.name: paired_difference(winner, store.read(row.candidate.number, CONFIRM))
+        for row in board.rows
+        if row.candidate.is_baseline and row.candidate.name.startswith(BEATEN)
+    }
+    assert len(against) >= len(BEATEN) + 4
+    lost = {n: d for n, d in against.items() if not (d.value > 0 and d.p < LEVEL)}
+    assert not lost
+    assert board.winner.verdict == "better"
