@@ -58,13 +58,11 @@ class FlatPlan:
         batches: In the order they run, longest rows first.
         request_of: Which request each scored token belongs to, over all batches (E,).
         n_requests: How many requests.
-        n_tokens: Input tokens of all rows, padding not counted.
     """
 
     batches: tuple[_Batch, ...] = field(repr=False)
     request_of: NDArray[np.int64] = field(repr=False)
     n_requests: int
-    n_tokens: int
 
 
 def plan_flat(
@@ -95,7 +93,6 @@ def plan_flat(
         tuple(batches),
         np.asarray(request_of, dtype=np.int64),
         len(requests),
-        sum(map(len, rows)),
     )
 
 

@@ -65,11 +65,13 @@ def choose_metric(task: Any, asked: str | None) -> Metric:
     """
     filters = [ensemble.name for ensemble in task._filters]
     known = [f"{name},{f}" for name in task.aggregation() for f in filters]
+    if not known:
+        raise TaskError(f"task '{task.task_name}' has no metric; give it a `metric_list`")
     name, _, chosen_filter = (asked or known[0]).partition(",")
     key = f"{name},{chosen_filter or filters[0]}"
     if key not in known:
         raise TaskError(
-            f"task '{task.task_name}' has no metric '{asked}'{nearest(str(asked), known)} "
+            f"task '{task.task_name}' has no metric '{asked}'{nearest(str(asked), known) or ';'} "
             f"known are {', '.join(known)}"
         )
     kinds = _aggregation_kinds(task)

@@ -23,11 +23,13 @@ class Prompts:
         instances: lm-eval's requests of each document, by choice.
         gold: Indices of the right choices of each multiple-choice document; empty otherwise.
         n_choices: Number of choices of each multiple-choice document.
+        targets: What each document's answer is compared to, as text; for the fingerprint.
     """
 
     instances: "Mapping[int, list[Instance]]"
     gold: Mapping[int, tuple[int, ...]]
     n_choices: Mapping[int, int]
+    targets: Mapping[int, str]
 
 
 def build_prompts(
@@ -48,6 +50,7 @@ def build_prompts(
         TaskError: If a prompt cannot be built, or the task samples its answers.
     """
     _refuse_sampling(task)
+    _refuse_shots_from_items(task)
     instances: dict[int, list[Instance]] = {}
     for ids in rows.values():
         task.set_fewshot_seed(seed)
@@ -60,7 +63,11 @@ def build_prompts(
             choices, right = _guarded(task, row, lambda row=row: _answers(task, docs[row]))
             gold[row], n_choices[row] = right, len(choices)
     _memoise(task, [requests[0].doc for requests in instances.values()])
-    return Prompts(instances, gold, n_choices)
+    targets = {
+        row: str(_guarded(task, row, lambda row=row: task.doc_to_target(docs[row])))
+        for row in instances
+    }
+    return Prompts(instances, gold, n_choices, targets)
 
 
 def _refuse_sampling(task: "Task") -> None:
@@ -71,6 +78,23 @@ def _refuse_sampling(task: "Task") -> None:
         raise TaskError(
             f"task '{task.task_name}' samples its answers, so its scores are not repeatable; "
             "set `do_sample: false` in its `generation_kwargs`"
+        )
+
+
+def _refuse_shots_from_items(task: Any) -> None:
+    """Raise TaskError if few-shot examples are items: the search would read the confirm answers.
+
+    Without a split of their own, lm-eval draws them from the documents that it evaluates.
+    """
+    config = task.config
+    if not config.num_fewshot or task.fewshot_cfg.samples is not None:
+        return
+    source = task.fewshot_cfg.split or config.training_split or config.validation_split
+    evaluated = config.test_split or config.validation_split
+    if source in (None, evaluated):
+        raise TaskError(
+            f"task '{task.task_name}': few-shot examples must come from other documents than the "
+            f"items, got split '{evaluated}' for both; give `fewshot_split`, or `num_fewshot: 0`"
         )
 
 

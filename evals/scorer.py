@@ -11,7 +11,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from .encoding import encode
 from .flat import FlatPlan, Request, plan_flat, rehearse, run_flat
 from .quiet import quiet
 from .scores import ItemScores, NonFiniteScore, item_scores
-from .tasks import FrozenTask, task_weights
+from .tasks import FrozenTask, TaskError
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -88,16 +88,6 @@ class Scorer:
             self._plans = {split: self._plan(split) for split in splits}
 
     @property
-    def splits(self) -> tuple[str, ...]:
-        """Splits that hold at least one item."""
-        return tuple(self._plans)
-
-    @property
-    def weights(self) -> dict[str, float]:
-        """Weight of each task in the mean over tasks."""
-        return task_weights(self.tasks)
-
-    @property
     def fingerprint(self) -> str:
         """SHA-256 over tasks, token ids and model length: equal ones give comparable scores."""
         body: list[Any] = [[task.fingerprint for task in self.tasks], self._lm.max_length]
@@ -123,7 +113,9 @@ class Scorer:
             torch.OutOfMemoryError: As it comes.
         """
         if split not in self._plans:
-            raise ValueError(f"no task has items in split '{split}'; there are {self.splits}")
+            raise ValueError(
+                f"no task has items in split '{split}'; there are {', '.join(self._plans)}"
+            )
         plan = self._plans[split]
         with quiet():
             self._answer_likelihoods(plan)
@@ -165,6 +157,9 @@ class Scorer:
             chain.from_iterable(chain.from_iterable(task.instances(split) for task in tasks))
         )
         likelihoods = tuple(i for i in instances if i.request_type != "generate_until")
+        for instance in instances:
+            if instance.request_type == "generate_until":
+                _refuse_long_answers(self._lm, instance)
         windows = [encode(self._lm, instance) for instance in likelihoods]
         requests = tuple(chain.from_iterable(windows))
         return _SplitPlan(
@@ -250,6 +245,17 @@ class Scorer:
             reason = f"{flips} of {len(requests)} greedy flags differ"
             return PathReport(HFLM_PATH, reason, worst)
         return PathReport(FLAT, f"equal to HFLM on {len(requests)} requests", worst)
+
+
+def _refuse_long_answers(lm: Any, instance: "Instance") -> None:
+    """Raise TaskError if a generation could outgrow the model: lm-eval only asserts it."""
+    _, settings = cast("tuple[str, dict[str, Any]]", instance.args)
+    limit = settings.get("max_gen_toks", lm.max_gen_toks)
+    if limit >= lm.max_length:
+        raise TaskError(
+            f"task '{instance.task_name}': `max_gen_toks` must be below the model's length "
+            f"{lm.max_length}, got {limit}; set it in the task's `generation_kwargs`"
+        )
 
 
 def _reference_lm(model: Any, tokenizer: Any, batch_size: int) -> Any:

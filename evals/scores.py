@@ -1,4 +1,4 @@
-"""Scores item by item, and what may be said from them. Knows numpy and scipy, no model, no lm-eval.
+"""Scores item by item, and what a task's score is made of. Knows numpy; no model, no lm-eval.
 
 Legend: n items, t tasks. An item's ``value`` is lm-eval's metric of one document; for perplexities
 it is the log-likelihood (nats) and ``weight`` counts what it is spread over (words, bytes, 1).
@@ -40,21 +40,6 @@ class TaskScore:
     value: float
     se: float
     n: int
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Paired difference of two models; positive: the first is better.
-
-    ``value`` and ``se`` are in the metric's unit (perplexities: nats per word, byte or token).
-    ``p`` is two-sided. ``test`` says how it was found: ``mcnemar``, ``normal`` or ``sign``.
-    """
-
-    value: float
-    se: float
-    p: float
-    n: int
-    test: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,27 +102,38 @@ class ItemScores:
         has none, the delta method on the ratio of sums.
         """
         rows = self.rows(task)
-        values, weights = self.value[rows].tolist(), self.weight[rows].tolist()
-        rate = sum(values) / sum(weights)  # plain sum, in doc order: lm-eval's own bits
-        se = _ratio_se(self.value[rows], self.weight[rows])
+        score, _ = self._score_and_slope(task, self._rate(rows))
+        return TaskScore(score, spread(self.influence(task)), len(rows))
+
+    def influence(self, task: str) -> NDArray[np.float64]:
+        """How far each item of a task moves its score from what the others say (n,); sums to 0.
+
+        Linearised ratio estimator (Cochran, Sampling Techniques, eq. 6.13): (value - rate * weight)
+        / sum(weight), times the slope of the score in the rate. `spread` makes it a standard error.
+        """
+        rows = self.rows(task)
+        rate = self._rate(rows)
+        _, slope = self._score_and_slope(task, rate)
+        if math.isinf(slope):
+            return np.full(rows.size, math.nan)
+        return slope * (self.value[rows] - rate * self.weight[rows]) / self.weight[rows].sum()
+
+    def _rate(self, rows: NDArray[np.int64]) -> float:
+        # Plain sums, in the order of documents: lm-eval's own bits.
+        return sum(self.value[rows].tolist()) / sum(self.weight[rows].tolist())
+
+    def _score_and_slope(self, task: str, rate: float) -> tuple[float, float]:
         match self.aggregations[self.tasks.index(task)]:
             case "perplexity":
-                return TaskScore(_exp(-rate), _exp(-rate) * se, len(rows))
+                return _exp(-rate), -_exp(-rate)
             case "bits_per_byte":
-                return TaskScore(-rate / math.log(2), se / math.log(2), len(rows))
+                return -rate / math.log(2), -1 / math.log(2)
             case _:
-                return TaskScore(rate, se, len(rows))
+                return rate, 1.0
 
     def task_scores(self) -> dict[str, TaskScore]:
         """`task_score` of every task, in order."""
         return {task: self.task_score(task) for task in self.tasks}
-
-    def subset(self, keep: NDArray[np.bool_]) -> "ItemScores":
-        """Return the items where ``keep`` (n,) holds; all tasks stay named."""
-        arrays = {name: getattr(self, name)[keep] for name in _ARRAYS}
-        return ItemScores(
-            self.tasks, self.metrics, self.aggregations, self.higher_is_better, **arrays
-        )
 
 
 _ARRAYS = ("task_index", "doc_id", "value", "weight", "margin")
@@ -149,110 +145,13 @@ def _exp(x: float) -> float:
     return math.exp(x) if x < 709.0 else math.inf
 
 
-def _ratio_se(values: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
-    """Standard error of sum(values) / sum(weights), items drawn at random; nan below two items.
+def spread(influence: NDArray[np.float64]) -> float:
+    """Standard error of a score from its items' influence (n,); nan below two items.
 
-    Linearised ratio estimator (Cochran, Sampling Techniques, eq. 6.13); with weights 1 it is
-    lm-eval's ``mean_stderr``: sample standard deviation / sqrt(n).
+    With equal weights it is lm-eval's ``mean_stderr``: sample standard deviation / sqrt(n).
     """
-    n = values.size
-    if n < 2:
-        return math.nan
-    residual = values - weights * (values.sum() / weights.sum())
-    spread = math.sqrt(float((residual**2).sum()) / (n - 1))
-    return spread / math.sqrt(n) / float(weights.mean())
-
-
-def _refuse_unpaired(a: ItemScores, b: ItemScores) -> None:
-    """Raise ValueError unless both hold the same items, scored the same way."""
-    for name in _HEADER:
-        if getattr(a, name) != getattr(b, name):
-            raise ValueError(
-                f"paired scores need equal {name}, got {getattr(a, name)} and {getattr(b, name)}"
-            )
-    same = a.n == b.n and all(
-        np.array_equal(getattr(a, name), getattr(b, name))
-        for name in ("task_index", "doc_id", "weight")
-    )
-    if not same:
-        raise ValueError(
-            f"paired scores need the same items, got {a.n} and {b.n} items that do not match; "
-            "score both models on one split of one study"
-        )
-
-
-def _signed_differences(a: ItemScores, b: ItemScores) -> NDArray[np.float64]:
-    """Per-item a - b (n,), turned so that positive means a is better."""
-    sign = [
-        1.0 if aggregation != MEAN or higher else -1.0
-        for aggregation, higher in zip(a.aggregations, a.higher_is_better, strict=True)
-    ]
-    return (a.value - b.value) * np.asarray(sign)[a.task_index]
-
-
-def _shares(scores: ItemScores, weights: Mapping[str, float] | None) -> dict[str, float]:
-    """Share of each task in the mean over tasks; sums to 1."""
-    raw = {task: 1.0 if weights is None else weights.get(task, 0.0) for task in scores.tasks}
-    total = sum(raw.values())
-    if not total > 0 or min(raw.values()) < 0:
-        raise ValueError(f"task weights must be >= 0 and sum to more than 0, got {raw}")
-    return {task: share / total for task, share in raw.items() if share > 0}
-
-
-def _binomial_p(wins: int, losses: int) -> float:
-    """Exact two-sided sign test of wins against losses (McNemar's, when items are 0/1)."""
-    from scipy.stats import binomtest  # costs 0.3 s: only who compares pays for it
-
-    return 1.0 if wins + losses == 0 else float(binomtest(wins, wins + losses, 0.5).pvalue)
-
-
-def _p_value(
-    d: NDArray[np.float64], per_item: NDArray[np.float64], value: float, se: float
-) -> tuple[float, str]:
-    """Two-sided p and the test that gave it; d (n,) differences, per_item (n,) their weights."""
-    wins, losses = int((d > 0).sum()), int((d < 0).sum())
-    if np.isin(d, (-1.0, 0.0, 1.0)).all() and np.allclose(per_item, per_item[0], rtol=1e-9):
-        return _binomial_p(wins, losses), "mcnemar"
-    if not se > 0 or math.isnan(se):
-        return _binomial_p(wins, losses), "sign"
-    return math.erfc(abs(value / se) / math.sqrt(2)), "normal"
-
-
-def paired_difference(
-    a: ItemScores, b: ItemScores, weights: Mapping[str, float] | None = None
-) -> Difference:
-    """Compare two models on the same items: mean over tasks of paired differences a - b.
-
-    The standard error is stratified by task. The p-value is exact (McNemar) where every
-    difference is -1, 0 or 1 and all items weigh the same; else the normal approximation, and the
-    sign test where no standard error exists.
-
-    Args:
-        a: Scores of the model in question.
-        b: Scores of the model it is compared to; the same items.
-        weights: Weight of each task in the mean; a missing task weighs 0. None: all weigh 1.
-
-    Returns:
-        See `Difference`; positive when ``a`` is better, also where lower scores are better.
-
-    Raises:
-        ValueError: If the items, metrics or tasks differ, or the weights are unusable.
-    """
-    _refuse_unpaired(a, b)
-    d, shares = _signed_differences(a, b), _shares(a, weights)
-    value, variance, used = 0.0, 0.0, np.zeros(a.n, dtype=bool)
-    per_item = np.zeros(a.n)
-    for task, share in shares.items():
-        rows = a.rows(task)
-        if rows.size == 0:
-            raise ValueError(f"task '{task}' has no items to compare; leave it out of `weights`")
-        total = float(a.weight[rows].sum())
-        value += share * float(d[rows].sum()) / total
-        variance += (share * _ratio_se(d[rows], a.weight[rows])) ** 2
-        per_item[rows], used[rows] = share / total, True
-    se = math.sqrt(variance) if not math.isnan(variance) else math.nan
-    p, test = _p_value(d[used], per_item[used], value, se)
-    return Difference(value, se, p, int(used.sum()), test)
+    n = influence.size
+    return math.sqrt(n / (n - 1) * float((influence**2).sum())) if n > 1 else math.nan
 
 
 def item_scores(header: Mapping[str, Sequence[Any]], columns: Mapping[str, Any]) -> ItemScores:

@@ -209,7 +209,7 @@ class ItemStore:
         except (pa.ArrowInvalid, OSError) as error:
             raise StoreError(
                 f"{path} must be a readable parquet file, got: {str(error).splitlines()[0]}; "
-                "remove it, and the trials it held are scored again"
+                "remove it: the same search command scores again what it held"
             ) from error
         if not table.schema.equals(_SCHEMA) or _HEADERS not in (table.schema.metadata or {}):
             raise StoreError(

@@ -5,8 +5,9 @@ every request that any candidate will ever be asked.
 """
 
 import hashlib
+import inspect
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 from .metrics import Metric, choose_metric
 from .prompts import Prompts, build_prompts
 from .quiet import quiet
-from .splits import GUARD, SEARCH, SPLIT_NAMES, Splits, cap_rank, capped, doc_hash
+from .splits import CONFIRM, GUARD, SEARCH, SPLIT_NAMES, Splits, cap_rank, capped, doc_hash
 from .task_files import TaskError, is_path, leaf_configs, nearest
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
     from lm_eval.api.task import Task
 
-__all__ = ["FrozenTask", "TaskError", "TaskSpec", "load_tasks", "task_weights"]
+__all__ = ["FrozenTask", "TaskError", "TaskSpec", "load_tasks"]
 
 # lm-eval's own default for `--seed`: with it, its command line builds the same few-shot prompts.
 FEWSHOT_SEED = 1234
@@ -106,11 +107,6 @@ class FrozenTask:
         return {self.name: list(self.doc_ids.get(split, ()))}
 
 
-def task_weights(tasks: Iterable[FrozenTask]) -> dict[str, float]:
-    """Weight of each task in the mean over tasks, by name."""
-    return {task.name: task.weight for task in tasks}
-
-
 def load_tasks(specs: Sequence[TaskSpec], *, splits: Splits) -> tuple[FrozenTask, ...]:
     """Load, check, split and freeze tasks; everything that needs no model.
 
@@ -158,8 +154,8 @@ def _load_builtin(name: str) -> "list[Task]":
     manager = _builtin_index()
     if name not in manager.task_index:
         raise TaskError(
-            f"lm-eval has no task '{name}'{nearest(name, manager.all_tasks)} "
-            "A task of your own is named by the path of its YAML file"
+            f"lm-eval has no task '{name}'{nearest(name, manager.all_tasks) or ';'} "
+            "a task of your own is named by the path of its YAML file"
         )
     return _with_data(name, lambda: manager.load([name])["tasks"].values())
 
@@ -188,6 +184,8 @@ def _with_data(name: str, load: Any) -> "list[Task]":
             f"task '{name}': its data are not on this machine and the hub does not give them "
             f"({_line(error)}); load the data set once while online, or use a task with local files"
         ) from error
+    except StopIteration as error:
+        raise TaskError(f"task '{name}': its data are empty; add documents") from error
     except DatasetGenerationError as error:
         cause = error.__cause__ or error
         raise TaskError(f"task '{name}': its data cannot be read: {_line(cause)}") from error
@@ -236,7 +234,7 @@ def _freeze(task: Any, spec: TaskSpec, weight: float, splits: Splits) -> FrozenT
         num_fewshot=int(task.config.num_fewshot or 0),
         doc_ids=rows,
         doc_hashes=used,
-        fingerprint=_fingerprint(task.task_name, metric, rows, used, prompts),
+        fingerprint=_fingerprint(task, metric, rows, used, prompts),
         prompts=prompts,
         task=task,
     )
@@ -255,16 +253,28 @@ def _rows_by_split(
         split: tuple(row for row, side in zip(rows, sides, strict=True) if side == split)
         for split in SPLIT_NAMES
     }
-    if not found[SEARCH] and splits.search_share > 0:
-        raise TaskError(
-            f"task '{name}': none of its {len(hashes)} documents falls to the search "
-            f"(`search_share` {splits.search_share}); raise the share or the caps, or add documents"
-        )
+    for split, share in ((SEARCH, splits.search_share), (CONFIRM, 1 - splits.search_share)):
+        if share > 0 and len(found[split]) < 2:
+            raise TaskError(
+                f"task '{name}': {len(found[split])} of its {len(hashes)} documents fall to "
+                f"{split} (`search_share` {splits.search_share}), at least 2 are needed; change "
+                "the share or the caps, or add documents"
+            )
     return {split: ids for split, ids in found.items() if ids}
 
 
+# Settings of a task that turn answers into scores.
+_SCORING = ("output_type", "filter_list", "metric_list", "process_results", "repeats")
+
+
+def _described(config: Any, name: str) -> Any:
+    """A setting as JSON can hold it; a function by its source."""
+    value = getattr(config, name, None)
+    return inspect.getsource(value) if inspect.isfunction(value) else value
+
+
 def _fingerprint(
-    name: str,
+    task: Any,
     metric: Metric,
     rows: Mapping[str, tuple[int, ...]],
     hashes: Mapping[int, str],
@@ -272,11 +282,18 @@ def _fingerprint(
 ) -> str:
     """SHA-256 over all that decides a task's scores besides the model and tokenizer."""
     body = {
-        "name": name,
-        "metric": [metric.key, metric.aggregation],
+        "name": task.task_name,
+        "metric": [metric.key, metric.aggregation, metric.higher_is_better],
+        "scoring": {name: _described(task.config, name) for name in _SCORING},
         "splits": {split: list(ids) for split, ids in rows.items()},
         "docs": [
-            [row, hashes[row], [list(i.args) for i in prompts.instances[row]]]
+            [
+                row,
+                hashes[row],
+                [list(instance.args) for instance in prompts.instances[row]],
+                prompts.targets[row],
+                prompts.gold.get(row),
+            ]
             for row in sorted(hashes)
         ],
     }

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig
 
 from .headers import ParentError, TensorInfo, read_json
@@ -86,7 +87,10 @@ def read_config(who: str, folder: Path) -> dict[str, Any]:
         )
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (ValueError, KeyError, OSError, TypeError, AttributeError) as error:
+    except (
+        *(ValueError, KeyError, OSError, TypeError, AttributeError),
+        StrictDataclassError,
+    ) as error:
         reason = f"{error}".strip().splitlines()[0][:160] if f"{error}".strip() else repr(error)
         raise ParentError(
             f"{who}: transformers cannot read {folder / 'config.json'} ({reason}); use an "

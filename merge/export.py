@@ -126,6 +126,8 @@ def check_goal(out: Path | str) -> None:
         ExportError: If `out` is a file, or a directory that is not empty.
     """
     goal = Path(out).absolute()
+    if goal.is_symlink():
+        raise ExportError(f"{goal} is a symbolic link; give the directory's own path")
     if goal.exists() and not goal.is_dir():
         raise ExportError(f"{goal} is a file; give the name of a directory to make")
     if goal.is_dir() and any(goal.iterdir()):

@@ -76,7 +76,11 @@ def dare_linear(block: Block) -> list[float | Tensor]:
 
 
 def ties(block: Block) -> list[float | Tensor]:
-    """Trim by magnitude, elect a sign, average those who agree (arXiv:2306.01708, Alg. 1)."""
+    """Trim by magnitude, elect a sign, average those who agree (arXiv:2306.01708, Alg. 1).
+
+    The trim is per tensor (the paper's is over the whole task vector), so that drop rates may
+    differ by layer group; rates are rounded to 0.001. Weights scale the votes and the mean.
+    """
     if len(block.parents) == 1 and block.drop_rates[0] == 0.0:
         return [_sign(block.weights[0]) * block.lambda_]
     votes = []

@@ -7,11 +7,12 @@ parents that do not match and missing data are reported within seconds.
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import logging
 import os
-import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,12 +28,13 @@ from .baselines import Baseline, null_baselines
 from .config import Config, ConfigError, TaskSection
 from .journal import StudyError
 from .objective import Objective
-from .samplers import check_sampler
+from .proposer import rehearse
 from .space import Space, build_space
 
 log = logging.getLogger(__name__)
 
-PACKAGES = ("heterosis", "torch", "transformers", "optuna", "cmaes", "lm_eval", "datasets")
+PACKAGES = ("torch", "transformers", "lm_eval", "datasets", "optuna", "cmaes")
+"""Packages whose versions decide what a study computes."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Parts:
     Attributes:
         config: As read.
         parents: Opened: headers, tokenizers and configurations match.
+        tokenizer: The base's, for the whole study.
         tasks: What makes the objective, prompts built.
         guard: What must not get worse.
         space: What may vary.
@@ -51,6 +54,7 @@ class Parts:
 
     config: Config
     parents: ParentSet
+    tokenizer: PreTrainedTokenizerBase
     tasks: tuple[FrozenTask, ...]
     guard: tuple[FrozenTask, ...]
     space: Space
@@ -64,7 +68,7 @@ def open_parts(config: Config) -> Parts:
     Raises:
         ValueError: ConfigError, ParentError or TaskError; one line each, with the remedy.
     """
-    check_sampler(config.search)
+    choose_device(config)
     parents = open_parents(config)
     space = build_space(config, parents.groups, parents.n_layers)
     if config.search.trials and not space.genes:
@@ -72,6 +76,8 @@ def open_parts(config: Config) -> Parts:
             "`space` leaves nothing to search: every interval is one number; widen `weight`, "
             "`drop_rate` or `lambda`, or set `search.trials: 0` for the baselines alone"
         )
+    if config.search.trials:
+        rehearse(space, config.search)
     specs = [_spec(task) for task in config.tasks]
     specs += [_spec(task, guard=True) for task in config.guard]
     frozen = load_tasks(specs, splits=Splits(**config.splits.model_dump()))
@@ -79,6 +85,7 @@ def open_parts(config: Config) -> Parts:
     return Parts(
         config=config,
         parents=parents,
+        tokenizer=load_tokenizer(config),
         tasks=tasks,
         guard=tuple(task for task in frozen if GUARD in task.doc_ids),
         space=space,
@@ -121,29 +128,47 @@ def identity(parts: Parts) -> dict[str, Any]:
         "baselines": [[b.name, b.recipe.digest] for b in parts.baselines],
         "tasks": {task.name: task.fingerprint for task in parts.tasks},
         "guard": {task.name: task.fingerprint for task in parts.guard},
-        "objective": [config.search.objective, dict(parts.objective.weights)],
+        "objective": asdict(parts.objective),
         "sampler": [config.search.sampler, config.search.sampler_args, config.search.run_seed],
         "dtype": config.merge.dtype,
         "device": torch.device(choose_device(config)).type,
         "batch_size": config.eval.batch_size,
-        "lm_eval": importlib.metadata.version("lm_eval"),
+        "architecture": dict(parts.parents.config),
+        "versions": versions(),
     }
 
 
-def check_identity(known: Mapping[str, Any], now: Mapping[str, Any], folder: str) -> None:
-    """Refuse to continue a study with other ingredients.
+def check_identity(
+    known: Mapping[str, Any], now: Mapping[str, Any], folder: Path, but: tuple[str, ...] = ()
+) -> None:
+    """Refuse to go on with a study with other ingredients than it was begun with.
+
+    Args:
+        known: The identity in the study's manifest.
+        now: The same, or part of it, as it is now.
+        folder: The study's, for the message.
+        but: Keys that may differ.
 
     Raises:
         StudyError: Naming what differs.
     """
-    different = [key for key in now if known.get(key) != now[key]]
+    plain = json.loads(json.dumps(now))  # as the journal gives it back: tuples are lists
+    different = [key for key in now if key not in but and known.get(key) != plain[key]]
     if different:
         key = different[0]
         raise StudyError(
             f"{folder}: this study was begun with another {', '.join(different)}; "
-            f"{key} was {_short(known.get(key))}, is {_short(now[key])}; restore the "
-            "configuration, or search in another folder with --results"
+            f"{_change(known.get(key), plain[key], key)}; restore what it was begun with, or "
+            "search in another folder with --results"
         )
+
+
+def _change(was: Any, now: Any, where: str) -> str:
+    """Say what changed, as deep inside as one key tells it."""
+    if isinstance(was, dict) and isinstance(now, dict):
+        key = next(k for k in [*was, *now] if was.get(k) != now.get(k))
+        return _change(was.get(key), now.get(key), f"{where}.{key}")
+    return f"{where} was {_short(was)}, is {_short(now)}"
 
 
 def _short(value: Any) -> str:
@@ -152,15 +177,35 @@ def _short(value: Any) -> str:
 
 
 def choose_device(config: Config) -> str:
-    """Return the device of the resident model."""
-    if config.merge.device != "auto":
-        return config.merge.device
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    """Return the device of the resident model.
+
+    Raises:
+        ConfigError: If the configuration names one that is not there.
+    """
+    device, cards = config.merge.device, torch.cuda.device_count()
+    if device == "auto":
+        return "cuda" if cards else "cpu"
+    if device.startswith("cuda") and int(device.partition(":")[2] or 0) >= cards:
+        raise ConfigError(
+            f"merge.device must be there, got `{device}` on a machine with {cards} CUDA devices; "
+            "use `auto` or `cpu`, or install a torch that sees the card"
+        )
+    return device
 
 
 def load_tokenizer(config: Config) -> PreTrainedTokenizerBase:
-    """Return the base's tokenizer, the one of the whole study."""
-    return AutoTokenizer.from_pretrained(config.base, local_files_only=True)
+    """Return the base's tokenizer, the one of the whole study.
+
+    Raises:
+        ConfigError: If transformers cannot load it.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(config.base, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(
+            f"base: {config.base} holds no tokenizer that transformers loads "
+            f"({str(error).splitlines()[0]}); copy the tokenizer's files there"
+        ) from error
 
 
 def build_engine(parts: Parts) -> MergeEngine:
@@ -174,7 +219,7 @@ def make_scorer(parts: Parts, model: PreTrainedModel) -> Scorer:
     return Scorer(
         (*parts.tasks, *parts.guard),
         model,
-        load_tokenizer(parts.config),
+        parts.tokenizer,
         batch_size=parts.config.eval.batch_size,
     )
 
@@ -191,6 +236,5 @@ def set_threads(parts: Parts, scorer: Scorer, known: int | None = None) -> int:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of all that a score depends on."""
-    found = {name: importlib.metadata.version(name) for name in PACKAGES}
-    return {"python": platform.python_version(), **found}
+    """Return the versions of the packages that decide what a study computes."""
+    return {name: importlib.metadata.version(name) for name in PACKAGES}

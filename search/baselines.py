@@ -22,7 +22,7 @@ class Baseline:
         name: As the leaderboard shows it.
         kind: ``base``, ``parent``, ``uniform``, ``method`` or ``middle``.
         recipe: What is merged.
-        params: Its genes where the space holds it (the sampler then learns from it), else None.
+        params: Its genes where the space holds it, else None; samplers are told of those.
     """
 
     name: str
@@ -34,10 +34,11 @@ class Baseline:
 def null_baselines(space: Space, section: BaselinesSection) -> tuple[Baseline, ...]:
     """Return base, parents, uniform, the task-arithmetic grid, TIES and DARE-TIES.
 
-    The middle of the space comes last where none of these is it: samplers start from there.
+    The middle of the space comes last where none of these is it: CMA-ES starts from there.
+    With one parent there is no uniform merge.
     """
     baselines = tuple(_baselines(space, section))
-    if space.middle in [baseline.params for baseline in baselines] or not space.genes:
+    if not space.genes or any(_is_middle(space, baseline.params) for baseline in baselines):
         return baselines
     middle = Baseline("middle of the space", "middle", space.decode(space.middle), space.middle)
     return (*baselines, middle)
@@ -49,9 +50,8 @@ def _baselines(space: Space, section: BaselinesSection) -> Iterator[Baseline]:
     for parent in space.parents:
         weights = {name: float(name == parent) for name in space.parents}
         yield _linear(space, f"parent:{parent}", "parent", weights)
-    yield _linear(space, "uniform", "uniform", dict.fromkeys(space.parents, share))
-    if len(space.parents) == 1:
-        share = -1.0  # one parent: uniform is the parent, so no lambda repeats it
+    if len(space.parents) > 1:
+        yield _linear(space, "uniform", "uniform", dict.fromkeys(space.parents, share))
     for lambda_ in section.lambdas:
         if abs(lambda_ - share) > 1e-9:
             weights = dict.fromkeys(space.parents, lambda_)
@@ -60,6 +60,11 @@ def _baselines(space: Space, section: BaselinesSection) -> Iterator[Baseline]:
             yield Baseline(f"task_arithmetic lambda={lambda_:g}", "method", recipe, params)
     yield from _dropped(space, "ties", section.ties_drop_rates)
     yield from _dropped(space, "dare_ties", section.dare_ties_drop_rates)
+
+
+def _is_middle(space: Space, params: dict[str, float] | None) -> bool:
+    middle = space.middle
+    return params is not None and all(abs(params[name] - middle[name]) < 1e-9 for name in middle)
 
 
 def _linear(space: Space, name: str, kind: str, weights: dict[str, float]) -> Baseline:

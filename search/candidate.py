@@ -6,7 +6,7 @@ The study's journal is the only record; leaderboard and export are derived from 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from ..evals.scores import TaskScore
 from ..merge.recipe import Recipe
+from .journal import StudyError
 
 ATTRIBUTE = "candidate"
 
@@ -50,6 +51,7 @@ class Candidate:
     def to_attribute(self) -> dict[str, Any]:
         """Return what is kept in the trial's user attributes."""
         return {
+            "number": self.number,
             "name": self.name,
             "kind": self.kind,
             "recipe": self.recipe.to_dict(),
@@ -60,8 +62,17 @@ class Candidate:
 
 
 def candidate_of(trial: FrozenTrial) -> Candidate:
-    """Read a candidate back from a finished trial of the journal."""
+    """Read a candidate back from a finished trial of the journal.
+
+    Raises:
+        StudyError: If a record is missing or stands twice: items would go to the wrong recipe.
+    """
     kept = trial.user_attrs[ATTRIBUTE]
+    if kept["number"] != trial.number:
+        raise StudyError(
+            f"the journal's records must be whole and in order, got number {kept['number']} in "
+            f"place {trial.number} ({kept['name']}); restore the journal from a backup"
+        )
     return Candidate(
         number=trial.number,
         name=kept["name"],
@@ -72,3 +83,9 @@ def candidate_of(trial: FrozenTrial) -> Candidate:
         seconds=kept["seconds"],
         failure=kept["failure"],
     )
+
+
+def finalists(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
+    """Return the best candidates on the search items, baselines left out; ties by number."""
+    scored = [c for c in candidates if not c.is_baseline and c.value is not None]
+    return sorted(scored, key=lambda c: (-(c.value or 0.0), c.number))[:count]

@@ -14,6 +14,7 @@ from ..evals.scorer import PathReport, Scorer
 from ..evals.splits import CONFIRM, GUARD, SEARCH
 from ..evals.tasks import FrozenTask
 from ..merge.engine import MergeEngine
+from ..merge.methods import METHODS
 from .assembly import Parts, build_engine, choose_device, make_scorer, open_parts, set_threads
 from .config import Config
 from .format import duration
@@ -54,6 +55,7 @@ def check(config: Config) -> Iterator[str]:
     parts = open_parts(config)
     yield from _parents_lines(parts)
     yield from _tasks_lines(parts)
+    yield from _objective_lines(parts)
     yield from _space_lines(parts)
     engine = build_engine(parts)
     yield _memory_line(parts, engine)
@@ -130,10 +132,21 @@ def _items(task: FrozenTask, split: str) -> int:
     return len(task.doc_ids.get(split, ()))
 
 
+def _objective_lines(parts: Parts) -> Iterator[str]:
+    lower = [task.name for task in parts.tasks if not task.higher_is_better]
+    if lower and len(parts.tasks) > 1:
+        yield (
+            f"advice: {', '.join(lower)} has no upper bound and may outweigh the other tasks in a "
+            "mean; bits_per_byte moves least"
+        )
+
+
 def _space_lines(parts: Parts) -> Iterator[str]:
     space, trials = parts.space, parts.config.search.trials
+    method = METHODS[space.method]
+    yield f"method: {method.name}: {method.summary} ({method.paper})"
     yield (
-        f"space: {len(space.genes)} genes ({space.method}, {space.depth.shape} x "
+        f"space: {len(space.genes)} genes ({space.depth.shape} x "
         f"{'/'.join(space.kinds)}, weights in [{space.weight[0]:g}, {space.weight[1]:g}])"
     )
     share = 1 / len(space.parents)

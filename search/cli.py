@@ -7,12 +7,15 @@ wrong; 130 ended early by Ctrl-C or SIGTERM, to be continued by the same command
 from __future__ import annotations
 
 import importlib.metadata
+import io
 import logging
 import os
+import shlex
+import signal
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -90,16 +93,23 @@ def search(
 
     console = _console()
     _quieten_libraries()
-    with make_reporter(console) as reporter, soft_stop(reporter.note) as should_stop:
-        outcome = run_search(loaded, reporter, should_stop)
+    remedy = "nothing finished is lost; the same command continues"
+    try:
+        with make_reporter(console) as reporter, soft_stop(reporter.note) as should_stop:
+            outcome = run_search(loaded, reporter, should_stop)
+    except KeyboardInterrupt:
+        _fail(f"interrupted; {remedy}", INTERRUPTED)
+    except OSError as error:
+        _fail(f"{error}; {remedy}", FAILED)
     folder = loaded.results_folder
-    console.print(table(outcome.board))
+    console.print(table(outcome.board, width=console.width))
     _say(console, verdict_sentence(outcome.board))
     _say(console, f"report: {folder}/leaderboard.md and leaderboard.csv")
     if not outcome.finished:
         _say(console, "ended early: the same command continues")
         raise typer.Exit(INTERRUPTED)
-    _say(console, f"export the winner: heterosis export {folder} --out DIR")
+    if outcome.board.winner:
+        _say(console, f"export the winner: heterosis export {shlex.quote(str(folder))} --out DIR")
 
 
 @app.command()
@@ -112,7 +122,7 @@ def check(config: ConfigArgument) -> None:
     console = _console()
     for line in lines(loaded):
         _say(console, line)
-    _say(console, f"ready: heterosis search {config}")
+    _say(console, f"ready: heterosis search {shlex.quote(config)}")
 
 
 @app.command()
@@ -125,14 +135,22 @@ def leaderboard(
 ) -> None:
     """Show the leaderboard of a study, or of all studies in a folder."""
     from . import views
-    from .journal import find_studies
+    from .journal import StudyError, find_studies
     from .leaderboard import read_leaderboard
 
     console = _console()
-    for folder in find_studies(results):
-        board = read_leaderboard(folder)
+    folders = find_studies(results)
+    for folder in folders:
+        try:
+            board = read_leaderboard(folder)
+        except StudyError as error:
+            if len(folders) == 1:
+                raise
+            sys.stderr.write(f"heterosis: {error}\n")
+            continue
         if format_ is Format.table:
-            console.print(views.table(board, rows=None if all_rows else views.SHORT))
+            shown = None if all_rows else views.SHORT
+            console.print(views.table(board, rows=shown, width=console.width))
             _say(console, views.verdict_sentence(board))
         else:
             write = views.markdown if format_ is Format.md else views.csv_text
@@ -186,7 +204,7 @@ def _load(
 def _console() -> Console:
     from rich.console import Console
 
-    width = None if sys.stdout.isatty() else 200
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200
     return Console(width=width)
 
 
@@ -212,12 +230,14 @@ def _quieten_libraries() -> None:
 
 def main() -> None:
     """Run the command line; what went wrong is one line on stderr, and an exit code."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: drafts are removed
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         app()
-    except KeyboardInterrupt:
-        _fail("interrupted; nothing finished is lost, the same command continues", INTERRUPTED)
     except OSError as error:
-        _fail(f"{error}; nothing finished is lost, the same command continues", FAILED)
+        _fail(str(error), FAILED)
     except (ValueError, RuntimeError) as error:
         if not _is_ours(error):
             raise
@@ -232,6 +252,6 @@ def _is_ours(error: BaseException) -> bool:
     return trace is not None and trace.tb_frame.f_globals["__name__"].startswith("heterosis.")
 
 
-def _fail(message: str, code: int) -> None:
+def _fail(message: str, code: int) -> NoReturn:
     sys.stderr.write(f"heterosis: error: {message}\n")
     sys.exit(code)

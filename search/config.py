@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -25,10 +25,13 @@ from pydantic import (
     model_validator,
 )
 
+from ..evals.task_files import is_path
 from ..merge.methods import METHODS
 
 PARENT_NAME = re.compile(r"[A-Za-z0-9_-]+")
 RESULTS = Path("results")
+MOST_POINTS = 1000
+"""Upper bound of `depth`'s K: more than any model has layers."""
 
 
 class ConfigError(ValueError):
@@ -48,15 +51,15 @@ class Section(BaseModel):
         known = {field.alias or name for name, field in cls.model_fields.items()}
         for key in values:
             if key not in known and key not in cls.model_fields:
-                raise ValueError(unknown_key(str(key), known))
+                raise ValueError(f"unknown key `{key}`; {hint(str(key), known)}")
         return values
 
 
-def unknown_key(key: str, known: set[str]) -> str:
-    """Say that ``key`` is not known and which known key is nearest to it."""
-    nearest = difflib.get_close_matches(key, sorted(known), n=1)
-    hint = f"did you mean `{nearest[0]}`?" if nearest else f"known keys: {', '.join(sorted(known))}"
-    return f"unknown key `{key}`; {hint}"
+def hint(word: str, known: Iterable[str]) -> str:
+    """Return the known word nearest to one that is not known, else all known ones."""
+    words = sorted(known)
+    nearest = difflib.get_close_matches(word, words, n=1)
+    return f"did you mean `{nearest[0]}`?" if nearest else f"known: {', '.join(words)}"
 
 
 def _as_interval(value: Any) -> Any:
@@ -85,7 +88,7 @@ class Depth(Section):
     shape: Literal["constant", "control_points", "blocks", "layers"]
     """constant: one value; control_points: linear between k points; blocks: k equal steps;
     layers: every layer free."""
-    count: int = 1
+    count: int = Field(default=1, ge=1, le=MOST_POINTS)
     """k of control_points and blocks; 1 or more."""
 
     @model_validator(mode="before")
@@ -99,18 +102,19 @@ class Depth(Section):
             return values
         if isinstance(values, Mapping) and len(values) == 1:
             shape, count = next(iter(values.items()))
-            if shape in ("control_points", "blocks") and isinstance(count, int) and count >= 1:
+            is_count = isinstance(count, int) and 1 <= count <= MOST_POINTS
+            if shape in ("control_points", "blocks") and is_count:
                 return {"shape": shape, "count": count}
         raise ValueError(
-            "must be `constant`, `layers`, `{control_points: K}` or `{blocks: K}` with K >= 1, "
-            f"got {values!r}"
+            "must be `constant`, `layers`, `{control_points: K}` or `{blocks: K}` with K in "
+            f"1..{MOST_POINTS}, got {values!r}"
         )
 
 
 class TaskSection(Section):
     """One lm-eval task that candidates are scored on."""
 
-    task: str
+    task: str = Field(min_length=1)
     """lm-eval task name, or the path of a task YAML (relative to this configuration)."""
     num_fewshot: int | None = Field(default=None, ge=0)
     metric: str | None = None
@@ -136,7 +140,7 @@ class MergeSection(Section):
     method: str = "task_arithmetic"
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     """Of the resident model: the exported file is exactly what was scored."""
-    device: str = "auto"
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     """`auto` (cuda where there is one), `cpu`, `cuda`, `cuda:1`."""
     mask_seed: int = Field(default=0, ge=0, lt=2**63)
 
@@ -144,9 +148,9 @@ class MergeSection(Section):
     @classmethod
     def _known_method(cls, method: str) -> str:
         if method not in METHODS:
-            nearest = difflib.get_close_matches(method, METHODS, n=1)
-            hint = f"; did you mean `{nearest[0]}`?" if nearest else ""
-            raise ValueError(f"must be one of {', '.join(METHODS)}, got `{method}`{hint}")
+            raise ValueError(
+                f"must be a known merge method, got `{method}`; {hint(method, METHODS)}"
+            )
         return method
 
 
@@ -191,35 +195,53 @@ class SearchSection(Section):
     sampler: str = "CmaEsSampler"
     """Any sampler class of ``optuna.samplers``."""
     sampler_args: dict[str, Any] = Field(default_factory=dict)
+    """Arguments of that class, without its seed: that comes from ``run_seed``."""
     run_seed: int = Field(default=0, ge=0, lt=2**63)
     objective: Literal["mean", "min", "harmonic"] = "mean"
     """How the tasks' scores become the one number that the sampler sees."""
     finalists: int = Field(default=5, ge=1)
     """Best candidates that are scored on the confirm and guard items at the end."""
 
+    @field_validator("sampler_args")
+    @classmethod
+    def _no_seed(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+        if "seed" in arguments:
+            raise ValueError("must not hold `seed`, every trial has its own; use `search.run_seed`")
+        return arguments
+
+
+Rate = Annotated[float, Field(ge=0, lt=1)]
+
 
 class BaselinesSection(Section):
     """Null baselines: the merges that anyone would try first, scored before the search."""
 
-    lambdas: tuple[float, ...] = (0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
+    lambdas: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] = (
+        0.2,
+        0.3,
+        0.4,
+        0.6,
+        0.8,
+        1.0,
+    )
     """Of task arithmetic with weight 1 for every parent."""
-    ties_drop_rates: tuple[float, ...] = (0.8, 0.5)
+    ties_drop_rates: tuple[Rate, ...] = (0.8, 0.5)
     """0.8 is the default of the TIES paper (the top 20 % are kept)."""
-    dare_ties_drop_rates: tuple[float, ...] = (0.5, 0.9)
+    dare_ties_drop_rates: tuple[Rate, ...] = (0.5, 0.9)
 
 
 class EvalSection(Section):
     """How models are scored."""
 
     batch_size: int = Field(default=32, ge=1)
-    threads: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    threads: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = "auto"
     """CPU threads of torch; `auto` measures at the start of the study and keeps to it."""
 
 
 class Config(Section):
     """A whole search. Paths are absolute once read."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
+    name: str = Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")
     base: Path
     parents: dict[str, Path] = Field(min_length=1)
     made_by: str | None = None
@@ -278,7 +300,7 @@ def find_config(name: str) -> Path:
     Raises:
         ConfigError: If there is neither.
     """
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))  # noqa: PTH111 - an unknown ~user is left as it is
     if path.is_dir() and (path / "search.yaml").is_file():
         return path / "search.yaml"
     if path.is_file():
@@ -293,6 +315,18 @@ def find_config(name: str) -> Path:
     )
 
 
+class _OnceLoader(yaml.SafeLoader):
+    """Reads plain YAML; a key that stands twice is an error, not a silent last word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Build one mapping."""
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise ValueError(f"the key `{key}` stands twice{node.start_mark}")
+        return super().construct_mapping(node, deep)
+
+
 def load_config(path: Path) -> Config:
     """Read and check a configuration; relative paths are taken from the file's own directory.
 
@@ -300,8 +334,8 @@ def load_config(path: Path) -> Config:
         ConfigError: One line per fault, each with the key, the value and the law.
     """
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_OnceLoader)
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(
             f"{path}: not readable as YAML: {' '.join(str(error).split())}"
         ) from error
@@ -316,7 +350,13 @@ def load_config(path: Path) -> Config:
 
 def _lines(error: ValidationError) -> list[str]:
     lines = []
+    places = [fault["loc"] for fault in error.errors()]
     for fault in error.errors():
+        inside = any(
+            other[: len(fault["loc"])] == fault["loc"] for other in places if other != fault["loc"]
+        )
+        if fault["type"] == "too_short" and inside:
+            continue  # its faulty members were left out: they are told
         where = ".".join(str(part) for part in fault["loc"])
         what = fault["msg"].removeprefix("Value error, ")
         if fault["type"] == "missing":
@@ -330,10 +370,10 @@ def _lines(error: ValidationError) -> list[str]:
 
 def _with_absolute_paths(config: Config, folder: Path) -> Config:
     def absolute(path: Path | str) -> Path:
-        return folder / Path(os.path.expandvars(path)).expanduser()
+        return folder / os.path.expanduser(os.path.expandvars(path))  # noqa: PTH111
 
     def task(section: TaskSection) -> TaskSection:
-        if not section.task.endswith((".yaml", ".yml")):
+        if not is_path(section.task):
             return section
         return section.model_copy(update={"task": str(absolute(section.task))})
 

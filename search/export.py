@@ -6,9 +6,10 @@ exactly the candidate's scores, else nothing is left behind.
 
 from __future__ import annotations
 
-import logging
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,15 +29,19 @@ from .assembly import (
     make_scorer,
     open_parts,
     set_threads,
-    versions,
 )
 from .card import model_card
 from .config import Config
 from .journal import Journal, StudyError
 from .leaderboard import Leaderboard, Row, read_leaderboard
-from .lm_eval_commands import CONFIRM_SAMPLES, confirm_commands, confirm_samples, portable
+from .lm_eval_commands import (
+    CONFIRM_SAMPLES,
+    confirm_commands,
+    confirm_samples,
+    portable_commands,
+)
 
-log = logging.getLogger(__name__)
+SIZE = re.compile(r"\d+(\.\d+)?[KMGT]I?B", re.IGNORECASE)
 
 
 class ExportMismatchError(RuntimeError):
@@ -76,15 +81,19 @@ def export(
         ExportMismatchError: If the saved files give other scores.
     """
     check_goal(out)
+    if not SIZE.fullmatch(max_shard_size):
+        raise StudyError(
+            f"`max_shard_size` must be a size as `5GB` or `500MB`, got `{max_shard_size}`"
+        )
     board = read_leaderboard(study)
     row = choose_row(board, trial)
-    journal = Journal(study)
-    config = Config.model_validate(journal.manifest["config"])
+    manifest = Journal(study).begun
+    config = Config.model_validate(manifest["config"])
     parts = open_parts(config)
-    check_identity(journal.manifest["identity"], identity(parts), str(study))
+    check_identity(manifest["identity"], identity(parts), study, but=("versions",))
     stored = _stored(study, row)
     commands = confirm_commands(parts, out.resolve())
-    threads = journal.manifest["machine"]["threads"]
+    machine = manifest["machine"]
     recipe = row.candidate.recipe
     engine = build_engine(parts)
     folder = export_model(
@@ -92,11 +101,11 @@ def export(
         recipe,
         parts.parents,
         out,
-        card=model_card(board, row, config, portable(parts, out.resolve(), commands)),
+        card=model_card(board, row, config, portable_commands(parts)),
         extra_files={CONFIRM_SAMPLES: confirm_samples(parts)},
         max_shard_size=max_shard_size,
-        provenance={"study": board.name, "trial": row.candidate.number, "versions": versions()},
-        verify=lambda saved: _verify(parts, saved, stored, threads),
+        provenance={"study": board.name, "trial": row.candidate.number},
+        verify=lambda saved: _verify(parts, saved, stored, machine),
     )
     return Exported(folder, row, tuple(stored), commands)
 
@@ -123,19 +132,29 @@ def choose_row(board: Leaderboard, trial: int | None) -> Row:
 
 def _stored(study: Path, row: Row) -> dict[str, ItemScores]:
     store = ItemStore(study / "items")
-    read = {split: store.read(row.candidate.number, split) for split in (SEARCH, CONFIRM)}
-    return {split: scores for split, scores in read.items() if scores is not None}
+    number, stored = row.candidate.number, {}
+    for split in (SEARCH, CONFIRM) if row.confirm else (SEARCH,):
+        scores = store.read(number, split)
+        if scores is None:
+            raise StudyError(
+                f"{study}: the {split} items of trial {number} are not in the item store, so the "
+                "export could not be verified; the search command scores them again"
+            )
+        stored[split] = scores
+    return stored
 
 
-def _verify(parts: Parts, saved: Path, stored: dict[str, ItemScores], threads: int) -> None:
+def _verify(
+    parts: Parts, saved: Path, stored: dict[str, ItemScores], machine: dict[str, Any]
+) -> None:
     """Load the saved files and score them: every item must come out as it is stored."""
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         saved, dtype=resident_dtype(parts.config.merge.dtype), local_files_only=True
     )
     model.to(torch.device(choose_device(parts.config)))  # pyright: ignore[reportArgumentType]
     scorer = make_scorer(parts, model)
-    scorer.self_check()
-    set_threads(parts, scorer, threads)
+    set_threads(parts, scorer, machine["threads"])
+    scorer.path = machine["path"]
     for split, expected in stored.items():
         found = scorer.score(split)
         if not np.array_equal(found.value, expected.value):

@@ -39,15 +39,19 @@ def lock_folder(folder: Path) -> Iterator[None]:
     Raises:
         StudyError: If another process holds it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK, timeout=0)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout:
         raise StudyError(
             f"{folder}: another process is searching in this folder; wait for it, or give "
             "this search a folder of its own with --results"
         ) from None
+    except OSError as error:
+        raise StudyError(
+            f"{folder}: not a folder that can be written to ({error}); give another by --results"
+        ) from error
     try:
         yield
     finally:
@@ -75,7 +79,7 @@ class Journal:
             raise StudyError(f"{folder}: holds no study ({JOURNAL} is missing)")
         try:
             self._study = self._open(write)
-        except (ValueError, KeyError, AssertionError) as error:
+        except (ValueError, KeyError, TypeError, AssertionError) as error:
             raise StudyError(
                 f"{self.path}: the journal is damaged ({error}); restore it from a backup, or "
                 "search in another folder with --results"
@@ -112,6 +116,17 @@ class Journal:
         """What was searched, with what; empty before the study has begun."""
         return self._study.user_attrs.get(MANIFEST, {})
 
+    @property
+    def begun(self) -> dict[str, Any]:
+        """The manifest of a study that has begun.
+
+        Raises:
+            StudyError: If it has not: its search is still starting, or ended while it was.
+        """
+        if not self.manifest:
+            raise StudyError(f"{self.folder}: this study has not begun yet; run its search again")
+        return self.manifest
+
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
         """Record what is searched."""
         self._study.set_user_attr(MANIFEST, dict(manifest))
@@ -138,7 +153,7 @@ def cut_torn_tail(path: Path) -> int:
     data = path.read_bytes()
     whole = len(data) if data.endswith(b"\n") else data.rfind(b"\n") + 1
     last = data.rfind(b"\n", 0, max(whole - 1, 0)) + 1
-    if whole and not _is_json(data[last:whole]):
+    if whole and not _is_record(data[last:whole]):
         whole = last
     torn = len(data) - whole
     if torn:
@@ -149,12 +164,11 @@ def cut_torn_tail(path: Path) -> int:
     return torn
 
 
-def _is_json(line: bytes) -> bool:
+def _is_record(line: bytes) -> bool:
     try:
-        json.loads(line)
+        return isinstance(json.loads(line), dict)
     except ValueError:
         return False
-    return True
 
 
 def find_studies(results: Path) -> list[Path]:

@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..evals.scores import Difference, ItemScores, TaskScore, paired_difference
+from ..evals.comparison import Difference, paired_difference
+from ..evals.scores import ItemScores, TaskScore
 from ..evals.splits import CONFIRM, GUARD
 from ..evals.store import ItemStore
-from .candidate import Candidate, candidate_of
+from .candidate import Candidate, candidate_of, finalists
 from .journal import Journal
 from .objective import Objective
 
@@ -35,8 +36,9 @@ class Row:
         guard: Guard task -> score.
         to_parent: Paired difference to the best parent on the confirm items.
         to_uniform: The same to the uniform merge.
-        verdict: ``better`` than every baseline, ``tie``, ``worse`` than the best of them,
-            ``unconfirmed``, ``baseline`` or ``failed``.
+        verdict: ``better`` than every baseline, ``worse`` than the best of them, ``tie`` if neither
+            is shown; ``unconfirmed``, ``baseline`` or ``failed``.
+        unbeaten: The best baseline that a ``tie`` or ``worse`` is not shown to beat.
     """
 
     candidate: Candidate
@@ -48,6 +50,7 @@ class Row:
     to_parent: Difference | None = None
     to_uniform: Difference | None = None
     verdict: str = "unconfirmed"
+    unbeaten: str | None = None
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,6 @@ class Leaderboard:
     Attributes:
         name: Of the study.
         folder: Where it lies.
-        tasks: Names of the tasks that make the objective.
         objective: Rule and weights.
         rows: Best first; failures last.
         best_parent: Name of the parent that the differences refer to, or None.
@@ -66,11 +68,15 @@ class Leaderboard:
 
     name: str
     folder: Path
-    tasks: tuple[str, ...]
     objective: Objective
     rows: tuple[Row, ...]
     best_parent: str | None
     finished: bool
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the tasks that make the objective."""
+        return self.objective.tasks
 
     @property
     def guards(self) -> tuple[str, ...]:
@@ -91,32 +97,35 @@ class Leaderboard:
 def read_leaderboard(folder: Path) -> Leaderboard:
     """Derive the leaderboard of the study in a folder.
 
+    Confirm scores count for the baselines and for today's finalists alone: after an early end
+    others may have been confirmed too, and who is on the board must not depend on that.
+
     Raises:
-        StudyError: If there is no study, or it is damaged.
+        StudyError: If there is no study, or it has not begun, or it is damaged.
     """
     journal, store = Journal(folder), ItemStore(folder / "items")
-    manifest = journal.manifest
-    objective = Objective(
-        manifest["objective"]["rule"],
-        manifest["objective"]["weights"],
-        manifest["objective"]["signs"],
-    )
+    config, objective = journal.begun["config"], Objective(**journal.begun["identity"]["objective"])
     candidates = [candidate_of(trial) for trial in journal.trials]
-    confirmed = {c.number: s for c in candidates if (s := store.read(c.number, CONFIRM))}
-    guards = {c.number: s for c in candidates if (s := store.read(c.number, GUARD))}
+    chosen = finalists(candidates, config["search"]["finalists"])
+    confirmable = [c for c in candidates if c.is_baseline] + chosen
+    confirmed, guards = (_read(store, confirmable, split) for split in (CONFIRM, GUARD))
     rows = [_row(c, objective, confirmed.get(c.number), guards.get(c.number)) for c in candidates]
-    parent, rows = _with_differences(rows, confirmed, objective)
-    rows = _with_verdicts(rows, confirmed, objective)
+    rows = _compared(rows, confirmed, objective)
     searched = sum(not c.is_baseline for c in candidates)
+    parent = _best(rows, "parent")
     return Leaderboard(
-        name=manifest["config"]["name"],
+        name=config["name"],
         folder=folder,
-        tasks=tuple(objective.weights),
         objective=objective,
         rows=_ranked(rows),
-        best_parent=parent,
-        finished=searched >= manifest["config"]["search"]["trials"],
+        best_parent=parent.candidate.name if parent else None,
+        finished=searched >= config["search"]["trials"],
     )
+
+
+def _read(store: ItemStore, candidates: Sequence[Candidate], split: str) -> dict[int, ItemScores]:
+    read = {c.number: store.read(c.number, split) for c in candidates}
+    return {number: scores for number, scores in read.items() if scores is not None}
 
 
 def combined(scores: Mapping[str, TaskScore], objective: Objective) -> TaskScore:
@@ -145,46 +154,72 @@ def _row(
     )
 
 
-def _with_differences(
+def _compared(
     rows: Sequence[Row], confirmed: Mapping[int, ItemScores], objective: Objective
-) -> tuple[str | None, list[Row]]:
-    """Add the paired differences to the best parent and to the uniform merge."""
-    parent = _best([row for row in rows if row.candidate.kind == "parent"])
-    uniform = _best([row for row in rows if row.candidate.kind == "uniform"])
+) -> list[Row]:
+    """Compare every confirmed row with every baseline, and judge the searched ones."""
+    against = _differences(rows, confirmed, objective)
+    parent, uniform, best = (_best(rows, kind) for kind in ("parent", "uniform", None))
+    out = []
+    for row in rows:
+        mine = against.get(row.candidate.number, {})
+        row = replace(
+            row,
+            to_parent=mine.get(parent.candidate.number) if parent else None,
+            to_uniform=mine.get(uniform.candidate.number) if uniform else None,
+        )
+        if mine and best and not row.candidate.is_baseline:
+            row = _judged(row, mine, rows, best)
+        out.append(row)
+    return out
 
-    def difference(row: Row, other: Row | None) -> Difference | None:
-        if other is None or row is other or row.confirm is None:
-            return None
-        mine, theirs = confirmed[row.candidate.number], confirmed[other.candidate.number]
-        return paired_difference(mine, theirs, objective.weights)
 
-    compared = [
-        replace(row, to_parent=difference(row, parent), to_uniform=difference(row, uniform))
+def _differences(
+    rows: Sequence[Row], confirmed: Mapping[int, ItemScores], objective: Objective
+) -> dict[int, dict[int, Difference]]:
+    """Candidate -> baseline -> difference, p-values corrected for the number of finalists."""
+    numbers = [row.candidate.number for row in rows if row.candidate.number in confirmed]
+    baselines = [n for n in numbers if rows[n].candidate.is_baseline]
+    searched = [n for n in numbers if not rows[n].candidate.is_baseline]
+    against = {
+        n: {
+            b: paired_difference(confirmed[n], confirmed[b], objective) for b in baselines if b != n
+        }
+        for n in numbers
+    }
+    for b in baselines:
+        corrected = holm([against[n][b].p for n in searched])
+        for n, p in zip(searched, corrected, strict=True):
+            against[n][b] = replace(against[n][b], p=p)
+    return against
+
+
+def _best(rows: Sequence[Row], kind: str | None) -> Row | None:
+    """The confirmed baseline of a kind, or of any, with the highest confirm score."""
+    found = [
+        row
         for row in rows
+        if row.confirm and row.candidate.is_baseline and kind in (None, row.candidate.kind)
     ]
-    return parent.candidate.name if parent else None, _holm_corrected(compared)
+    return max(found, key=_confirm_value) if found else None
 
 
-def _best(rows: Sequence[Row]) -> Row | None:
-    confirmed = [row for row in rows if row.confirm]
-    return max(confirmed, key=_confirm_value) if confirmed else None
+def _judged(row: Row, against: Mapping[int, Difference], rows: Sequence[Row], best: Row) -> Row:
+    """Give a searched candidate its verdict, and the baseline that it is not shown to beat."""
+    unbeaten = [
+        rows[number]
+        for number, difference in against.items()
+        if not (difference.value > 0 and difference.p < ALPHA)
+    ]
+    if not unbeaten:
+        return replace(row, verdict="better")
+    to_best = against[best.candidate.number]
+    verdict = "worse" if to_best.value < 0 and to_best.p < ALPHA else "tie"
+    return replace(row, verdict=verdict, unbeaten=max(unbeaten, key=_confirm_value).candidate.name)
 
 
 def _confirm_value(row: Row) -> float:
     return row.confirm.value if row.confirm else -math.inf
-
-
-def _holm_corrected(rows: list[Row]) -> list[Row]:
-    """Correct the p-values of the searched candidates for their number; baselines stay."""
-    for name in ("to_parent", "to_uniform"):
-        tested = [
-            (index, difference)
-            for index, row in enumerate(rows)
-            if not row.candidate.is_baseline and (difference := getattr(row, name))
-        ]
-        for (index, difference), p in zip(tested, holm([d.p for _, d in tested]), strict=True):
-            rows[index] = replace(rows[index], **{name: replace(difference, p=p)})
-    return rows
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -199,53 +234,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
         running = max(running, min((len(p_values) - step) * p_values[index], 1.0))
         corrected[index] = running
     return corrected
-
-
-def _with_verdicts(
-    rows: Sequence[Row], confirmed: Mapping[int, ItemScores], objective: Objective
-) -> list[Row]:
-    """Judge every confirmed candidate against every baseline."""
-    baselines = [row for row in rows if row.candidate.is_baseline and row.confirm]
-    judged = [i for i, row in enumerate(rows) if row.verdict == "unconfirmed" and row.confirm]
-    if not baselines:
-        return list(rows)
-    best = max(baselines, key=_confirm_value)
-    against = {
-        index: {
-            b.candidate.number: paired_difference(
-                confirmed[rows[index].candidate.number],
-                confirmed[b.candidate.number],
-                objective.weights,
-            )
-            for b in baselines
-        }
-        for index in judged
-    }
-    corrected = {
-        b.candidate.number: dict(
-            zip(judged, holm([against[i][b.candidate.number].p for i in judged]), strict=True)
-        )
-        for b in baselines
-    }
-    out = list(rows)
-    for index in judged:
-        verdict = _verdict(index, against[index], corrected, best.candidate.number)
-        out[index] = replace(rows[index], verdict=verdict)
-    return out
-
-
-def _verdict(
-    index: int,
-    against: Mapping[int, Difference],
-    corrected: Mapping[int, Mapping[int, float]],
-    best: int,
-) -> str:
-    significant = {number: corrected[number][index] < ALPHA for number in against}
-    if all(significant[number] and against[number].value > 0 for number in against):
-        return "better"
-    if significant[best] and against[best].value < 0:
-        return "worse"
-    return "tie"
 
 
 def _ranked(rows: Sequence[Row]) -> tuple[Row, ...]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import shlex
 from collections import defaultdict
-from collections.abc import Sequence
 from pathlib import Path
 
 from ..evals.splits import CONFIRM
@@ -27,32 +26,36 @@ def confirm_samples(parts: Parts) -> str:
 
 
 def confirm_commands(parts: Parts, out: Path) -> tuple[str, ...]:
-    """Return shell lines, one per folder of task files and number of shots."""
-    groups: dict[tuple[Path | None, int], list[FrozenTask]] = defaultdict(list)
-    for task in parts.tasks:
-        groups[task.source.parent if task.source else None, task.num_fewshot].append(task)
+    """Return shell lines for this machine, one per folder of task files and number of shots."""
     return tuple(
-        _command(parts, out, folder, shots, tasks) for (folder, shots), tasks in groups.items()
+        _command(parts, shlex.quote(str(out)), shlex.quote(str(folder)), shots, tasks)
+        for (folder, shots), tasks in _groups(parts).items()
     )
 
 
-def portable(parts: Parts, out: Path, commands: Sequence[str]) -> tuple[str, ...]:
-    """Return the lines with the places of this machine as $MODEL and $TASKS: they are published."""
-    folders = {str(task.source.parent) for task in parts.tasks if task.source}
-    for folder in folders:
-        commands = [line.replace(f"cd {shlex.quote(folder)}", 'cd "$TASKS"') for line in commands]
-    return tuple(line.replace(str(out), "$MODEL") for line in commands)
+def portable_commands(parts: Parts) -> tuple[str, ...]:
+    """Return the same lines for a published card: places are $MODEL and $TASKS."""
+    return tuple(
+        _command(parts, '"$MODEL"', '"$TASKS"' if folder else "None", shots, tasks)
+        for (folder, shots), tasks in _groups(parts).items()
+    )
 
 
-def _command(
-    parts: Parts, out: Path, folder: Path | None, shots: int, tasks: list[FrozenTask]
-) -> str:
+def _groups(parts: Parts) -> dict[tuple[Path | None, int], list[FrozenTask]]:
+    groups: dict[tuple[Path | None, int], list[FrozenTask]] = defaultdict(list)
+    for task in parts.tasks:
+        groups[task.source.parent if task.source else None, task.num_fewshot].append(task)
+    return groups
+
+
+def _command(parts: Parts, model: str, folder: str, shots: int, tasks: list[FrozenTask]) -> str:
+    """One shell line; ``model`` and ``folder`` are shell words, quoted where they need it."""
     config = parts.config
-    words = ["lm-eval", "run", "--model", "hf", "--model_args", f"pretrained={out}"]
+    words = ["lm-eval run --model hf --model_args", f"pretrained={model}"]
     words += [f"dtype={config.merge.dtype}", "softmax_dtype=float32"]
     words += ["--device", choose_device(config), "--batch_size", str(config.eval.batch_size)]
-    words += ["--tasks", *(task.name for task in tasks), "--num_fewshot", str(shots)]
-    words += ["--samples", str(out / CONFIRM_SAMPLES)]
-    if folder is None:
-        return shlex.join(words)
-    return f"cd {shlex.quote(str(folder))} && {shlex.join([*words, '--include_path', '.'])}"
+    words += ["--tasks", *(shlex.quote(task.name) for task in tasks), "--num_fewshot", str(shots)]
+    words += ["--samples", f"{model}/{CONFIRM_SAMPLES}"]
+    if tasks[0].source is None:
+        return " ".join(words)
+    return f"cd {folder} && {' '.join([*words, '--include_path', '.'])}"

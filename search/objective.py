@@ -13,9 +13,6 @@ from typing import Literal
 from ..evals.scores import TaskScore
 from .config import ConfigError
 
-STEP = 1e-6
-"""Of the numerical derivative; scores are of order 1."""
-
 
 @dataclass(frozen=True)
 class Objective:
@@ -40,6 +37,11 @@ class Objective:
             )
 
     @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the tasks that count."""
+        return tuple(self.weights)
+
+    @property
     def shares(self) -> dict[str, float]:
         """Weights as shares that sum to 1."""
         total = sum(self.weights.values())
@@ -59,12 +61,26 @@ class Objective:
             return 0.0
         return 1 / sum(share / turned[task] for task, share in self.shares.items())
 
+    def gradient(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Derivative of `value` by each task's score; the lowest task's alone for `min`."""
+        if self.rule == "mean":
+            return {task: share * self.signs[task] for task, share in self.shares.items()}
+        if self.rule == "min":
+            lowest = min(self.weights, key=lambda task: values[task])
+            return {lowest: 1.0}
+        whole = self.value(values)
+        return {
+            task: share * (whole / values[task]) ** 2 if whole else 0.0
+            for task, share in self.shares.items()
+        }
+
     def standard_error(self, scores: Mapping[str, TaskScore]) -> float:
-        """Standard error of the combined value, tasks independent (delta method)."""
+        """Standard error of the combined value, tasks independent (delta method).
+
+        Where several tasks share the minimum, it is the largest of theirs.
+        """
         values = {task: scores[task].value for task in self.weights}
-        variance = 0.0
-        for task in self.weights:
-            moved = values | {task: values[task] + STEP}
-            slope = (self.value(moved) - self.value(values)) / STEP
-            variance += (slope * scores[task].se) ** 2
-        return math.sqrt(variance)
+        if self.rule == "min":
+            return max(scores[t].se for t, value in values.items() if value == min(values.values()))
+        slopes = self.gradient(values)
+        return math.sqrt(sum((slopes[task] * scores[task].se) ** 2 for task in values))

@@ -5,7 +5,10 @@ Knows rich and finished candidates; nothing of how they came about.
 
 from __future__ import annotations
 
+import io
+import logging
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -18,11 +21,16 @@ from rich.text import Text
 from .candidate import Candidate
 from .format import duration, recipe_line, score
 
+log = logging.getLogger(__name__)
+
 TOP = 5
 
 
 class Reporter(Protocol):
     """Hears of a search's stages and finished candidates."""
+
+    def known(self, candidates: Sequence[Candidate]) -> None:
+        """Candidates that an earlier run has finished."""
 
     def stage(self, name: str, total: int, done: int = 0) -> None:
         """A stage of ``total`` candidates begins, ``done`` of which are known already."""
@@ -49,16 +57,23 @@ class Tracker:
         self.name, self.total, self.done, self.items = name, total, done, 0
         self._start, self._done_at_start = time.monotonic(), done
 
+    def known(self, candidates: Sequence[Candidate]) -> None:
+        """Take in the best of what was finished before."""
+        for candidate in candidates:
+            self._rank(candidate)
+
+    def _rank(self, candidate: Candidate) -> None:
+        if candidate.value is not None and candidate.number not in [c.number for c in self.top]:
+            ranked = sorted([*self.top, candidate], key=lambda c: (-(c.value or 0), c.number))
+            self.top = ranked[:TOP]
+
     def add(self, candidate: Candidate, items: int) -> None:
         """Count a candidate, keep the best."""
         self.done += 1
         self.items += items
         if candidate.value is None:
             self.failed += 1
-        elif candidate.number not in [other.number for other in self.top]:
-            self.top = sorted([*self.top, candidate], key=lambda c: (-(c.value or 0), c.number))[
-                :TOP
-            ]
+        self._rank(candidate)
 
     @property
     def items_per_second(self) -> float:
@@ -83,6 +98,19 @@ class Tracker:
         return " | ".join(parts)
 
 
+def _print(console: Console, message: str) -> None:
+    """Print a line; a viewer that has closed the pipe does not end the night."""
+    if console.file.closed:
+        return
+    try:
+        console.file.write(f"{message}\n")
+        console.file.flush()
+    except BrokenPipeError:
+        log.warning("nobody reads the output any more; going on without it")
+        console.quiet = True
+        console.file = io.StringIO()
+
+
 class PlainReporter:
     """Lines for a log file: each baseline, each new best, and a line every ten seconds."""
 
@@ -96,6 +124,10 @@ class PlainReporter:
 
     def __exit__(self, *_: object) -> None:
         pass
+
+    def known(self, candidates: Sequence[Candidate]) -> None:
+        """See `Reporter`."""
+        self._tracker.known(candidates)
 
     def stage(self, name: str, total: int, done: int = 0) -> None:
         """See `Reporter`."""
@@ -117,7 +149,7 @@ class PlainReporter:
 
     def note(self, message: str) -> None:
         """See `Reporter`."""
-        self._console.print(message, markup=False, highlight=False, soft_wrap=True)
+        _print(self._console, message)
 
 
 class LiveReporter:
@@ -143,6 +175,10 @@ class LiveReporter:
         trace: TracebackType | None,
     ) -> None:
         self._live.__exit__(kind, error, trace)
+
+    def known(self, candidates: Sequence[Candidate]) -> None:
+        """See `Reporter`."""
+        self._tracker.known(candidates)
 
     def stage(self, name: str, total: int, done: int = 0) -> None:
         """See `Reporter`."""

@@ -1,7 +1,8 @@
 """What to try next: a sampler over the finished candidates, kept in memory.
 
-Knows Optuna and the space. The sampler sees the candidates and those baselines that the space
-holds; a baseline outside the space would empty the intersection that CMA-ES works on.
+Knows Optuna and the space. The sampler is told the candidates and those baselines that the space
+holds; one outside the space would empty the intersection that CMA-ES works on. TPE and GP learn
+from such baselines; CMA-ES takes from them the space alone, and starts in its middle.
 """
 
 from __future__ import annotations
@@ -15,14 +16,34 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from .candidate import ATTRIBUTE
-from .config import SearchSection
-from .samplers import make_sampler
+from .config import ConfigError, SearchSection
+from .samplers import check_sampler, make_sampler
 from .space import Space
 
 SAMPLER_STATE = "sampler_state"
 """User attribute of a trial: what its sampler wrote into the study (QMC's place in its sequence,
 a genetic algorithm's parents). It comes back with the trial: a resumed search goes on alike.
 """
+
+
+def rehearse(space: Space, section: SearchSection) -> None:
+    """Let a sampler propose twice and forget it, so that wrong arguments show before the night.
+
+    Raises:
+        ConfigError: If it cannot.
+    """
+    check_sampler(section)
+    try:
+        proposer = Proposer(space, section)
+        proposer.given(space.middle, 0.0, {})
+        for number in (1, 2):
+            trial, _ = proposer.propose(number)
+            proposer.tell(trial, 0.0, {})
+    except (TypeError, ValueError, ImportError, AttributeError, AssertionError) as error:
+        raise ConfigError(
+            f"search.sampler `{section.sampler}` cannot propose with `sampler_args` "
+            f"{section.sampler_args}: {' '.join(str(error).split())}"
+        ) from error
 
 
 class Proposer:

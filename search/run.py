@@ -25,7 +25,6 @@ from .assembly import (
     make_scorer,
     open_parts,
     set_threads,
-    versions,
 )
 from .config import Config
 from .journal import Journal, lock_folder
@@ -65,11 +64,11 @@ def run_search(
         known = journal.manifest
         now = identity(parts)
         if known:
-            check_identity(known["identity"], now, str(folder))
+            check_identity(known["identity"], now, folder)
         bench, machine = _bench(parts, known.get("machine", {}), reporter)
         now["requests"] = bench.scorer.fingerprint
         if known:
-            check_identity(known["identity"], now, str(folder))
+            check_identity(known["identity"], now, folder)
         journal.write_manifest(_manifest(parts, now, machine))
         if journal.trials:
             reporter.note(f"{folder}: {len(journal.trials)} finished candidates found; continuing")
@@ -96,32 +95,26 @@ def _bench(
     parts.parents.check_values()
     engine = build_engine(parts)
     scorer = make_scorer(parts, engine.model)
-    report = scorer.self_check()
     threads = set_threads(parts, scorer, known.get("threads"))
-    machine = {"device": choose_device(parts.config), "threads": threads, "path": report.path}
+    report = scorer.self_check()
+    scorer.path = known.get("path", report.path)
+    machine = {"device": choose_device(parts.config), "threads": threads, "path": scorer.path}
     reporter.note(_said_of(report, machine))
     return Bench(engine, scorer, parts.objective), machine
 
 
 def _said_of(report: PathReport, machine: Mapping[str, Any]) -> str:
     return (
-        f"scoring by the {report.path} path ({report.reason}) on {machine['device']}, "
+        f"scoring by the {machine['path']} path ({report.reason}) on {machine['device']}, "
         f"{machine['threads']} CPU thread(s)"
     )
 
 
 def _manifest(parts: Parts, now: dict[str, Any], machine: dict[str, Any]) -> dict[str, Any]:
-    objective = parts.objective
     return {
         "config": parts.config.to_dict(),
         "identity": now,
-        "objective": {
-            "rule": objective.rule,
-            "weights": dict(objective.weights),
-            "signs": dict(objective.signs),
-        },
         "machine": machine,
-        "versions": versions(),
         "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 

@@ -21,9 +21,9 @@ from ..evals.store import ItemStore
 from ..merge.engine import MergeEngine, MergeFailure
 from ..merge.recipe import Recipe
 from .baselines import Baseline
-from .candidate import Candidate, candidate_of
+from .candidate import Candidate, candidate_of, finalists
 from .config import SearchSection
-from .journal import Journal
+from .journal import Journal, StudyError
 from .objective import Objective
 from .progress import Reporter
 from .proposer import Proposer
@@ -101,25 +101,37 @@ class Study:
         self._proposer = Proposer(space, section)
         self._candidates = [candidate_of(trial) for trial in journal.trials]
 
-    @property
-    def candidates(self) -> tuple[Candidate, ...]:
-        """All finished candidates and baselines, in order of number."""
-        return tuple(self._candidates)
-
     def run(self) -> bool:
         """Score the baselines, search, and confirm the finalists.
 
         Returns:
-            Whether every trial that was asked for is finished.
+            Whether every trial that was asked for is finished, and the finalists confirmed.
         """
         done = len(self._candidates)
         self._store.drop(lambda trial: trial >= done)
         for trial in self._journal.trials:
             self._proposer.observe(trial)
+        self._store.compact()
+        self._reporter.known(self._candidates)
+        self._restore_items()
         self._run_baselines()
         self._run_search()
-        self._confirm()
-        return self._remaining() == 0 and not self._missing_baselines()
+        is_confirmed = self._confirm()
+        return is_confirmed and self._remaining() == 0 and not self._missing_baselines()
+
+    def _restore_items(self) -> None:
+        """Score again what the item store has lost; the journal says what belongs there."""
+        kept = self._store.keys()
+        for candidate in self._candidates:
+            if candidate.value is None or (candidate.number, SEARCH) in kept:
+                continue
+            scores = self._bench.score(candidate.recipe, SEARCH)
+            if isinstance(scores, str):
+                raise StudyError(
+                    f"{candidate.name}: its lost items cannot be scored again: {scores}"
+                )
+            self._store.append(candidate.number, SEARCH, scores)
+            self._reporter.note(f"{candidate.name}: items were lost and have been scored again")
 
     def _missing_baselines(self) -> tuple[Baseline, ...]:
         """Baselines are the first trials, in their fixed order: the rest is missing."""
@@ -138,6 +150,12 @@ class Study:
             candidate, scores = self._evaluate(baseline.recipe, baseline.name, baseline.kind)
             trial = self._proposer.given(baseline.params, candidate.value, candidate.to_attribute())
             self._keep(trial, candidate, scores)
+        values = {c.value for c in self._scored_baselines()}
+        if missing and len(values) == 1:
+            self._reporter.note(
+                f"every baseline scores {values.pop():g}: do the tasks' `doc_to_target` and metric "
+                "say what you mean?"
+            )
 
     def _run_search(self) -> None:
         remaining = self._remaining()
@@ -177,9 +195,14 @@ class Study:
         self._candidates.append(candidate)
         self._reporter.finished(candidate, scores.n if scores else 0)
 
-    def _confirm(self) -> None:
-        """Score the finalists and all baselines on the items that the search never saw."""
+    def _confirm(self) -> bool:
+        """Score the finalists and all baselines on the items that the search never saw.
+
+        A stop that was asked for during the search ends the search alone; one that is asked for
+        here ends this too, after the candidate in hand.
+        """
         splits = (CONFIRM, GUARD) if self._bench.scorer.items(GUARD) else (CONFIRM,)
+        ended_early = self._should_stop()
         chosen = [*finalists(self._candidates, self._section.finalists), *self._scored_baselines()]
         work = [
             (candidate, [s for s in splits if not self._store.has(candidate.number, s)])
@@ -188,9 +211,12 @@ class Study:
         missing = [(candidate, needed) for candidate, needed in work if needed]
         self._stage("confirmation", len(missing), len(work))
         for candidate, needed in missing:
+            if self._should_stop() and not ended_early:
+                return False
             items = sum(self._confirm_one(candidate, split) for split in needed)
             self._reporter.finished(candidate, items)
         self._store.compact()
+        return True
 
     def _confirm_one(self, candidate: Candidate, split: str) -> int:
         scores = self._bench.score(candidate.recipe, split)
@@ -202,9 +228,3 @@ class Study:
 
     def _scored_baselines(self) -> Iterator[Candidate]:
         return (c for c in self._candidates if c.is_baseline and c.value is not None)
-
-
-def finalists(candidates: list[Candidate], count: int) -> list[Candidate]:
-    """Return the best candidates on the search items, baselines left out; ties by number."""
-    scored = [c for c in candidates if not c.is_baseline and c.value is not None]
-    return sorted(scored, key=lambda c: (-(c.value or 0.0), c.number))[:count]

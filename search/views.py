@@ -12,7 +12,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from ..evals.scores import Difference, TaskScore
+from ..evals.comparison import Difference
+from ..evals.scores import TaskScore
 from .format import p_value, recipe_line, score, short, signed
 from .leaderboard import Leaderboard, Row
 
@@ -21,13 +22,18 @@ SHORT = 10
 TOP_RECIPES = 5
 """Candidates whose recipes are written under the terminal table."""
 _WORDS = ("name", "verdict")
+_GAP = 3
+"""Characters between two columns."""
+_FIRST_TASK = 3
+"""Place of the first task's column, after rank, name and verdict."""
 
 
 def verdict_sentence(board: Leaderboard) -> str:
     """Say in one sentence what the search has found, on items that it never saw."""
     winner, baseline = board.winner, board.best_baseline
     if winner is None:
-        return "No candidate has been scored yet."
+        best = f"; the best is {baseline.candidate.name}" if baseline else ""
+        return f"No candidate has been scored yet, only baselines{best}."
     if winner.confirm is None or baseline is None or baseline.confirm is None:
         return f"{winner.candidate.name} leads the search items; nothing is confirmed yet."
     facts = (
@@ -39,7 +45,7 @@ def verdict_sentence(board: Leaderboard) -> str:
         return f"{name} beats every baseline: {facts}."
     if winner.verdict == "worse":
         return f"{name} is worse than the best baseline: {facts}."
-    return f"{name} cannot be told from the best baseline: {facts}."
+    return f"{name} is not shown to beat every baseline (not {winner.unbeaten}): {facts}."
 
 
 def columns(board: Leaderboard) -> list[str]:
@@ -97,26 +103,52 @@ def _difference(difference: Difference | None) -> tuple[str, str]:
     return ("-", "-") if difference is None else (signed(difference.value), p_value(difference.p))
 
 
-def table(board: Leaderboard, rows: int | None = SHORT) -> Group:
+def table(board: Leaderboard, rows: int | None = SHORT, width: int = 200) -> Group:
     """Return the leaderboard for a terminal: the best rows, all baselines, then the recipes.
 
     Args:
         board: What to show.
         rows: How many of the best rows; None: all.
+        width: Of the terminal in characters; columns that do not fit are left out whole.
     """
     shown = [
         row
         for row in board.rows
         if rows is None or (row.rank and row.rank <= rows) or row.candidate.is_baseline
     ]
+    titles = _short_columns(board)
+    texts = [_short_cells(board, row) for row in shown]
+    kept = _columns_that_fit(titles, texts, width, len(board.tasks), len(board.guards))
     view = Table(title=_title(board), title_justify="left", pad_edge=False, box=box.SIMPLE_HEAD)
-    for title in _short_columns(board):
-        view.add_column(title, no_wrap=True, justify="left" if title in _WORDS else "right")
-    for row in shown:
-        view.add_row(*_short_cells(board, row), style=_style(row))
+    for column in kept:
+        is_word = titles[column] in _WORDS
+        view.add_column(titles[column], no_wrap=True, justify="left" if is_word else "right")
+    for row, cells_ in zip(shown, texts, strict=True):
+        view.add_row(*(cells_[column] for column in kept), style=_style(row))
     searched = [row for row in shown if not row.candidate.is_baseline]
     recipes = [f"{row.candidate.name}: {_recipe(row)}" for row in searched[:TOP_RECIPES]]
     return Group(view, *(Text(line, overflow="fold") for line in recipes))
+
+
+def _columns_that_fit(
+    titles: Sequence[str], texts: Sequence[Sequence[str]], width: int, tasks: int, guards: int
+) -> list[int]:
+    """Leave out guards, then tasks, then the search score, then differences, until it fits."""
+    kept = list(range(len(titles)))
+    first = _FIRST_TASK
+    groups = [
+        range(len(titles) - guards, len(titles)),
+        range(first, first + tasks),
+        range(first + tasks, first + tasks + 1),
+        range(first + tasks + 2, first + tasks + 6),
+        range(2, 3),
+    ]
+    needed = [max(len(text) for text in column) for column in zip(titles, *texts, strict=True)]
+    for group in groups:
+        if sum(needed[column] + _GAP for column in kept) <= width:
+            break
+        kept = [column for column in kept if column not in group]
+    return kept
 
 
 def _title(board: Leaderboard) -> str:
@@ -181,12 +213,14 @@ def markdown(board: Leaderboard) -> str:
 
 
 def _notes(board: Leaderboard) -> Iterable[str]:
+    objective = board.objective
+    shares = ", ".join(f"{task} ({share:.0%})" for task, share in objective.shares.items())
     yield (
-        f"Objective: {board.objective.rule} over {', '.join(board.tasks)}. Ranked by the confirm "
-        "score where there is one, then by the search score. Rows marked * are null baselines. "
-        f"Δ is the paired difference of the tasks' weighted mean to {board.best_parent} (the best "
-        "parent) and to the uniform merge on the confirm items; p is two-sided and, for searched "
-        "candidates, Holm-corrected for the number of finalists."
+        f"Objective: {objective.rule} of {shares}. Ranked by it on the confirm items, then on "
+        "the search items. Rows marked * are null baselines. Δ is the paired difference in the "
+        f"objective to {board.best_parent} (the best parent) and to the uniform merge on the "
+        "confirm items; p is two-sided and, for searched candidates, Holm-corrected for the number "
+        "of finalists."
     )
 
 

@@ -74,11 +74,9 @@ def test_a_split_equals_the_same_documents_in_the_whole(scorer, tasks_folder, to
             assert part.margin[own] == pytest.approx(whole.margin[rows], abs=1e-4, nan_ok=True)
 
 
-def test_items_splits_weights_and_fingerprint(scorer, tasks_folder, tokenizer):
-    assert scorer.splits == ("search", "confirm")
+def test_items_and_fingerprint(scorer, tasks_folder, tokenizer):
     assert scorer.items("search") + scorer.items("confirm") == 24 * len(NAMES)
     assert scorer.items("guard") == 0
-    assert scorer.weights == dict.fromkeys(NAMES, 1.0)
     assert scorer.fingerprint == make(tasks_folder, tokenizer).fingerprint
     fewer = make(tasks_folder, tokenizer, NAMES[:2])
     assert fewer.fingerprint != scorer.fingerprint
@@ -238,7 +236,8 @@ def likelihood_task(folder, **changes) -> Any:
     if changes.pop("long", False):
         write_jsonl(folder / "d.jsonl", docs)
     config.pop("long", None)
-    return load_tasks([TaskSpec(str(write_task(folder, "own", **config)))], splits=Splits(1.0))
+    path = write_task(folder, "own", **config)
+    return load_tasks([TaskSpec(str(path), guard=True)], splits=Splits())
 
 
 @pytest.mark.parametrize(
@@ -265,9 +264,16 @@ def test_a_metric_that_is_no_number_is_named(tmp_path, tokenizer):
         "doc_to_target: ' {{a}}'\nprocess_results: !function own_metrics.pair\n"
         "metric_list: [{metric: m, aggregation: mean, higher_is_better: true}]\n"
     )
-    tasks = load_tasks([TaskSpec(str(path))], splits=Splits(1.0))
+    tasks = load_tasks([TaskSpec(str(path), guard=True)], splits=Splits())
     with pytest.raises(TaskError, match=r"metric 'm' must be one number per document.*\(1, 2\)"):
-        Scorer(tasks, tiny_model(), tokenizer).score("search")
+        Scorer(tasks, tiny_model(), tokenizer).score("guard")
+
+
+def test_answers_that_could_outgrow_the_model_are_refused(tmp_path, tokenizer):
+    changes = {"output_type": "generate_until", "metric_list": metric_list("exact_match")}
+    tasks = likelihood_task(tmp_path, **changes)
+    with pytest.raises(TaskError, match=r"`max_gen_toks` must be below the model's length 192"):
+        Scorer(tasks, tiny_model(), tokenizer)
 
 
 def test_nothing_is_printed_while_loading_and_scoring(tasks_folder, tokenizer, capfd):

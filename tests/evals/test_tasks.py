@@ -5,9 +5,10 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 from heterosis.evals import tasks as tasks_module
 from heterosis.evals.splits import Splits, doc_hash
-from heterosis.evals.tasks import FrozenTask, TaskError, TaskSpec, load_tasks, task_weights
+from heterosis.evals.tasks import FrozenTask, TaskError, TaskSpec, load_tasks
 
 from .tiny_models import metric_list, write_jsonl, write_task
 
@@ -69,7 +70,7 @@ def test_fingerprint_sees_metric_splits_prompts_and_data(tmp_path):
         load_one(path).fingerprint,
         load_one(path, metric="acc_norm").fingerprint,
         load_one(path, Splits(0.5)).fingerprint,
-        load_one(path, num_fewshot=1).fingerprint,
+        load_one(path, max_items=9).fingerprint,
         load_one(choice_task(tmp_path, doc_to_text="{{q}}?")).fingerprint,
     ]
     rows = [{"q": f"other {i}", "gold": 0} for i in range(10)]
@@ -95,7 +96,7 @@ def test_groups_expand_and_share_their_weight(tasks_folder):
     group.write_text("group: suite\ntask: [mc, {group: inner, task: [letters]}]\n")
     both = load_tasks([TaskSpec(str(group), weight=3.0)], splits=WHOLE)
     assert [t.name for t in both] == ["mc", "letters"]
-    assert task_weights(both) == {"mc": 1.5, "letters": 1.5}
+    assert [t.weight for t in both] == [1.5, 1.5]
 
 
 def test_groups_override_and_define_tasks_inline(tasks_folder):
@@ -244,8 +245,10 @@ def test_missing_split_of_the_data(tmp_path):
 
 
 def test_too_few_examples_for_the_shots(tmp_path):
+    files = dict.fromkeys(("test", "train"), tmp_path / "small.jsonl")
+    data = {"data_files": {name: str(path) for name, path in files.items()}}
     refused(
-        choice_task(tmp_path, fewshot_split="test"),
+        choice_task(tmp_path, fewshot_split="train", dataset_kwargs=data),
         "the prompt of doc 0 cannot be built: ValueError: Sample larger than population",
         num_fewshot=30,
     )
@@ -262,7 +265,9 @@ def test_duplicate_task_names(tasks_folder, tmp_path):
 
 
 def test_no_document_left_for_the_search(tmp_path):
-    with pytest.raises(TaskError, match="none of its 10 documents falls to the search"):
+    with pytest.raises(
+        TaskError, match=r"0 of its 10 documents fall to search .* at least 2 are needed"
+    ):
         load_one(choice_task(tmp_path), Splits(0.0001))
 
 
@@ -297,7 +302,7 @@ class TestBuiltIn:
 
     @pytest.mark.slow
     def test_unknown_name_has_its_nearest(self):
-        refused("helaswag", r"lm-eval has no task 'helaswag'; did you mean 'hellaswag'\? A task")
+        refused("helaswag", r"lm-eval has no task 'helaswag'; did you mean 'hellaswag'\? a task")
 
     @pytest.mark.slow
     def test_data_not_on_this_machine_are_a_quick_error(self):
@@ -310,3 +315,32 @@ class TestBuiltIn:
 def test_data_not_on_this_machine(tmp_path):
     path = choice_task(tmp_path, dataset_path="nobody/nothing", dataset_kwargs=None)
     refused(path, "its data are not on this machine and the hub does not give them .*while online")
+
+
+def test_the_fingerprint_knows_how_answers_are_scored(tasks_folder, tmp_path):
+    text = tasks_folder["mc"].read_text()
+    changes = {
+        "as it was": text,
+        "gold": text.replace("doc_to_target: ", "doc_to_target: 0 #"),
+        "direction": text.replace("higher_is_better: true", "higher_is_better: false"),
+    }
+    prints = {}
+    for name, changed in changes.items():
+        path = tasks_folder["mc"].parent / "changed.yaml"
+        path.write_text(changed)
+        prints[name] = load_one(path).fingerprint
+        path.unlink()
+    assert len(set(prints.values())) == len(changes)
+    assert prints["as it was"] == load_one(tasks_folder["mc"]).fingerprint
+
+
+def test_few_shot_examples_must_not_be_items(tasks_folder):
+    config = yaml.safe_load(tasks_folder["mc_first"].read_text())
+    for key in ("fewshot_split", "training_split"):
+        del config[key]
+    path = write_task(tasks_folder["mc"].parent, "leaky", **(config | {"task": "leaky"}))
+    with pytest.raises(
+        TaskError, match=r"few-shot examples must come from other documents .*'test'"
+    ):
+        load_tasks([TaskSpec(str(path), num_fewshot=2)], splits=WHOLE)
+    assert load_tasks([TaskSpec(str(path), num_fewshot=0)], splits=WHOLE)

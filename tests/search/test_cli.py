@@ -2,11 +2,13 @@
 
 import importlib.metadata
 import shutil
+import subprocess
 import sys
 
 import pytest
 import torch
 from heterosis.search.cli import main
+from heterosis.search.journal import Journal
 from safetensors.torch import load_file, save_file
 
 from .conftest import QUICKSTART
@@ -29,10 +31,10 @@ def heterosis(monkeypatch, capsys):
 def refused(outcome: tuple[int, str, str]) -> str:
     """The one line of a refusal, which ends with exit code 2."""
     code, _, err = outcome
-    lines = [line for line in err.splitlines() if "error" in line]
+    lines = [line for line in err.splitlines() if not line.startswith("Loading weights")]
     assert code == 2, err
     assert len(lines) == 1, err
-    assert "Traceback" not in err
+    assert lines[0].startswith("heterosis: error: ")
     return lines[0]
 
 
@@ -165,7 +167,46 @@ def test_a_parent_with_another_vocabulary(heterosis, small_search, tmp_path):
 def test_the_results_folder_cannot_be_made(heterosis, small_search):
     (small_search.folder / "file").write_text("")
     path = small_search.write(results=str(small_search.folder / "file/results"))
+    line = refused(heterosis("search", path))
+    assert "not a folder that can be written to" in line
+    assert "--results" in line
+
+
+def test_a_device_that_is_not_there(heterosis, small_search):
+    path = small_search.write(merge={"device": "cuda:7"})
+    assert "merge.device must be there, got `cuda:7`" in refused(heterosis("search", path))
+
+
+def test_a_base_without_a_tokenizer(heterosis, small_search, tmp_path):
+    places = {}
+    for name in ("base", "python", "java"):
+        places[name] = shutil.copytree(QUICKSTART / "parents" / name, tmp_path / name)
+        for file in places[name].glob("tokenizer*"):
+            file.unlink()
+    parents = {name: str(places[name]) for name in ("python", "java")}
+    path = small_search.write(base=str(places["base"]), parents=parents)
     code, _, err = heterosis("search", path)
-    assert code == 1
-    assert "heterosis: error: " in err
-    assert "Traceback" not in err
+    assert code == 2
+    assert "holds no tokenizer that transformers loads" in err.splitlines()[-1]
+
+
+def test_one_study_that_has_not_begun_does_not_hide_the_others(heterosis, small_search):
+    results = small_search.folder / "many"
+    heterosis("search", small_search.write(results=str(results / "b"), search={"trials": 0}))
+    (results / "a").mkdir()
+    Journal(results / "a", write=True)
+    code, out, err = heterosis("leaderboard", results)
+    assert code == 0
+    assert "parent:python *" in out
+    assert "this study has not begun yet" in err
+
+
+def test_a_search_goes_on_when_nobody_reads_any_more(small_search):
+    path = small_search.write(search={"trials": 3, "finalists": 1})
+    command = [sys.executable, "-m", "heterosis.search", "search", str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.stdout.close()
+    assert len(Journal(small_search.results).trials) == 10
+    assert (small_search.results / "leaderboard.md").is_file()

@@ -67,10 +67,13 @@ def test_depth_shapes(tmp_path, depth, shape, count):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("smapler: x\n", r"unknown key `smapler`; known keys: base"),
+        ("smapler: x\n", r"unknown key `smapler`; known: base"),
         ("search: {trails: 3}\n", r"search: unknown key `trails`; did you mean `trials`\?"),
         ("space: {wieght: 1}\n", r"space: unknown key `wieght`; did you mean `weight`\?"),
-        ("merge: {method: tise}\n", r"merge.method: must be one of .* did you mean `ties`\?"),
+        (
+            "merge: {method: tise}\n",
+            r"merge.method: must be a known .* got `tise`; did you mean `ties`\?",
+        ),
         ("merge: {dtype: int8}\n", r"merge.dtype: .*got 'int8'"),
         ("search: {trials: -1}\n", r"search.trials: .*greater than or equal to 0.*got -1"),
         ("search: {trials: many}\n", r"search.trials: .*valid integer.*got 'many'"),
@@ -85,6 +88,13 @@ def test_depth_shapes(tmp_path, depth, shape, count):
             "merge: {method: linear}\nspace: {lambda: 0.5}\n",
             r"`space.lambda` is not used by `linear`",
         ),
+        ("merge: {device: gpu}\n", r"merge.device: .*pattern.*got 'gpu'"),
+        ("search: {sampler_args: {seed: 3}}\n", r"must not hold `seed`.*use `search.run_seed`"),
+        ("baselines: {ties_drop_rates: [1.0]}\n", r"baselines.ties_drop_rates.0: .*less than 1"),
+        ("baselines: {lambdas: [.nan]}\n", r"baselines.lambdas.0: .*finite"),
+        ("eval: {threads: 100000}\n", r"eval.threads.*less than or equal to 1024"),
+        ("space: {depth: {control_points: 1001}}\n", r"K in 1..1000, got"),
+        ("space: {}\nspace: {}\n", r"the key `space` stands twice"),
         ("search: 7\n", r"search: must be a mapping of keys, got 7"),
     ],
 )
@@ -98,6 +108,8 @@ def test_each_mistake_is_told(tmp_path, text, message):
     [
         ("name: tiny\n", "", "the key `name` is missing"),
         ("name: tiny", "name: a/b", "name: .*pattern"),
+        ("name: tiny", "name: ..", "name: .*pattern"),
+        ("name: tiny", "name: 2024-13-45", "not readable as YAML: month must be in 1..12"),
         ("{a: models/a, b: models/b}", "{}", "parents: .*at least 1"),
         ("{a: models/a", "{base: models/a", "and not `base`; got `base`"),
         ("{a: models/a", "{a.b: models/a", "letters, digits"),

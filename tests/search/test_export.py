@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -92,11 +93,11 @@ def test_files_that_give_other_scores_are_withdrawn(study, tmp_path, monkeypatch
 
     verify = module._verify
 
-    def spoil_then_verify(parts, saved, stored, threads):
+    def spoil_then_verify(parts, saved, stored, machine):
         tensors = load_file(saved / "model.safetensors")
         tensors["model.layers.1.mlp.up_proj.weight"].mul_(-1)
         save_file(tensors, saved / "model.safetensors", metadata={"format": "pt"})
-        verify(parts, saved, stored, threads)
+        verify(parts, saved, stored, machine)
 
     monkeypatch.setattr(module, "_verify", spoil_then_verify)
     with pytest.raises(ExportMismatchError, match=r"must give the candidate's scores, but \d+ of"):
@@ -114,8 +115,35 @@ def test_a_parent_that_has_changed_is_refused(small_search, tmp_path):
     tensors = load_file(file)
     tensors["model.norm.weight"].add_(0.125)
     save_file(tensors, file, metadata={"format": "pt"})
-    with pytest.raises(StudyError, match="begun with another parents; parents was"):
+    with pytest.raises(StudyError, match=r"begun with another parents; parents.java was"):
         export(small_search.results, tmp_path / "model")
+
+
+def test_items_that_are_lost_are_not_called_verified(small_search, tmp_path):
+    run(small_search.write(search={"trials": 1, "finalists": 1}))
+    (small_search.results / "items/items.parquet").unlink()
+    with pytest.raises(StudyError, match=r"the search items of trial .* are not in the item store"):
+        export(small_search.results, tmp_path / "model", trial=0)
+    assert list(tmp_path.glob("model*")) == []
+
+
+def test_a_size_that_is_none_is_refused(study, tmp_path):
+    with pytest.raises(StudyError, match=r"`max_shard_size` must be a size as `5GB`.*got `abc`"):
+        export(study, tmp_path / "model", max_shard_size="abc")
+
+
+def test_a_link_is_refused(study, tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ExportError, match="is a symbolic link"):
+        export(study, tmp_path / "link")
+
+
+def test_commands_survive_blanks_and_cards_name_no_place(study, tmp_path):
+    done = export(study, tmp_path / "a b'c", trial=0)
+    assert f"pretrained={shlex.quote(str(done.folder))} " in done.commands[0]
+    card = (done.folder / "README.md").read_text()
+    assert str(tmp_path) not in card
+    assert 'pretrained="$MODEL"' in card
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """A search that is killed, again and again, ends where an uninterrupted one ends."""
 
+import csv
 import os
 import random
 import signal
@@ -30,37 +31,62 @@ def lines_of(results) -> int:
     return journal.read_bytes().count(b"\n") if journal.is_file() else 0
 
 
-def wait_for_a_new_line(process, results, before: int) -> None:
-    """Let the process come as far as a finished candidate."""
-    while process.poll() is None and lines_of(results) <= before + 2:
+def wait_for_new_lines(process, results, count: int = 2) -> None:
+    """Let the process finish some candidates."""
+    before = lines_of(results)
+    while process.poll() is None and lines_of(results) <= before + count:
         time.sleep(0.002)
+
+
+def wait_for_a_confirmation(process, results) -> None:
+    """Let the process come as far as one more confirmed candidate."""
+    before = len(list(results.glob("items/*.confirm.parquet")))
+    while process.poll() is None:
+        if len(list(results.glob("items/*.confirm.parquet"))) > before:
+            return
+        time.sleep(0.002)
+
+
+def moments(chance: random.Random, results):
+    """Ten ways to choose the instant: while starting, while searching, while confirming."""
+    for _ in range(3):
+        yield lambda process: time.sleep(chance.uniform(0.0, 8.0))
+    for _ in range(4):
+        yield lambda process: wait_for_new_lines(process, results, chance.randint(0, 9))
+    for _ in range(3):
+        yield lambda process: wait_for_a_confirmation(process, results)
 
 
 @pytest.mark.slow
 def test_kill_nine_at_ten_random_moments(small_search, tmp_path):
     path = small_search.write(search={"trials": 60, "finalists": 3})
-    whole = tmp_path / "whole"
+    whole, results = tmp_path / "whole", tmp_path / "killed"
     assert start(path, whole).wait() == 0
 
-    chance, kills, results = random.Random(20), 0, tmp_path / "killed"
+    chance = random.Random(20)
     finished_before: list = []
-    while kills < 10:
+    for wait in moments(chance, results):
         process = start(path, results)
-        wait_for_a_new_line(process, results, lines_of(results))
-        time.sleep(chance.uniform(0.0, 0.15))
-        if process.poll() is not None:
-            break
+        wait(process)
+        time.sleep(chance.uniform(0.0, 0.1))
+        assert process.poll() is None, "the search was over before it had been killed ten times"
         process.kill()
         process.wait()
-        kills += 1
-        now = record(results)
+        now = record(results) if lines_of(results) else []
         assert now[: len(finished_before)] == finished_before
         finished_before = now
-    assert kills == 10, "the search was over before it had been killed ten times"
+    assert len(finished_before) == 67
     assert start(path, results).wait() == 0
     assert record(results) == record(whole)
-    for name in ("leaderboard.md",):
-        assert (results / name).read_text() == (whole / name).read_text()
+    for name in ("leaderboard.md", "leaderboard.csv"):
+        assert without_seconds(results / name) == without_seconds(whole / name)
+
+
+def without_seconds(path) -> list[list[str]]:
+    """A leaderboard's cells, but for how long each candidate took."""
+    rows = list(csv.reader(path.read_text().splitlines()))
+    skipped = rows[0].index("seconds") if "seconds" in rows[0] else None
+    return [[cell for i, cell in enumerate(row) if i != skipped] for row in rows]
 
 
 @pytest.mark.slow
@@ -70,7 +96,7 @@ def test_ctrl_c_ends_softly_with_a_leaderboard_and_the_same_command_continues(
     path = small_search.write(search={"trials": 60, "finalists": 2})
     results = tmp_path / "stopped"
     process = start(path, results)
-    wait_for_a_new_line(process, results, 12)
+    wait_for_new_lines(process, results, 12)
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate()
     assert process.returncode == 130

@@ -13,7 +13,7 @@ from heterosis.merge.recipe import Recipe
 from heterosis.search import views
 from heterosis.search.candidate import Candidate
 from heterosis.search.config import SearchSection
-from heterosis.search.journal import Journal
+from heterosis.search.journal import JOURNAL, Journal, StudyError
 from heterosis.search.leaderboard import holm, read_leaderboard
 from heterosis.search.proposer import Proposer
 from rich.console import Console
@@ -47,15 +47,15 @@ def scores_of(right: float, seed: int = 0):
     )
 
 
-def make_study(folder, rows):
+def make_study(folder, rows, finalists=5, rule="mean"):
     """A study on disk from (name, kind, share right in search, in confirm or None)."""
     folder.mkdir(exist_ok=True)
     journal, store = Journal(folder, write=True), ItemStore(folder / "items")
     weights, signs = {"skill_a": 1.0, "skill_b": 1.0}, {"skill_a": 1, "skill_b": 1}
     journal.write_manifest(
         {
-            "config": {"name": "made", "search": {"trials": 3}},
-            "objective": {"rule": "mean", "weights": weights, "signs": signs},
+            "config": {"name": "made", "search": {"trials": 3, "finalists": finalists}},
+            "identity": {"objective": {"rule": rule, "weights": weights, "signs": signs}},
         }
     )
     proposer = Proposer(SPACE, SearchSection())
@@ -145,7 +145,7 @@ def test_holm_against_a_worked_example():
     ("confirm", "sentence"),
     [
         (0.8, r"^c beats every baseline: 0.8000 against 0.7000 of the best baseline \(uniform\)"),
-        (0.7, r"^c cannot be told from the best baseline: 0.7000 against 0.7000"),
+        (0.7, r"^c is not shown to beat every baseline \(not uniform\): 0.7000 against 0.7000"),
         (0.4, r"^c is worse than the best baseline: 0.4000 against 0.7000"),
         (None, r"^c leads the search items; nothing is confirmed yet"),
     ],
@@ -182,7 +182,7 @@ def test_csv_holds_the_numbers_in_full(tmp_path):
 def test_the_terminal_table_fits_and_shows_recipes(tmp_path):
     board = make_study(tmp_path, [*BASELINES, ("c", "candidate", 0.8, 0.8)])
     out = io.StringIO()
-    Console(file=out, width=150).print(views.table(board))
+    Console(file=out, width=150).print(views.table(board, width=150))
     text = out.getvalue()
     assert "uniform *" in text
     assert "…" not in text
@@ -195,3 +195,38 @@ def test_views_are_written_whole(tmp_path):
     assert page.read_text() == views.markdown(board)
     assert sheet.read_text() == views.csv_text(board)
     assert not list(tmp_path.glob("*.tmp"))
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 120, 150, 200])
+def test_columns_that_do_not_fit_are_left_out_whole(tmp_path, width):
+    board = make_study(tmp_path, [*BASELINES, ("candidate 4", "candidate", 0.8, 0.8)])
+    out = io.StringIO()
+    Console(file=out, width=width).print(views.table(board, width=width))
+    text = out.getvalue()
+    assert "…" not in text
+    assert "candidate 4" in text
+    assert "0.800 ±" in text
+    assert ("Δ uniform" in text) == (width >= 100)
+
+
+def test_only_todays_finalists_are_confirmed_whoever_else_was_scored(tmp_path):
+    rows = [*BASELINES, ("c4", "candidate", 0.7, 0.9), ("c5", "candidate", 0.8, 0.8)]
+    few, many = (make_study(tmp_path / str(n), rows, finalists=n) for n in (1, 2))
+    assert by_name(few)["c4"].verdict == "unconfirmed"
+    assert by_name(few)["c4"].confirm is None
+    assert by_name(few)["c5"].rank == 1
+    assert by_name(many)["c4"].rank == 1
+
+
+def test_a_study_that_has_not_begun_is_told(tmp_path):
+    Journal(tmp_path, write=True)
+    with pytest.raises(StudyError, match="has not begun yet; run its search again"):
+        read_leaderboard(tmp_path)
+
+
+def test_a_journal_that_lost_a_record_is_told(tmp_path):
+    make_study(tmp_path, BASELINES)
+    lines = (tmp_path / JOURNAL).read_bytes().splitlines(keepends=True)
+    (tmp_path / JOURNAL).write_bytes(b"".join([*lines[:3], *lines[4:]]))
+    with pytest.raises(StudyError, match="must be whole and in order, got number 2 in place"):
+        read_leaderboard(tmp_path)

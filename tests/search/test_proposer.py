@@ -5,8 +5,8 @@ import math
 import pytest
 from heterosis.search.config import ConfigError, SearchSection
 from heterosis.search.journal import Journal, lock_folder
-from heterosis.search.proposer import Proposer
-from heterosis.search.samplers import check_sampler, sampler_names, trial_seed
+from heterosis.search.proposer import Proposer, rehearse
+from heterosis.search.samplers import sampler_names, trial_seed
 
 from .test_space import make_space
 
@@ -96,10 +96,15 @@ def test_all_named_samplers_are_optunas():
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"sampler": "CmaEs"}, r"got `CmaEs`; did you mean `CmaEsSampler`\?"),
-        ({"sampler_args": {"popsise": 3}}, r"do not fit `CmaEsSampler`: .*popsise"),
+        ({"sampler": "CmaEs"}, r"got `CmaEs`; (did you mean `CmaEsSampler`|known: .*CmaEsSampler)"),
+        ({"sampler_args": {"popsise": 3}}, r"`CmaEsSampler` cannot propose with .*popsise"),
+        ({"sampler": "BruteForceSampler"}, r"must be a sampler of optuna.samplers, got `Brute"),
+        (
+            {"sampler": "TPESampler", "sampler_args": {"n_startup_trials": "ten"}},
+            r"`TPESampler` cannot propose with .*ten",
+        ),
     ],
 )
 def test_each_mistake_is_told(section, message):
     with pytest.raises(ConfigError, match=message):
-        check_sampler(SearchSection(**section))
+        rehearse(SPACE, SearchSection(**section))

@@ -130,6 +130,48 @@ def test_a_soft_stop_keeps_what_is_done_and_the_rest_comes_alike(small_search, t
     assert outcome.finished
     run(small_search.write(results=str(tmp_path / "whole")))
     assert record(small_search.results) == record(tmp_path / "whole")
+    boards = [folder / "leaderboard.md" for folder in (small_search.results, tmp_path / "whole")]
+    assert boards[0].read_text() == boards[1].read_text()
+
+
+def test_a_stop_during_the_confirmation_ends_it_and_the_rest_comes_later(small_search):
+    path = small_search.write(search={"trials": 2, "finalists": 2})
+    asked = iter(range(1000))
+    outcome, _ = run(path, lambda: next(asked) >= 13)
+    assert not outcome.finished
+    confirmed = [row for row in outcome.board.rows if row.confirm]
+    assert 0 < len(confirmed) < 9
+    outcome, text = run(path)
+    assert outcome.finished
+    assert "confirmation 9/9" in text
+    assert sum(row.confirm is not None for row in outcome.board.rows) == 9
+
+
+def test_lost_items_are_scored_again(small_search):
+    path = small_search.write(search={"trials": 2, "finalists": 1})
+    run(path)
+    before = record(small_search.results)
+    (small_search.results / "items/items.parquet").unlink()
+    _, text = run(path)
+    assert "base: items were lost and have been scored again" in text
+    assert record(small_search.results) == before
+
+
+def test_the_best_so_far_is_known_after_a_resume(small_search):
+    run(small_search.write(search={"trials": 6}))
+    best = max(c.value for c in map(candidate_of, Journal(small_search.results).trials) if c.value)
+    _, text = run(small_search.write(search={"trials": 7}))
+    assert f"best {best:.4f}" in next(x for x in text.splitlines() if x.startswith("search 7/7"))
+
+
+def test_baselines_that_all_score_alike_are_pointed_out(small_search):
+    task = small_search.folder / "silly.yaml"
+    text = (QUICKSTART / "tasks/python.yaml").read_text()
+    data = QUICKSTART / "tasks/data/python.jsonl"
+    text = text.replace("data/python.jsonl", str(data)).replace("answer", "'never this'")
+    task.write_text(text)
+    _, said = run(small_search.write(tasks=[{"task": str(task)}], search={"trials": 1}))
+    assert "every baseline scores 0: do the tasks' `doc_to_target` and metric" in said
 
 
 def test_items_of_a_candidate_that_never_reached_the_journal_are_dropped(small_search):
@@ -146,10 +188,10 @@ def test_items_of_a_candidate_that_never_reached_the_journal_are_dropped(small_s
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"space": {"weight": [0.0, 0.9]}}, "space was"),
+        ({"space": {"weight": [0.0, 0.9]}}, "space.weight was"),
         ({"search": {"run_seed": 5}}, "sampler was"),
-        ({"search": {"objective": "min"}}, "objective was"),
-        ({"splits": {"search_items": 21}}, "tasks was"),
+        ({"search": {"objective": "min"}}, "objective.rule was"),
+        ({"splits": {"search_items": 21}}, "tasks.quickstart_python was"),
         ({"merge": {"dtype": "bfloat16"}}, "dtype was"),
     ],
 )

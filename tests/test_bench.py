@@ -1,0 +1,113 @@
+"""The benchmark measures what it says, on a tiny setting; its figures decide nothing here."""
+
+import importlib.util
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ITEMS = 8
+
+
+@pytest.fixture(scope="module")
+def bench() -> Any:
+    """The file that `make bench` runs; it is part of no package."""
+    spec = importlib.util.spec_from_file_location("bench", ROOT / "benchmarks" / "bench.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "bench", module)
+        spec.loader.exec_module(module)
+        yield module
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _private_datasets_cache(tmp_path_factory):
+    """Keep the person's own cache of data sets out of the tests."""
+    from datasets import config
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
+        patch.setattr(config, "HF_HUB_OFFLINE", True)
+        patch.setattr(config, "HF_DATASETS_OFFLINE", True)
+        yield
+
+
+@pytest.fixture(scope="module")
+def tiny(bench) -> Any:
+    """The quickstart on a few items, two candidates."""
+    return bench.on_cpu(bench.quickstart(trials=2), splits={"search_items": ITEMS})
+
+
+def assert_sound(rows: list[Any], count: int) -> None:
+    assert len(rows) == count
+    for row in rows:
+        assert len(row.a) == len(row.b) > 0
+        assert all(math.isfinite(ratio) and ratio > 0 for ratio in row.ratios), row
+
+
+def test_every_load_changes_every_tensor(bench, tiny):
+    parts = bench.open_parts(tiny)
+    engine = bench.build_engine(parts)
+    targets = list(engine.model.parameters())
+    load = bench.loader(engine, parts, "task_arithmetic")
+    load()
+    before = [target._version for target in targets]
+    load()
+    assert all(t._version > version for t, version in zip(targets, before, strict=True))
+
+
+def test_copying_leaves_the_weights_as_they_were_cloned(bench, tiny):
+    engine = bench.build_engine(bench.open_parts(tiny))
+    copy_weights = bench.copier(engine)
+    targets = list(engine.model.parameters())
+    expected = [target.detach().clone() for target in targets]
+    for target in targets:
+        target.detach().zero_()
+    copy_weights()
+    assert all(bool((t == e).all()) for t, e in zip(targets, expected, strict=True))
+
+
+def test_samples_are_taken_in_turns(bench, monkeypatch):
+    monkeypatch.setattr(bench, "SAMPLE_SECONDS", 1e-9)
+    calls: list[str] = []
+    a, b = bench.interleave(lambda: calls.append("a"), lambda: calls.append("b"), 3)
+    assert "".join(calls).endswith("ababab")
+    assert len(a) == len(b) == 3
+
+
+def test_merge_rows(bench, tiny, monkeypatch):
+    monkeypatch.setattr(bench, "SAMPLE_SECONDS", 0.002)
+    assert_sound(list(bench.merge_rows(tiny, ("linear", "ties"), repeats=1)), 2)
+
+
+def test_score_rows_compare_equal_answers(bench, tiny):
+    rows = list(bench.score_rows(tiny, repeats=1))
+    assert_sound(rows, 2)
+    assert all(row.note.startswith(f"{2 * ITEMS} requests") for row in rows)
+    assert all("and 0 of score" in row.note for row in rows)
+
+
+def test_search_rows_add_up(bench, tiny, tmp_path):
+    rows = list(bench.search_rows(tiny))
+    assert_sound(rows, 7)
+    share = {row.a_name.strip(): row for row in rows}
+    for i in range(2):
+        parts = sum(share[name].ratios[i] for name in ("search's own work", "load", "score"))
+        assert parts == pytest.approx(1)
+    bench.write_json(tmp_path / "out.json", bench.machine(), rows)
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert written["rows"][0]["ratio"] == rows[0].ratio
+    assert written["machine"]["torch threads"] >= 1
+    assert bench.table(rows).row_count == 7
+
+
+def test_options_that_make_no_sense_are_refused(bench, capsys):
+    with pytest.raises(SystemExit):
+        bench.parse(["--repeats", "0"])
+    assert "must be a whole number of at least 1, got 0" in capsys.readouterr().err
