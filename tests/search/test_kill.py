@@ -16,10 +16,10 @@ from .test_search import record
 COMMAND = (sys.executable, "-m", "heterosis.search")
 
 
-def start(path, results) -> subprocess.Popen:
+def start(path, results, stdout: int = subprocess.DEVNULL) -> subprocess.Popen:
     return subprocess.Popen(
         [*COMMAND, "search", str(path), "--results", str(results)],
-        stdout=subprocess.PIPE,
+        stdout=stdout,
         stderr=subprocess.STDOUT,
         text=True,
         env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
@@ -95,7 +95,7 @@ def test_ctrl_c_ends_softly_with_a_leaderboard_and_the_same_command_continues(
 ):
     path = small_search.write(search={"trials": 60, "finalists": 2})
     results = tmp_path / "stopped"
-    process = start(path, results)
+    process = start(path, results, stdout=subprocess.PIPE)
     wait_for_new_lines(process, results, 12)
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate()
