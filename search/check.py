@@ -9,15 +9,27 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..evals.scorer import PathReport, Scorer
 from ..evals.splits import CONFIRM, GUARD, SEARCH
 from ..evals.tasks import FrozenTask
 from ..merge.engine import MergeEngine
 from ..merge.methods import METHODS
-from .assembly import Parts, build_engine, choose_device, make_scorer, open_parts, set_threads
+from .assembly import (
+    Parts,
+    build_engine,
+    check_identity,
+    choose_device,
+    identity,
+    make_scorer,
+    open_parts,
+    set_threads,
+)
+from .candidate import candidate_of
 from .config import Config
 from .format import duration
+from .journal import Journal
 
 POWER = 2.8
 """z at a two-sided level of 0.05 plus z at a power of 0.8: 1.96 + 0.84."""
@@ -52,7 +64,28 @@ def check(config: Config) -> Iterator[str]:
     Raises:
         ValueError: At the first thing that would stop the search.
     """
+    yield from _check(open_parts(config))
+
+
+def check_study(study: Path) -> Iterator[str]:
+    """Check that a study's ingredients are those it was begun with, then as `check`.
+
+    Raises:
+        ValueError: StudyError if they are not; else as `check`.
+    """
+    journal = Journal(study)
+    config = Config.model_validate(journal.begun["config"])
     parts = open_parts(config)
+    check_identity(journal.begun["identity"], identity(parts), study)
+    searched = sum(not candidate_of(trial).is_baseline for trial in journal.trials)
+    yield (
+        f"study: {searched} of {config.search.trials} candidates finished; parents, tasks, space "
+        "and versions are those it was begun with"
+    )
+    yield from _check(parts)
+
+
+def _check(parts: Parts) -> Iterator[str]:
     yield from _parents_lines(parts)
     yield from _tasks_lines(parts)
     yield from _objective_lines(parts)

@@ -113,13 +113,29 @@ def search(
 
 
 @app.command()
-def check(config: ConfigArgument) -> None:
-    """Check parents, tasks, memory and time before a search is started; writes nothing."""
-    loaded = _load(config)
-    _quieten_libraries()
-    from .check import check as lines
+def check(
+    config: Annotated[
+        str,
+        typer.Argument(metavar="CONFIG", help="A search.yaml, its folder, or a study's folder."),
+    ],
+) -> None:
+    """Check parents, tasks, memory and time before a search is started; writes nothing.
+
+    Of a study's folder: whether it can be continued and exported as it was begun.
+    """
+    from .journal import JOURNAL
 
     console = _console()
+    _quieten_libraries()
+    if (Path(config) / JOURNAL).is_file():
+        from .check import check_study
+
+        for line in check_study(Path(config)):
+            _say(console, line)
+        return
+    loaded = _load(config)
+    from .check import check as lines
+
     for line in lines(loaded):
         _say(console, line)
     _say(console, f"ready: heterosis search {shlex.quote(config)}")

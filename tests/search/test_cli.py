@@ -78,6 +78,13 @@ def test_check_says_what_is_to_come_and_writes_nothing(heterosis, small_search):
     assert {p.name for p in small_search.folder.iterdir()} == {"search.yaml"}
 
 
+def test_check_of_a_study_says_whether_it_can_go_on(heterosis, small_search):
+    heterosis("search", small_search.write(search={"trials": 1, "finalists": 1}))
+    code, out, _ = heterosis("check", small_search.results)
+    assert code == 0
+    assert "study: 1 of 1 candidates finished; parents, tasks, space and versions are" in out
+
+
 def test_check_advises_when_the_budget_is_too_small(heterosis, small_search):
     path = small_search.write(space={"depth": "layers", "weight": [0, 0.8]})
     _, out, _ = heterosis("check", path)
