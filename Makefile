@@ -34,7 +34,7 @@ test-slow: $(STAMP)  ## What takes minutes: kills, whole searches, peers
 check: $(STAMP)  ## Lint, format, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
+from optuna.trial import FrozenTrial
 
 from ..evals.scorer import Scorer
 from ..evals.scores import ItemScores, NonFiniteScore
@@ -185,9 +187,12 @@ class Study:
             return replace(candidate, seconds=seconds, failure=scores), None
         by_task = scores.task_scores()
         value = self._bench.objective.value({task: s.value for task, s in by_task.items()})
+        if not math.isfinite(value):
+            reason = f"the objective is {value}: a task's score has left the range of numbers"
+            return replace(candidate, seconds=seconds, failure=reason), None
         return replace(candidate, value=value, scores=by_task, seconds=seconds), scores
 
-    def _keep(self, trial, candidate: Candidate, scores: ItemScores | None) -> None:
+    def _keep(self, trial: FrozenTrial, candidate: Candidate, scores: ItemScores | None) -> None:
         """Write items first: a journal line promises that they are there."""
         if scores is not None:
             self._store.append(candidate.number, SEARCH, scores)

@@ -1,6 +1,7 @@
 """Whole searches on the quickstart's models: the road of a trial, resume, failures."""
 
 import io
+import math
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from heterosis.search.candidate import candidate_of
 from heterosis.search.config import load_config
 from heterosis.search.journal import Journal, StudyError
 from heterosis.search.leaderboard import read_leaderboard
+from heterosis.search.objective import Objective
 from heterosis.search.progress import PlainReporter
 from heterosis.search.run import run_search
 from rich.console import Console
@@ -255,6 +257,17 @@ def test_weights_that_overflow_are_a_failed_candidate(small_search):
     failed = [row for row in outcome.board.rows if row.verdict == "failed"]
     assert {row.candidate.kind for row in failed} == {"middle", "candidate"}
     assert all("holds NaN or infinity" in row.candidate.failure for row in failed)
+
+
+def test_an_objective_that_is_not_finite_is_a_failed_candidate(small_search, monkeypatch):
+    monkeypatch.setattr(Objective, "value", lambda self, values: -math.inf)
+    outcome, text = run(small_search.write(search={"trials": 2}))
+    assert outcome.finished
+    assert {row.verdict for row in outcome.board.rows} == {"failed"}
+    assert "candidate 8: FAILED: the objective is -inf" in text
+    assert (
+        "No candidate has been scored yet" in (small_search.results / "leaderboard.md").read_text()
+    )
 
 
 def test_leaderboard_scores_are_the_stores_scores(finished):
