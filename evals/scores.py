@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 MEAN, PERPLEXITY, BITS = "mean", "perplexity", "bits_per_byte"
-AGGREGATIONS = (MEAN, PERPLEXITY, BITS)
 
 
 class NonFiniteScore(RuntimeError):  # noqa: N818 - named for what the leaderboard shows
@@ -49,7 +48,7 @@ class ItemScores:
     Attributes:
         tasks: Task names (t,).
         metrics: Metric key of each task (t,), such as ``acc,none``.
-        aggregations: How each task's items make its score (t,), one of ``AGGREGATIONS``.
+        aggregations: How items make each score (t,): ``mean``, ``perplexity``, ``bits_per_byte``.
         higher_is_better: Whether a higher task score is better (t,).
         task_index: Task of each item (n,) int64.
         doc_id: Row of each item's document in the task's data (n,) int64.

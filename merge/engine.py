@@ -10,7 +10,6 @@ neither block size nor position.
 Shapes: P parents, N entries of a tensor.
 """
 
-import logging
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -29,7 +28,6 @@ from .recipe import Recipe
 
 __all__ = ["MergeEngine", "MergeFailure", "merge_tensors", "resident_dtype", "write_merged"]
 
-log = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -8,7 +8,6 @@ Shapes: P parents, N entries of a tensor.
 
 import hashlib
 import itertools
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,7 +26,6 @@ from .headers import WEIGHTS, ParentError, TensorInfo, read_tensors
 
 __all__ = ["BASE", "DeltaStatistics", "ParentError", "ParentSet", "TensorInfo"]
 
-log = logging.getLogger(__name__)
 
 BASE = "base"
 """The name of the base in digests and messages; no parent may have it."""

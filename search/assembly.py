@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import logging
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -30,8 +29,6 @@ from .journal import StudyError
 from .objective import Objective
 from .proposer import rehearse
 from .space import Space, build_space
-
-log = logging.getLogger(__name__)
 
 PACKAGES = ("torch", "transformers", "lm_eval", "datasets", "optuna", "cmaes")
 """Packages whose versions decide what a study computes."""

@@ -6,7 +6,6 @@ Knows assembly, study and leaderboard by what they do, and nothing of how they d
 from __future__ import annotations
 
 import datetime
-import logging
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -32,8 +31,6 @@ from .leaderboard import Leaderboard, read_leaderboard
 from .progress import Reporter
 from .study import Bench, Study
 from .views import write_views
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ everything that ends a candidate without a value is typed and carries its reason
 from __future__ import annotations
 
 import gc
-import logging
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -30,8 +29,6 @@ from .objective import Objective
 from .progress import Reporter
 from .proposer import Proposer
 from .space import Space
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
