@@ -6,7 +6,6 @@ wrong; 130 ended early by Ctrl-C or SIGTERM, to be continued by the same command
 
 from __future__ import annotations
 
-import importlib.metadata
 import io
 import logging
 import os
@@ -62,6 +61,8 @@ def root(
 ) -> None:
     """Set up logging, quieten the libraries."""
     if version:
+        import importlib.metadata
+
         _console().print(importlib.metadata.version("heterosis"), highlight=False)
         raise typer.Exit
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
