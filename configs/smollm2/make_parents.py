@@ -54,9 +54,8 @@ class Training:
 
 
 def cache_directory() -> Path:
-    """Where the parents live unless ``--out`` says otherwise."""
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(cache).expanduser() / "heterosis" / "smollm2"
+    """Where search.yaml looks for the parents; ``--out`` makes them elsewhere."""
+    return Path("~/.cache/heterosis/smollm2").expanduser()
 
 
 @contextlib.contextmanager
