@@ -106,10 +106,9 @@ class Journal:
         """All finished trials, in order of number."""
         return self._study.get_trials(deepcopy=False)
 
-    def append(self, trial: FrozenTrial) -> FrozenTrial:
+    def append(self, trial: FrozenTrial) -> None:
         """Add a finished trial: one line, on disk when this returns."""
         self._study.add_trial(trial)
-        return self.trials[-1]
 
     @property
     def manifest(self) -> dict[str, Any]:

@@ -63,10 +63,10 @@ def run_search(
         if known:
             check_identity(known["identity"], now, folder)
         bench, machine = _bench(parts, known.get("machine", {}), reporter)
-        now["requests"] = bench.scorer.fingerprint
+        requests = {"requests": bench.scorer.fingerprint}
         if known:
-            check_identity(known["identity"], now, folder)
-        journal.write_manifest(_manifest(parts, now, machine))
+            check_identity(known["identity"], requests, folder)
+        journal.write_manifest(_manifest(parts, now | requests, machine))
         if journal.trials:
             reporter.note(f"{folder}: {len(journal.trials)} finished candidates found; continuing")
         study = Study(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich import box
@@ -24,8 +25,6 @@ TOP_RECIPES = 5
 _WORDS = ("name", "verdict")
 _GAP = 3
 """Characters between two columns."""
-_FIRST_TASK = 3
-"""Place of the first task's column, after rank, name and verdict."""
 
 
 def verdict_sentence(board: Leaderboard) -> str:
@@ -48,41 +47,88 @@ def verdict_sentence(board: Leaderboard) -> str:
     return f"{name} is not shown to beat every baseline (not {winner.unbeaten}): {facts}."
 
 
-def columns(board: Leaderboard) -> list[str]:
-    """Return the titles of the Markdown page's columns."""
+@dataclass(frozen=True)
+class Column:
+    """One column of a view.
+
+    Attributes:
+        title: At its head.
+        text: A row's cell.
+        leave_out: Order in which a narrow terminal does without it, from 1; 0 is never.
+    """
+
+    title: str
+    text: Callable[[Row], str]
+    leave_out: int = 0
+
+
+def _page_columns(board: Leaderboard) -> list[Column]:
+    """Columns of the Markdown page: every task on both splits, and the recipe."""
     return [
-        "rank",
-        "name",
-        "verdict",
-        *(f"{task} search ± SE" for task in board.tasks),
-        "search ± SE",
-        *(f"{task} confirm ± SE" for task in board.tasks),
-        "confirm ± SE",
-        f"Δ {board.best_parent or 'best parent'}",
-        "p",
-        "Δ uniform",
-        "p",
-        *(f"guard {task} ± SE" for task in board.guards),
-        "recipe",
+        *_first_columns("rank"),
+        *_task_columns(_search_of, board.tasks, [f"{task} search ± SE" for task in board.tasks]),
+        Column("search ± SE", lambda row: _score(row.search)),
+        *_task_columns(_confirm_of, board.tasks, [f"{task} confirm ± SE" for task in board.tasks]),
+        Column("confirm ± SE", lambda row: _score(row.confirm)),
+        *_difference_columns(board.best_parent or "best parent"),
+        *_task_columns(_guard_of, board.guards, [f"guard {task} ± SE" for task in board.guards]),
+        Column("recipe", _recipe),
     ]
 
 
-def cells(board: Leaderboard, row: Row) -> list[str]:
-    """Return the texts of a row of the Markdown page."""
-    candidate = row.candidate
+def _terminal_columns(board: Leaderboard) -> list[Column]:
+    """Columns of the terminal table: short numbers, no recipe."""
+    tasks, guards = (_without_prefix(names) for names in (board.tasks, board.guards))
     return [
-        "-" if row.rank is None else str(row.rank),
-        _marked_name(row),
-        row.verdict,
-        *(_score(candidate.scores.get(task)) for task in board.tasks),
-        _score(row.search),
-        *(_score(row.confirm_tasks.get(task)) for task in board.tasks),
-        _score(row.confirm),
-        *_difference(row.to_parent),
-        *_difference(row.to_uniform),
-        *(_score(row.guard.get(task)) for task in board.guards),
-        _recipe(row),
+        *_first_columns("#"),
+        *_task_columns(_search_of, board.tasks, tasks, short, leave_out=2),
+        Column("search", lambda row: _score(row.search, short), leave_out=3),
+        Column("confirm", lambda row: _score(row.confirm, short)),
+        *_difference_columns("parent"),
+        *_task_columns(_guard_of, board.guards, guards, short, leave_out=1),
     ]
+
+
+def _first_columns(rank: str) -> list[Column]:
+    return [
+        Column(rank, lambda row: "-" if row.rank is None else str(row.rank)),
+        Column("name", _marked_name),
+        Column("verdict", lambda row: row.verdict, leave_out=5),
+    ]
+
+
+def _task_columns(
+    scores: Callable[[Row], Mapping[str, TaskScore]],
+    tasks: Sequence[str],
+    titles: Sequence[str],
+    write: Callable[[float, float], str] = score,
+    leave_out: int = 0,
+) -> list[Column]:
+    return [
+        Column(title, lambda row, task=task: _score(scores(row).get(task), write), leave_out)
+        for task, title in zip(tasks, titles, strict=True)
+    ]
+
+
+def _difference_columns(parent: str) -> list[Column]:
+    return [
+        Column(f"Δ {parent}", lambda row: _difference(row.to_parent), leave_out=4),
+        Column("p", lambda row: _p(row.to_parent), leave_out=4),
+        Column("Δ uniform", lambda row: _difference(row.to_uniform), leave_out=4),
+        Column("p", lambda row: _p(row.to_uniform), leave_out=4),
+    ]
+
+
+def _search_of(row: Row) -> Mapping[str, TaskScore]:
+    return row.candidate.scores
+
+
+def _confirm_of(row: Row) -> Mapping[str, TaskScore]:
+    return row.confirm_tasks
+
+
+def _guard_of(row: Row) -> Mapping[str, TaskScore]:
+    return row.guard
 
 
 def _marked_name(row: Row) -> str:
@@ -99,8 +145,12 @@ def _score(value: TaskScore | None, write: Callable[[float, float], str] = score
     return "-" if value is None else write(value.value, value.se)
 
 
-def _difference(difference: Difference | None) -> tuple[str, str]:
-    return ("-", "-") if difference is None else (signed(difference.value), p_value(difference.p))
+def _difference(difference: Difference | None) -> str:
+    return "-" if difference is None else signed(difference.value)
+
+
+def _p(difference: Difference | None) -> str:
+    return "-" if difference is None else p_value(difference.p)
 
 
 def table(board: Leaderboard, rows: int | None = SHORT, width: int = 200) -> Group:
@@ -116,64 +166,30 @@ def table(board: Leaderboard, rows: int | None = SHORT, width: int = 200) -> Gro
         for row in board.rows
         if rows is None or (row.rank and row.rank <= rows) or row.candidate.is_baseline
     ]
-    titles = _short_columns(board)
-    texts = [_short_cells(board, row) for row in shown]
-    kept = _columns_that_fit(titles, texts, width, len(board.tasks), len(board.guards))
     view = Table(title=_title(board), title_justify="left", pad_edge=False, box=box.SIMPLE_HEAD)
-    for column in kept:
-        is_word = titles[column] in _WORDS
-        view.add_column(titles[column], no_wrap=True, justify="left" if is_word else "right")
-    for row, cells_ in zip(shown, texts, strict=True):
-        view.add_row(*(cells_[column] for column in kept), style=_style(row))
+    columns = _columns_that_fit(_terminal_columns(board), shown, width)
+    for column in columns:
+        justify = "left" if column.title in _WORDS else "right"
+        view.add_column(column.title, no_wrap=True, justify=justify)
+    for row in shown:
+        view.add_row(*(column.text(row) for column in columns), style=_style(row))
     searched = [row for row in shown if not row.candidate.is_baseline]
     recipes = [f"{row.candidate.name}: {_recipe(row)}" for row in searched[:TOP_RECIPES]]
     return Group(view, *(Text(line, overflow="fold") for line in recipes))
 
 
-def _columns_that_fit(
-    titles: Sequence[str], texts: Sequence[Sequence[str]], width: int, tasks: int, guards: int
-) -> list[int]:
-    """Leave out guards, then tasks, then the search score, then differences, until it fits."""
-    kept = list(range(len(titles)))
-    first = _FIRST_TASK
-    groups = [
-        range(len(titles) - guards, len(titles)),
-        range(first, first + tasks),
-        range(first + tasks, first + tasks + 1),
-        range(first + tasks + 2, first + tasks + 6),
-        range(2, 3),
-    ]
-    needed = [max(len(text) for text in column) for column in zip(titles, *texts, strict=True)]
-    for group in groups:
-        if sum(needed[column] + _GAP for column in kept) <= width:
+def _columns_that_fit(columns: list[Column], rows: Sequence[Row], width: int) -> list[Column]:
+    """Leave out groups of columns, in their order, until the rest fits."""
+    for step in range(1, max(column.leave_out for column in columns) + 1):
+        widths = [max(map(len, [c.title, *map(c.text, rows)])) + _GAP for c in columns]
+        if sum(widths) <= width:
             break
-        kept = [column for column in kept if column not in group]
-    return kept
+        columns = [column for column in columns if column.leave_out != step]
+    return columns
 
 
 def _title(board: Leaderboard) -> str:
     return board.name if board.finished else f"{board.name} (unfinished)"
-
-
-def _short_columns(board: Leaderboard) -> list[str]:
-    tasks, guards = (_without_prefix(names) for names in (board.tasks, board.guards))
-    differences = ["Δ parent", "p", "Δ uniform", "p"]
-    return ["#", "name", "verdict", *tasks, "search", "confirm", *differences, *guards]
-
-
-def _short_cells(board: Leaderboard, row: Row) -> list[str]:
-    candidate = row.candidate
-    return [
-        "-" if row.rank is None else str(row.rank),
-        _marked_name(row),
-        row.verdict,
-        *(_score(candidate.scores.get(task), short) for task in board.tasks),
-        _score(row.search, short),
-        _score(row.confirm, short),
-        *_difference(row.to_parent),
-        *_difference(row.to_uniform),
-        *(_score(row.guard.get(task), short) for task in board.guards),
-    ]
 
 
 def _without_prefix(names: Sequence[str]) -> list[str]:
@@ -196,7 +212,7 @@ def _style(row: Row) -> str:
 
 def markdown(board: Leaderboard) -> str:
     """Return the leaderboard as a Markdown page."""
-    titles = columns(board)
+    columns = _page_columns(board)
     lines = [
         f"# {_title(board)}",
         "",
@@ -204,9 +220,9 @@ def markdown(board: Leaderboard) -> str:
         "",
         *_notes(board),
         "",
-        _markdown_line(titles),
-        _markdown_line(["---"] * len(titles)),
-        *(_markdown_line(cells(board, row)) for row in board.rows),
+        _markdown_line(column.title for column in columns),
+        _markdown_line(["---"] * len(columns)),
+        *(_markdown_line(column.text(row) for column in columns) for row in board.rows),
         "",
     ]
     return "\n".join(lines)
