@@ -1,186 +1,245 @@
-"""The table of merge methods: each turns one block of entries into coefficients of the parents.
+"""The table of merge methods: each turns a layer group's setting into the plan of one tensor.
 
-Every method is an affine combination, entry by entry, in float32:
-
-    out = (1 - sum_i c_i) * base + sum_i c_i * parent_i
-
-so that coefficients 0 give the base and a single coefficient 1 gives that parent, to the bit.
-A method only says what the c_i are. It knows no files, no models, no search, and it imports no
-torch (tensors come in, their operators do the work), so the table can be listed without it.
-
-Shapes: P parents that take part (sorted by name), N entries of one block of one tensor.
+A plan is numbers only (plans.py); the kernels carry it out. A method asks `Facts` for what it must
+know of the tensor (inner products, magnitudes, variances), all of it computed once per parent set.
+The formulas stand in arithmetic.py (deltas, entry by entry) and spherical.py (whole vectors). Knows
+no tensors, no files, no search; no torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from . import arithmetic, spherical
+from .plans import BASE_ONLY, Facts, Plan
+
 if TYPE_CHECKING:
-    from torch import Tensor
+    from .recipe import Recipe, Setting
 
-
-__all__ = ["METHODS", "Block", "Method"]
+__all__ = ["METHODS", "Method", "Parameter", "plan_tensor"]
 
 
 @dataclass(frozen=True)
-class Block:
-    """What a method sees of one tensor: a run of N entries of the base and of P parents.
+class Parameter:
+    """A number that a method has besides weight, drop rate and lambda.
 
-    Parents are sorted by name and have a weight other than 0. `keep_random(i)` is the DARE mask
-    of parent i, bool (N,); `trim(i, delta)` is the delta of parent i, float32 (N,), with the
-    entries that are too small for its drop rate set to 0.
+    It lies in [low, high]. `is_shared` says one number for all parents of a layer group, else one
+    per parent. A parameter of unit "switch" is 0 or 1.
     """
 
-    base: Tensor
-    parents: Sequence[Tensor]
-    weights: Sequence[float]
-    drop_rates: Sequence[float]
-    lambda_: float
-    keep_random: Callable[[int], Tensor]
-    trim: Callable[[int, Tensor], Tensor]
+    name: str
+    low: float
+    high: float
+    default: float
+    is_shared: bool
+    unit: str
+    summary: str
 
 
 @dataclass(frozen=True)
 class Method:
     """A row of the table.
 
-    `function` maps a Block to P coefficients, each a float or a new float32 tensor (N,); it leaves
-    the block unchanged. `is_random` says that `mask_seed` matters.
+    `plan` maps a setting with at least one parent and a tensor's facts to the plan. `is_random`
+    says that `mask_seed` matters. `needs` says what it asks or its plans need of the tensor: gram,
+    magnitudes, spread, ranks, importance. `most_parents` bounds the parents that may take part.
+    `neutral` are parameters at which, with drop rates 0, one parent of weight 1 is had whole; None
+    where there are none such.
     """
 
     name: str
-    function: Callable[[Block], list[float | Tensor]]
-    uses_drop_rate: bool
-    uses_lambda: bool
-    is_random: bool
+    plan: Callable[[Setting, Facts], Plan]
     paper: str
     summary: str
+    uses_drop_rate: bool = False
+    uses_lambda: bool = False
+    is_random: bool = False
+    parameters: tuple[Parameter, ...] = ()
+    needs: frozenset[str] = frozenset()
+    most_parents: int | None = None
+    neutral: Mapping[str, float] | None = field(default_factory=dict, hash=False)
 
 
-def linear(block: Block) -> list[float | Tensor]:
-    """Weighted average; the base keeps 1 - sum_i w_i (arXiv:2203.05482, Sec. 2)."""
-    return list(block.weights)
+def plan_tensor(recipe: Recipe, tensor: str, facts: Facts) -> Plan:
+    """The plan of one tensor under a recipe; where no parent takes part, the base alone."""
+    setting = recipe.setting(recipe.grouping.group(tensor).name)
+    return METHODS[setting.method].plan(setting, facts) if setting.parents else BASE_ONLY
 
 
-def task_arithmetic(block: Block) -> list[float | Tensor]:
-    """base + lambda * sum_i w_i * delta_i (arXiv:2212.04089, Sec. 2)."""
-    return [block.lambda_ * weight for weight in block.weights]
+_NORMALIZE = Parameter(
+    "normalize", 0.0, 1.0, 1.0, True, "switch", "divide by the weights of the parents that agree"
+)
+_EPSILON = Parameter(
+    "epsilon", 0.0, 1.0, 0.3, False, "probability", "width of the window of drop probabilities"
+)
+_GAMMA = Parameter(
+    "gamma", 0.0, 1.0, 0.01, False, "share of entries", "share of the largest entries that is cut"
+)
+_T = Parameter("t", 0.0, 1.0, 1e-4, False, "weight", "farthest an entry moves toward the parent")
+_SELECT_TOPK = Parameter(
+    "select_topk", 0.0, 1.0, 1.0, True, "share of entries", "share of entries that is selected"
+)
+_DELTAS = Parameter("deltas", 0.0, 1.0, 1.0, True, "switch", "1: between deltas, 0: full weights")
+_NO_DELTAS = Parameter("deltas", 0.0, 1.0, 0.0, True, "switch", _DELTAS.summary)
 
-
-def dare_linear(block: Block) -> list[float | Tensor]:
-    """Task arithmetic on randomly dropped, rescaled deltas (arXiv:2311.03099, Eq. 1-3)."""
-    return [_kept_weight(block, i, block.lambda_) for i in range(len(block.parents))]
-
-
-def ties(block: Block) -> list[float | Tensor]:
-    """Trim by magnitude, elect a sign, average those who agree (arXiv:2306.01708, Alg. 1).
-
-    The trim is per tensor (the paper's is over the whole task vector), so that drop rates may
-    differ by layer group; rates are rounded to 0.001. Weights scale the votes and the mean.
-    """
-    if len(block.parents) == 1 and block.drop_rates[0] == 0.0:
-        return [_sign(block.weights[0]) * block.lambda_]
-    votes = []
-    for i, weight in enumerate(block.weights):
-        delta = block.parents[i] - block.base
-        if block.drop_rates[i] > 0.0:
-            delta = block.trim(i, delta)
-        votes.append(delta.mul_(weight))
-    return _disjoint_mean(votes, block.weights, [1.0] * len(votes), block.lambda_)
-
-
-def dare_ties(block: Block) -> list[float | Tensor]:
-    """DARE's drop and rescale, then TIES' election and disjoint mean (arXiv:2311.03099, Sec. 4)."""
-    if len(block.parents) == 1:
-        return [_kept_weight(block, 0, block.lambda_ / abs(block.weights[0]))]
-    votes = []
-    for i in range(len(block.parents)):
-        delta = block.parents[i] - block.base
-        votes.append(delta.mul_(_kept_weight(block, i, 1.0)))
-    scales = [1.0 / (1.0 - rate) for rate in block.drop_rates]
-    return _disjoint_mean(votes, block.weights, scales, block.lambda_)
-
-
-def _kept_weight(block: Block, i: int, factor: float) -> float | Tensor:
-    # factor * w_i * m_i / (1 - p_i), arXiv:2311.03099, Eq. 2; a plain number at p_i = 0.
-    rate = block.drop_rates[i]
-    weight = factor * block.weights[i] / (1.0 - rate)
-    return weight if rate == 0.0 else block.keep_random(i).to(block.base.dtype).mul_(weight)
-
-
-def _disjoint_mean(
-    votes: list[Tensor], weights: Sequence[float], scales: Sequence[float], lambda_: float
-) -> list[float | Tensor]:
-    # arXiv:2306.01708, Sec. 3, steps 2-3. `votes` (P of (N,)) are w_i * delta_i and are consumed.
-    # Agreement is arithmetic on signs: comparisons to bool and back cost five times as much.
-    elected = votes[0].clone()
-    for vote in votes[1:]:
-        elected += vote
-    elected.sign_()  # 0 where votes cancel: then nobody agrees
-    agrees = [vote.sign_().mul_(elected).clamp_min_(0.0) for vote in votes]
-    total = agrees[0] * abs(weights[0])
-    for agree, weight in zip(agrees[1:], weights[1:], strict=True):
-        total += agree * abs(weight)
-    total.clamp_min_(min(map(abs, weights)))  # only lifts 0, where every numerator is 0
-    return [
-        agree.mul_(lambda_ * weight * scale).div_(total)
-        for agree, weight, scale in zip(agrees, weights, scales, strict=True)
-    ]
-
-
-def _sign(number: float) -> float:
-    return (number > 0.0) - (number < 0.0) + 0.0
-
+_GRAM = frozenset({"gram"})
+_MAGNITUDES = frozenset({"magnitudes"})
+_RANKS = frozenset({"ranks"})
 
 _ROWS = (
     Method(
         "linear",
-        linear,
-        uses_drop_rate=False,
-        uses_lambda=False,
-        is_random=False,
-        paper="arXiv:2203.05482",
-        summary="weighted average of the parents; the base keeps what the weights leave",
+        arithmetic.linear,
+        "arXiv:2203.05482",
+        "weighted average of the parents; the base keeps what the weights leave",
     ),
     Method(
         "task_arithmetic",
-        task_arithmetic,
-        uses_drop_rate=False,
+        arithmetic.task_arithmetic,
+        "arXiv:2212.04089",
+        "base plus lambda times the weighted sum of deltas",
         uses_lambda=True,
-        is_random=False,
-        paper="arXiv:2212.04089",
-        summary="base plus lambda times the weighted sum of deltas",
     ),
     Method(
         "ties",
-        ties,
+        arithmetic.ties,
+        "arXiv:2306.01708",
+        "keep the largest delta entries, elect a sign, average the parents that agree",
         uses_drop_rate=True,
         uses_lambda=True,
-        is_random=False,
-        paper="arXiv:2306.01708",
-        summary="keep the largest delta entries, elect a sign, average the parents that agree",
+        parameters=(_NORMALIZE,),
+        needs=_MAGNITUDES,
     ),
     Method(
         "dare_linear",
-        dare_linear,
+        arithmetic.dare_linear,
+        "arXiv:2311.03099",
+        "drop delta entries at random, rescale the rest, then task arithmetic",
         uses_drop_rate=True,
         uses_lambda=True,
         is_random=True,
-        paper="arXiv:2311.03099",
-        summary="drop delta entries at random, rescale the rest, then task arithmetic",
     ),
     Method(
         "dare_ties",
-        dare_ties,
+        arithmetic.dare_ties,
+        "arXiv:2311.03099",
+        "drop delta entries at random, rescale the rest, then elect and average",
         uses_drop_rate=True,
         uses_lambda=True,
         is_random=True,
-        paper="arXiv:2311.03099",
-        summary="drop delta entries at random, rescale the rest, then elect and average",
+        parameters=(_NORMALIZE,),
+    ),
+    Method(
+        "della",
+        arithmetic.della,
+        "arXiv:2406.11617",
+        "drop small delta entries more often than large ones, then elect and average",
+        uses_drop_rate=True,
+        uses_lambda=True,
+        is_random=True,
+        parameters=(_EPSILON, _NORMALIZE),
+        needs=_RANKS,
+    ),
+    Method(
+        "della_linear",
+        arithmetic.della_linear,
+        "arXiv:2406.11617",
+        "drop small delta entries more often than large ones, then task arithmetic",
+        uses_drop_rate=True,
+        uses_lambda=True,
+        is_random=True,
+        parameters=(_EPSILON,),
+        needs=_RANKS,
+    ),
+    Method(
+        "breadcrumbs",
+        arithmetic.breadcrumbs,
+        "arXiv:2312.06795",
+        "cut the largest and the smallest delta entries, then task arithmetic",
+        uses_drop_rate=True,
+        uses_lambda=True,
+        parameters=(_GAMMA,),
+        needs=_MAGNITUDES,
+    ),
+    Method(
+        "breadcrumbs_ties",
+        arithmetic.breadcrumbs_ties,
+        "arXiv:2312.06795",
+        "cut the largest and the smallest delta entries, then elect and average",
+        uses_drop_rate=True,
+        uses_lambda=True,
+        parameters=(_GAMMA, _NORMALIZE),
+        needs=_MAGNITUDES,
+    ),
+    Method(
+        "slerp",
+        spherical.slerp,
+        "Shoemake, SIGGRAPH 1985",
+        "along the great circle between two parents, or the base and one",
+        needs=_GRAM,
+        most_parents=2,
+    ),
+    Method(
+        "nuslerp",
+        spherical.nuslerp,
+        "mergekit, 2024",
+        "slerp of the deltas of two parents, added to the base",
+        parameters=(_DELTAS,),
+        needs=_GRAM,
+        most_parents=2,
+    ),
+    Method(
+        "multislerp",
+        spherical.multislerp,
+        "Goddard, 2025",
+        "weighted mean direction of the deltas at their weighted mean length",
+        parameters=(_DELTAS,),
+        needs=_GRAM,
+    ),
+    Method(
+        "karcher",
+        spherical.karcher,
+        "arXiv:2603.04972",
+        "weighted mean on the sphere by squared angles, at the weighted mean length",
+        parameters=(_NO_DELTAS,),
+        needs=_GRAM,
+    ),
+    Method(
+        "model_stock",
+        spherical.model_stock,
+        "arXiv:2403.19522",
+        "average of the parents, drawn to the base as far as their deltas disagree",
+        needs=_GRAM,
+    ),
+    Method(
+        "sce",
+        arithmetic.sce,
+        "arXiv:2408.07990",
+        "select entries that vary, weigh parents by their squares there, erase minority signs",
+        uses_lambda=True,
+        parameters=(_SELECT_TOPK,),
+        needs=frozenset({"spread"}),
+    ),
+    Method(
+        "arcee_fusion",
+        arithmetic.arcee_fusion,
+        "Arcee AI, 2025",
+        "take only the delta entries of outlying importance",
+        needs=frozenset({"importance"}),
+        neutral=None,
+    ),
+    Method(
+        "nearswap",
+        arithmetic.nearswap,
+        "alchemonaut, 2024",
+        "move each entry toward the parent by at most t",
+        parameters=(_T,),
+        neutral=MappingProxyType({"t": 1.0}),
     ),
 )
 
 METHODS = MappingProxyType({row.name: row for row in _ROWS})
+"""The method table; its order is the order in which methods are listed."""

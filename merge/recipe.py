@@ -1,47 +1,52 @@
 """Recipes: all that determines a merge given the parents. Pure values, no torch, no files.
 
 A recipe names a method, the parents, and for each layer group one weight and one drop rate per
-parent. Equal recipes make equal weights, to the bit.
+parent. A layer group may have a method, a lambda and method parameters of its own, and rules may
+say which tensors form a group. Equal recipes make equal weights, to the bit.
+
+Shapes: P parents.
 """
 
 import hashlib
 import json
-import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from difflib import get_close_matches
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
-from .groups import LayerGroup
+from .coefficients import (
+    Coefficients,
+    check_coefficients,
+    check_keys,
+    known_method,
+    listed,
+    number,
+)
+from .groups import Grouping, LayerGroup
 from .methods import METHODS, Method
+from .plans import SMALLEST
 
-_KEYS = ("method", "parents", "coefficients", "lambda", "mask_seed")
+__all__ = ["Coefficients", "Recipe", "Setting"]
+
+_KEYS = ("method", "parents", "coefficients", "lambda", "mask_seed", "layer_groups")
 
 
 @dataclass(frozen=True)
-class Coefficients:
-    """Coefficients of one layer group: one weight and one drop rate per parent, in recipe order."""
+class Setting:
+    """What a recipe says of one layer group, with every default filled in.
 
+    Only parents that take part are left, sorted by name. ``parameters`` has every parameter of the
+    method: one number per parent left, or one in all where it is shared.
+    """
+
+    method: str
+    parents: tuple[str, ...]
     weights: tuple[float, ...]
     drop_rates: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        """Check lengths and ranges; numbers become floats, -0.0 becomes 0.0."""
-        weights = tuple(_number("weight", w) for w in self.weights)
-        drop_rates = tuple(_number("drop_rate", p) for p in self.drop_rates)
-        if len(weights) != len(drop_rates):
-            raise ValueError(
-                f"a layer group needs one weight and one drop_rate per parent, got "
-                f"{len(weights)} weights and {len(drop_rates)} drop_rates"
-            )
-        for rate in drop_rates:
-            if not 0.0 <= rate < 1.0:
-                raise ValueError(
-                    f"`drop_rate` must be in [0, 1), got {rate}; use 0 to drop nothing"
-                )
-        object.__setattr__(self, "weights", weights)
-        object.__setattr__(self, "drop_rates", drop_rates)
+    lambda_: float
+    parameters: Mapping[str, tuple[float, ...]] = field(hash=False)
+    mask_seed: int
 
 
 @dataclass(frozen=True)
@@ -51,10 +56,12 @@ class Recipe:
     ``coefficients`` maps layer group names ("embed", "layers.3.attn", ...) to Coefficients whose
     entries follow ``parents``. ``lambda_`` multiplies the summed delta ("lambda" in JSON).
     ``mask_seed`` is any integer in [0, 2**64) and matters to random methods only.
+    ``layer_groups`` are the rules of a `Grouping`, before the rule from names.
 
     Raises:
         ValueError: Unknown method, doubled parents, coefficients of another length, a number
-            outside its range, or a parameter that the method does not have.
+            outside its range, a parameter that the method does not have, or more parents than it
+            can merge.
     """
 
     method: str
@@ -62,21 +69,24 @@ class Recipe:
     coefficients: Mapping[str, Coefficients]
     lambda_: float = 1.0
     mask_seed: int = 0
+    layer_groups: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         """Check everything that can be checked without the parents' files."""
-        method = _known_method(self.method)
+        known_method(self.method)
         object.__setattr__(self, "parents", tuple(self.parents))
         object.__setattr__(self, "coefficients", MappingProxyType(dict(self.coefficients)))
-        object.__setattr__(self, "lambda_", _number("lambda", self.lambda_))
+        object.__setattr__(self, "lambda_", number("lambda", self.lambda_))
+        object.__setattr__(self, "layer_groups", self.grouping.rules)
         _check_parents(self.parents)
         _check_seed(self.mask_seed)
         for group, coefficients in self.coefficients.items():
             LayerGroup.from_name(group)
-            _check_coefficients(group, coefficients, self.parents, method)
-        if not method.uses_lambda and self.lambda_ != 1.0:
+            method = METHODS[coefficients.method or self.method]
+            check_coefficients(group, coefficients, self.parents, method)
+        if self.lambda_ != 1.0 and not any(method.uses_lambda for method in self.methods):
             raise ValueError(
-                f"method `{method.name}` has no lambda, it must be 1, got {self.lambda_}; "
+                f"method `{self.method}` has no lambda, it must be 1, got {self.lambda_}; "
                 f"scale the weights instead"
             )
 
@@ -90,41 +100,85 @@ class Recipe:
         drop_rate: float | Mapping[str, float] = 0.0,
         lambda_: float = 1.0,
         mask_seed: int = 0,
+        *,
+        parameters: Mapping[str, float | Mapping[str, float]] | None = None,
+        layer_groups: tuple[tuple[str, str], ...] = (),
     ) -> "Recipe":
         """The same coefficients in every layer group.
 
-        ``weight`` and ``drop_rate`` are one number for all parents or a mapping that names each
-        parent exactly once.
+        ``weight``, ``drop_rate`` and each of ``parameters`` are one number for all parents or a
+        mapping that names each parent exactly once.
         """
         parents = tuple(parents)
+        known = {p.name: p for p in known_method(method).parameters}
         shared = Coefficients(
-            _per_parent("weight", weight, parents), _per_parent("drop_rate", drop_rate, parents)
+            _per_parent("weight", weight, parents),
+            _per_parent("drop_rate", drop_rate, parents),
+            {
+                name: (value,)
+                if name in known and known[name].is_shared and not isinstance(value, Mapping)
+                else _per_parent(name, value, parents)
+                for name, value in (parameters or {}).items()
+            },
         )
-        return cls(method, parents, dict.fromkeys(groups, shared), lambda_, mask_seed)
+        coefficients = dict.fromkeys(groups, shared)
+        return cls(method, parents, coefficients, lambda_, mask_seed, layer_groups)
+
+    @cached_property
+    def grouping(self) -> Grouping:
+        """Tells the layer group of a tensor."""
+        return Grouping(self.layer_groups)
+
+    @property
+    def methods(self) -> tuple[Method, ...]:
+        """The rows of the method table that this recipe uses, each once, in table order."""
+        names = {c.method or self.method for c in self.coefficients.values()} or {self.method}
+        return tuple(row for name, row in METHODS.items() if name in names)
+
+    def setting(self, group: str) -> Setting:
+        """What decides the merge of the tensors of one layer group.
+
+        A parent whose weight, alone or times lambda, is 0 or too small for float32 takes no part
+        in any method.
+
+        Raises:
+            ValueError: If the recipe has no coefficients for the group.
+        """
+        if group not in self._settings:
+            if group not in self.coefficients:
+                raise ValueError(
+                    f"a recipe needs coefficients for each layer group it meets, got none for "
+                    f"{group}; it has {', '.join(self.coefficients) or 'no groups'}"
+                )
+            self._settings[group] = _setting(self, self.coefficients[group])
+        return self._settings[group]
+
+    @cached_property
+    def _settings(self) -> dict[str, Setting]:
+        return {}
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; `from_dict` gives an equal recipe."""
-        coefficients = {
-            group: {"weights": list(c.weights), "drop_rates": list(c.drop_rates)}
-            for group, c in self.coefficients.items()
-        }
+        """Plain JSON values; `from_dict` gives an equal recipe. What is not set is not written."""
+        coefficients = {group: c.to_dict() for group, c in self.coefficients.items()}
         values = (self.method, list(self.parents), coefficients, self.lambda_, self.mask_seed)
-        return dict(zip(_KEYS, values, strict=True))
+        data: dict[str, Any] = dict(zip(_KEYS, values, strict=False))
+        if self.layer_groups:
+            data["layer_groups"] = [list(rule) for rule in self.layer_groups]
+        return data
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Recipe":
         """Read `to_dict` back; unknown and missing keys are errors that name them."""
-        _check_keys("recipe", data, _KEYS, optional=("lambda", "mask_seed"))
-        coefficients = {}
-        for group, entry in data["coefficients"].items():
-            _check_keys(f"recipe's group {group}", entry, ("weights", "drop_rates"))
-            coefficients[group] = Coefficients(tuple(entry["weights"]), tuple(entry["drop_rates"]))
+        check_keys("recipe", data, _KEYS, optional=("lambda", "mask_seed", "layer_groups"))
+        groups = data["coefficients"]
+        check_keys("recipe's coefficients", groups, tuple(groups))
         return cls(
             data["method"],
-            tuple(data["parents"]),
-            coefficients,
+            listed("parents", data["parents"]),
+            {group: Coefficients.from_dict(group, entry) for group, entry in groups.items()},
             data.get("lambda", 1.0),
             data.get("mask_seed", 0),
+            tuple(_rule(rule) for rule in listed("layer_groups", data.get("layer_groups", []))),
         )
 
     def to_json(self) -> str:
@@ -146,22 +200,16 @@ class Recipe:
             ) from None
         return cls.from_dict(data)
 
-    @property
+    @cached_property
     def canonical(self) -> "Recipe":
         """The same merge with parents sorted by name and groups in model order."""
         order = sorted(range(len(self.parents)), key=lambda i: self.parents[i])
         groups = sorted(self.coefficients, key=lambda name: LayerGroup.from_name(name).order)
-        coefficients = {
-            group: Coefficients(
-                tuple(self.coefficients[group].weights[i] for i in order),
-                tuple(self.coefficients[group].drop_rates[i] for i in order),
-            )
-            for group in groups
-        }
+        coefficients = {group: self.coefficients[group].permuted(order) for group in groups}
         parents = tuple(self.parents[i] for i in order)
-        return Recipe(self.method, parents, coefficients, self.lambda_, self.mask_seed)
+        return replace(self, parents=parents, coefficients=coefficients)
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256, hex, of the canonical JSON; the order of parents and groups does not enter."""
         return hashlib.sha256(self.canonical.to_json().encode()).hexdigest()
@@ -175,18 +223,37 @@ class Recipe:
         return (Recipe.from_json, (self.to_json(),))
 
 
-def _known_method(name: str) -> Method:
-    if name in METHODS:
-        return METHODS[name]
-    near = get_close_matches(str(name), METHODS, n=1)
-    hint = f"did you mean `{near[0]}`?" if near else f"choose one of {', '.join(METHODS)}"
-    raise ValueError(f"`method` must name a known merge method, got {name!r}; {hint}")
+def _rule(rule: Any) -> tuple[str, str]:
+    if len(listed("layer_groups", rule)) != 2:
+        raise ValueError(
+            f"a rule in `layer_groups` is a pair [pattern, group name], got {list(rule)}"
+        )
+    return (rule[0], rule[1])
 
 
-def _number(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ValueError(f"`{name}` must be a finite number, got {value!r}")
-    return float(value) + 0.0  # -0.0 becomes 0.0
+def _setting(recipe: Recipe, coefficients: Coefficients) -> Setting:
+    method = METHODS[coefficients.method or recipe.method]
+    lambda_ = recipe.lambda_ if coefficients.lambda_ is None else coefficients.lambda_
+    lambda_ = lambda_ if method.uses_lambda else 1.0
+    active = [
+        i
+        for i in sorted(range(len(recipe.parents)), key=lambda i: recipe.parents[i])
+        if min(abs(w := coefficients.weights[i]), abs(w * lambda_)) >= SMALLEST
+    ]
+    parameters = {}
+    for row in method.parameters:
+        given = coefficients.parameters.get(row.name, ())
+        values = given or (row.default,) * (1 if row.is_shared else len(recipe.parents))
+        parameters[row.name] = values if row.is_shared else tuple(values[i] for i in active)
+    return Setting(
+        method.name,
+        tuple(recipe.parents[i] for i in active),
+        tuple(coefficients.weights[i] for i in active),
+        tuple(coefficients.drop_rates[i] for i in active),
+        lambda_,
+        MappingProxyType(parameters),
+        recipe.mask_seed,
+    )
 
 
 def _check_parents(parents: tuple[str, ...]) -> None:
@@ -205,21 +272,6 @@ def _check_seed(seed: Any) -> None:
         raise ValueError(f"`mask_seed` must be an integer in [0, 2**64), got {seed!r}")
 
 
-def _check_coefficients(
-    group: str, coefficients: Coefficients, parents: tuple[str, ...], method: Method
-) -> None:
-    if len(coefficients.weights) != len(parents):
-        raise ValueError(
-            f"layer group {group} needs one weight per parent, got {len(coefficients.weights)} "
-            f"weights for {len(parents)} parents"
-        )
-    if not method.uses_drop_rate and any(coefficients.drop_rates):
-        raise ValueError(
-            f"method `{method.name}` has no drop_rate, it must be 0, got "
-            f"{max(coefficients.drop_rates)} in layer group {group}; leave it out"
-        )
-
-
 def _per_parent(
     name: str, value: float | Mapping[str, float], parents: tuple[str, ...]
 ) -> tuple[float, ...]:
@@ -231,18 +283,3 @@ def _per_parent(
             f"{', '.join(sorted(parents))}"
         )
     return tuple(value[parent] for parent in parents)
-
-
-def _check_keys(
-    what: str, data: Any, keys: tuple[str, ...], optional: tuple[str, ...] = ()
-) -> None:
-    if not isinstance(data, Mapping):
-        raise ValueError(f"a {what} must be an object, got {type(data).__name__}")
-    for key in data:
-        if key not in keys:
-            near = get_close_matches(str(key), keys, n=1)
-            hint = f"did you mean `{near[0]}`?" if near else f"allowed: {', '.join(keys)}"
-            raise ValueError(f"unknown key `{key}` in the {what}; {hint}")
-    for key in keys:
-        if key not in data and key not in optional:
-            raise ValueError(f"missing key `{key}` in the {what}; add it")
