@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from heterosis.merge.engine import MergeEngine, MergeFailure, merge_tensors
+from heterosis.merge.engine import MergeEngine, MergeFailure
+from heterosis.merge.launch import merge_tensors
 from heterosis.merge.methods import METHODS
 from heterosis.merge.parents import ParentError, ParentSet
 from heterosis.merge.recipe import Coefficients, Recipe
@@ -24,8 +25,10 @@ def recipe(method: str, parents: ParentSet, shift: float = 0.0, seed: int = 3) -
     """Coefficients that differ between layer groups and parents."""
     row = METHODS[method]
     coefficients = {}
-    for g, group in enumerate(parents.groups):
-        weights = [0.3 + 0.1 * i + 0.02 * g + shift for i in range(len(parents.names))]
+    most = row.most_parents or len(parents.names)
+    for g, group in enumerate(parents.groups()):
+        weights = [0.3 + 0.1 * i + (0.02 * g + shift) * (i + 1) for i in range(most)]
+        weights += [0.0] * (len(parents.names) - most)
         rates = [0.5 * row.uses_drop_rate for _ in parents.names]
         coefficients[group] = Coefficients(tuple(weights), tuple(rates))
     return Recipe(method, parents.names, coefficients, 0.9 if row.uses_lambda else 1.0, seed)
@@ -69,12 +72,16 @@ def test_the_model_holds_what_merge_tensors_says(method, dtype, parents):
 def test_weights_zero_and_one_give_base_and_parents(method, parents, engine):
     def loaded(**weights: float) -> dict[str, torch.Tensor]:
         every = dict.fromkeys(parents.names, 0.0) | weights
-        return engine.load(
-            Recipe.uniform(method, parents.names, parents.groups, every)
-        ).state_dict()
+        neutral = METHODS[method].neutral
+        made = Recipe.uniform(
+            method, parents.names, parents.groups(), every, parameters=neutral or {}
+        )
+        return engine.load(made).state_dict()
 
     for name, tensor in load_file(parents.folders["base"] / "model.safetensors").items():
         assert torch.equal(loaded()[name], tensor)
+    if METHODS[method].neutral is None:
+        return
     for name, tensor in load_file(parents.folders["b"] / "model.safetensors").items():
         assert torch.equal(loaded(b=1.0)[name], tensor)
 
@@ -116,7 +123,7 @@ def test_tied_embeddings_stay_tied(parents, engine):
 def test_untied_head_has_its_own_coefficients(untied: Family):
     parents = opened(untied)
     engine = MergeEngine(parents, dtype="float32")
-    weights = dict.fromkeys(parents.groups, Coefficients((0.0, 0.0), (0.0, 0.0)))
+    weights = dict.fromkeys(parents.groups(), Coefficients((0.0, 0.0), (0.0, 0.0)))
     weights["head"] = Coefficients((0.0, 1.0), (0.0, 0.0))
     state = engine.load(Recipe("linear", parents.names, weights)).state_dict()
     embed = "model.embed_tokens.weight"
@@ -150,7 +157,7 @@ def _strip_prefix(paths: Family, prefix: str) -> None:
 def test_parents_may_differ_in_dtype(dtypes, tmp_path):
     one, two = (tiny_family(tmp_path / d, n_parents=1, dtype=d) for d in dtypes)
     mixed = ParentSet.open(one["base"], {"a": two["a"]})
-    made = Recipe.uniform("linear", ("a",), mixed.groups, 1.0)
+    made = Recipe.uniform("linear", ("a",), mixed.groups(), 1.0)
     state = MergeEngine(mixed, dtype="float32").load(made).state_dict()
     for name in mixed.tensors:
         assert torch.equal(state[name], mixed.parent_tensor("a", name).float())
@@ -205,7 +212,7 @@ def test_threads_are_given_back(parents, engine):
 
 
 def test_recipes_that_do_not_fit_are_refused(parents, engine):
-    groups = parents.groups
+    groups = parents.groups()
     with pytest.raises(ValueError, match="parents that are loaded, got a, b for a, b, c"):
         engine.load(Recipe.uniform("linear", ("a", "b"), groups, 0.5))
     with pytest.raises(ValueError, match=r"each of the 11 layer groups .* got 10: head is missing"):

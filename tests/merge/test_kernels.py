@@ -1,0 +1,191 @@
+"""Kernels: compiled and eager give the same bits, whatever is kept, combined and stored."""
+
+import itertools
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from heterosis.merge import launch
+from heterosis.merge.kernels import RANK_STEPS, UNIT, rank_window
+from heterosis.merge.launch import Job, Launcher
+from heterosis.merge.plans import COMBINES, KEEPS, Combination, Consensus, Plan
+from torch._dynamo.exc import TorchDynamoException
+
+N = (1 << 16) + 77  # large, and no multiple of any vector's width
+NAMES = ("a", "b", "c")
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+KEPT = {
+    "band": {"low": (0.02, 0.05, 0.0), "high": (0.2, math.inf, 0.3)},
+    "random": {"low": (0.5, 0.0, 0.9), "mask_seed": 3},
+    "ranked": {"low": (0.6, 0.9, 0.3), "high": (0.4, 0.2, 0.3), "mask_seed": 3},
+    "near": {"low": (0.05, math.inf, 0.001)},
+    "common": {"low": (0.004,)},
+}
+
+
+def consensus(keep: str, combine: str, n_parents: int = 2, **changes: Any) -> Consensus:
+    """A plan with numbers of every sign and size that its kind looks at."""
+    numbers: dict[str, Any] = {"scales": (0.7, -0.4, 1.3), "weights": (0.7, 0.4, 1.0)}
+    numbers |= KEPT.get(keep, {}) | changes
+    cut = {k: v[:n_parents] if isinstance(v, tuple) else v for k, v in numbers.items()}
+    return Consensus(NAMES[:n_parents], keep, combine, factor=0.8, **cut)
+
+
+def job(plan: Plan, dtype: torch.dtype, n: int = N, seed: int = 0) -> Job:
+    generator = torch.Generator().manual_seed(seed)
+    base = torch.randn(n, generator=generator)
+    parents = [base + 0.1 * torch.randn(n, generator=generator) for _ in plan.parents]
+    for parent in parents:
+        parent[::7] = base[::7]
+    codes = [torch.randint(0, 256, (n,), generator=generator) for _ in plan.parents]
+    has_planes = isinstance(plan, Consensus) and plan.keep in ("ranked", "chosen")
+    planes = tuple(code.to(torch.uint8) for code in codes) if has_planes else ()
+    out = torch.full((n,), math.nan, dtype=dtype)
+    sources = tuple(parent.to(dtype) for parent in parents)
+    return Job(f"tensor.{seed}", out, base.to(dtype), sources, plan, planes)
+
+
+def written(launcher: Launcher, make: Callable[[], Job]) -> torch.Tensor:
+    made = make()
+    launcher.run([made])
+    return made.out
+
+
+def assert_compiled_equals_eager(plan: Plan, dtype: torch.dtype) -> None:
+    launcher = Launcher(compile=True)
+    assert launcher.is_compiling
+    compiled = written(launcher, lambda: job(plan, dtype))
+    eager = written(Launcher(), lambda: job(plan, dtype))
+    assert not eager.isnan().any()
+    assert torch.equal(compiled, eager), (plan, dtype)
+
+
+SMOKE = [
+    consensus("random", "elect_mean"),
+    Combination(NAMES[:2], (0.4, 0.8), -0.2),
+]
+
+
+@pytest.mark.parametrize("plan", SMOKE, ids=["random elect_mean", "combination"])
+def test_compiled_equals_eager(plan):
+    assert_compiled_equals_eager(plan, torch.bfloat16)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("keep", "combine"), [*itertools.product(KEEPS, COMBINES)])
+def test_every_kernel_compiled_equals_eager(keep, combine, dtype):
+    for n_parents in (2, 3):
+        assert_compiled_equals_eager(consensus(keep, combine, n_parents), dtype)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_combinations_and_shares_compiled_equal_eager(dtype):
+    for plan in (
+        Combination(NAMES, (0.5, 0.3, 0.2), 0.0),
+        Combination(NAMES[:1], (1.0,), 0.0),
+        consensus("all", "elect_mean", shares=(1.0, 0.3, 0.2)),
+        consensus("band", "elect_mean", high=(math.inf,) * 3),
+    ):
+        assert_compiled_equals_eager(plan, dtype)
+
+
+def test_compiled_kernels_read_other_numbers_without_compiling_again():
+    launcher = Launcher(compile=True)
+    for rate, n in itertools.product((0.5, 0.7), (N, 3 * N)):
+        make = partial(job, consensus("random", "elect_mean", low=(rate, 0.2, 0.0)), DTYPES[0], n)
+        assert torch.equal(written(launcher, make), written(Launcher(), make))
+    assert len(launcher._compiled) == 1
+
+
+@pytest.mark.parametrize("keep", KEEPS)
+@pytest.mark.parametrize("combine", COMBINES)
+def test_blocks_change_no_bit(keep, combine, monkeypatch):
+    plan = consensus(keep, combine, 3)
+    whole = written(Launcher(), lambda: job(plan, torch.float32))
+    monkeypatch.setattr("heterosis.merge.blocks.CPU_BLOCK", 1 << 10)
+    assert torch.equal(written(Launcher(), lambda: job(plan, torch.float32)), whole)
+
+
+@pytest.mark.parametrize("keep", KEEPS)
+def test_inputs_are_left_unchanged(keep):
+    made = job(consensus(keep, "elect_mean"), torch.float32)
+    before = [t.clone() for t in (made.base, *made.parents, *made.planes)]
+    Launcher().run([made])
+    after = (made.base, *made.parents, *made.planes)
+    assert all(torch.equal(a, b) for a, b in zip(after, before, strict=True))
+
+
+def test_votes_that_cancel_elect_nobody():
+    plan = consensus("all", "elect_mean", scales=(1.0, 1.0, 1.0), weights=(1.0, 1.0, 1.0))
+    base = torch.randn(1000, generator=torch.Generator().manual_seed(1)).bfloat16()
+    out = torch.empty(1000)
+    Launcher().run([Job("x", out, base * 0, (base, -base), plan)])
+    assert not out.any()
+
+
+def test_rank_windows_are_whole_numbers_that_average_to_the_rate():
+    for low, high in ((0.6, 0.4), (0.999, 0.0), (0.5, 0.5), (0.0, 0.0)):
+        first, step = rank_window(low, high)
+        rates = [(first - step * code) / UNIT for code in range(RANK_STEPS)]
+        assert first.is_integer()
+        assert step.is_integer()
+        assert min(rates) >= 0.0
+        assert max(rates) < 1.0
+        assert sum(rates) / RANK_STEPS == pytest.approx((low + high) / 2, abs=1e-7)
+        assert rates == sorted(rates, reverse=True)
+
+
+def test_ranked_drops_small_entries_more_often_and_keeps_the_expectation():
+    plan = consensus("ranked", "sum", 1, scales=(1.0,), low=(0.9,), high=(0.3,))
+    n, total, kept = 4096, torch.zeros(4096, dtype=torch.float64), torch.zeros(4096)
+    codes = (torch.arange(n) % 256).to(torch.uint8)
+    for seed in range(300):
+        out = torch.empty(n)
+        seeded = consensus(
+            "ranked", "sum", 1, scales=(1.0,), low=(0.9,), high=(0.3,), mask_seed=seed
+        )
+        Launcher().run([Job("x", out, torch.zeros(n), (torch.ones(n),), seeded, (codes,))])
+        total += out
+        kept += out != 0
+    rates = 0.9 - 0.6 * (codes.double() + 0.5) / 256
+    shares = (kept / 300).reshape(-1, 256).mean(0).double()
+    error = (rates * (1 - rates) / (300 * n / 256)).sqrt()[:256]
+    assert bool(((shares - (1 - rates[:256])).abs() < 5 * error).all())
+    assert float(total.mean() / 300) == pytest.approx(1.0, abs=0.01)
+    assert plan.keep == "ranked"
+
+
+def test_without_a_compiler_kernels_run_eager_and_it_is_said(monkeypatch, caplog):
+    launch._has_compiler.cache_clear()
+    monkeypatch.setattr(launch.shutil, "which", lambda _: None)
+    plan = consensus("all", "sum")
+    try:
+        launcher = Launcher(compile=True)
+        assert not launcher.is_compiling
+        assert "no C++ compiler found: kernels run eager" in caplog.text
+        assert torch.equal(
+            written(launcher, lambda: job(plan, torch.float32)),
+            written(Launcher(), lambda: job(plan, torch.float32)),
+        )
+    finally:
+        launch._has_compiler.cache_clear()
+
+
+def test_a_kernel_that_does_not_compile_runs_eager_and_it_is_said(monkeypatch, caplog):
+    def refuse(kernel):
+        def call(*_):
+            raise TorchDynamoException("no such instruction")
+
+        return call
+
+    monkeypatch.setattr(launch, "_compile", refuse)
+    plan = consensus("all", "sum")
+    launcher = Launcher(compile=True)
+    compiled = written(launcher, lambda: job(plan, torch.float32))
+    assert torch.equal(compiled, written(Launcher(), lambda: job(plan, torch.float32)))
+    assert "a kernel cannot be compiled (no such instruction): it runs eager" in caplog.text
