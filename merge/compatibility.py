@@ -1,12 +1,12 @@
-"""Whether a parent is a fine-tune of the base: same tensors, same architecture, same vocabulary.
+"""Whether a parent is a fine-tune of the base: same tensors, same architecture.
 
-Compares what headers, config.json and tokenizer files say. Every difference is refused with one
-line that names the parent, what differs and the remedy; nothing is skipped or cropped.
+Compares what headers and config.json say; vocabularies are vocabulary.py's. Every difference is
+refused with one line that names the parent, what differs and the remedy; nothing is skipped or
+cropped.
 """
 
-import hashlib
-import logging
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,6 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig
 
 from .headers import ParentError, TensorInfo, read_json
-
-log = logging.getLogger(__name__)
 
 # Settings that leave the meaning of the weights alone: bookkeeping, training, generation.
 _FREE_KEYS = frozenset(
@@ -30,8 +28,19 @@ _FREE_KEYS = frozenset(
     }
 )
 
-# Vocabularies that are compared as bytes where there is no tokenizer.json.
-_SLOW_FILES = ("tokenizer.model", "vocab.json", "spiece.model", "vocab.txt", "merges.txt")
+POLICIES = "choose the policy `tokenizer: base` or `tokenizer: union`"
+"""The remedy for every difference in vocabulary."""
+
+MAX_LENGTH = 10_000
+"""transformers makes lists as long as some settings say; no model comes near, a bomb would."""
+
+_LENGTHS = re.compile(r"(^|_)layers?$|blocks$|^depth$|^num_labels$")
+
+# What transformers raises on a config.json that makes no sense.
+_CONFIG_ERRORS = (
+    *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, OSError),
+    *(RuntimeError, TypeError, ValueError, StrictDataclassError),
+)
 
 
 def check_tensors(
@@ -72,37 +81,76 @@ def _shape(info: TensorInfo) -> str:
     return "x".join(map(str, info.shape)) or "scalar"
 
 
-def read_config(who: str, folder: Path) -> dict[str, Any]:
+def read_config(who: str, folder: Path, *, architecture_required: bool = True) -> dict[str, Any]:
     """Settings of a model directory with the defaults of its architecture filled in.
+
+    Args:
+        who: "base" or "parent <name>", for messages.
+        folder: A Hugging Face model directory.
+        architecture_required: Refuse an architecture that transformers does not know. Otherwise
+            its settings are those written in config.json.
 
     Raises:
         ParentError: No config.json, an architecture unknown to transformers (remote code is never
             run), or packed (quantised) weights.
     """
-    raw = read_json(who, folder / "config.json")
-    if "quantization_config" in raw:
-        raise ParentError(
-            f"{who}: {folder} holds quantised weights (quantization_config in config.json), which "
-            f"cannot be merged; save a dequantised copy in bfloat16"
-        )
+    path = folder / "config.json"
+    raw = read_json(who, path)
+    _check_raw(who, path, raw)
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (
-        *(ValueError, KeyError, OSError, TypeError, AttributeError),
-        StrictDataclassError,
-    ) as error:
+        return config.to_dict()
+    except _CONFIG_ERRORS as error:
+        if not architecture_required:
+            return raw
         reason = f"{error}".strip().splitlines()[0][:160] if f"{error}".strip() else repr(error)
         raise ParentError(
-            f"{who}: transformers cannot read {folder / 'config.json'} ({reason}); use an "
-            f"architecture that this version of transformers knows without remote code"
+            f"{who}: transformers cannot read {path} ({reason}); use an architecture that this "
+            f"version of transformers knows without remote code"
         ) from None
-    return config.to_dict()
 
 
-def check_config(who: str, config: Mapping[str, Any], base: Mapping[str, Any]) -> None:
+def _check_raw(who: str, path: Path, raw: Mapping[str, Any]) -> None:
+    if "quantization_config" in raw:
+        raise ParentError(
+            f"{who}: {path.parent} holds quantised weights (quantization_config in config.json), "
+            f"which cannot be merged; save a dequantised copy in bfloat16"
+        )
+    for key, value in _settings(raw):
+        if isinstance(value, int) and value > MAX_LENGTH and _LENGTHS.search(key):
+            raise ParentError(
+                f"{who}: {path} has {key} = {_short(value)}, more than {MAX_LENGTH}; fetch the "
+                f"file again"
+            )
+
+
+def _settings(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    # All settings, those of sub-configs included.
+    for key, value in config.items():
+        yield key, value
+        if isinstance(value, Mapping):
+            yield from _settings(value)
+
+
+def check_config(
+    who: str,
+    config: Mapping[str, Any],
+    base: Mapping[str, Any],
+    *,
+    is_vocabulary_free: bool = False,
+    prefix: str = "",
+) -> None:
     """Refuse a parent whose architecture settings differ from the base's.
 
-    Settings known to one side only are not compared: they are unknown to the architecture.
+    Settings known to one side only are not compared: they are unknown to the architecture. The
+    parts of a multimodal model (``text_config`` and the like) are compared setting by setting.
+
+    Args:
+        who: "parent <name>", for messages.
+        config: The parent's settings.
+        base: The base's settings.
+        is_vocabulary_free: Leave ``vocab_size`` alone; a tokenizer policy takes care of it.
+        prefix: Where in the base's settings these stand, for messages.
 
     Raises:
         ParentError: Naming the parent, the setting and both values.
@@ -110,79 +158,27 @@ def check_config(who: str, config: Mapping[str, Any], base: Mapping[str, Any]) -
     for key in ("model_type", "vocab_size", *sorted(base)):
         if key in _FREE_KEYS or "dropout" in key or "pdrop" in key:
             continue
-        if key in config and key in base and config[key] != base[key]:
+        if key not in config or key not in base or config[key] == base[key]:
+            continue
+        ours, theirs = config[key], base[key]
+        if key.endswith("_config") and isinstance(ours, Mapping) and isinstance(theirs, Mapping):
+            free = is_vocabulary_free
+            check_config(who, ours, theirs, is_vocabulary_free=free, prefix=f"{prefix}{key}.")
+        elif not (is_vocabulary_free and key == "vocab_size"):
+            policy = f", or {POLICIES}" if key == "vocab_size" else ""
             raise ParentError(
-                f"{who}: config.json has {key} = {_short(config[key])}, the base has "
-                f"{_short(base[key])}; use a fine-tune of this base"
+                f"{who}: config.json has {prefix}{key} = {_short(ours)}, the base has "
+                f"{_short(theirs)}; use a fine-tune of this base{policy}"
             )
+
+
+def is_tied(config: Mapping[str, Any]) -> bool:
+    """Whether a model's input embeddings are also its output head, by its settings."""
+    part = config.get("text_config")
+    is_part_tied = isinstance(part, Mapping) and bool(part.get("tie_word_embeddings"))
+    return bool(config.get("tie_word_embeddings", is_part_tied))
 
 
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
-
-
-def check_vocabulary(who: str, folder: Path, base: Path) -> None:
-    """Refuse a parent whose tokens, their ids, or its special tokens differ from the base's.
-
-    A parent without tokenizer files is taken to use the base's, which is said in the log.
-
-    Raises:
-        ParentError: Naming the parent, the token and both ids, or the file that differs.
-    """
-    fast = "tokenizer.json"
-    if (folder / fast).is_file() and (base / fast).is_file():
-        ours, special = _vocabulary(who, folder / fast)
-        theirs, base_special = _vocabulary("base", base / fast)
-        _check_tokens(who, ours, theirs)
-        _check_special(who, special, base_special)
-        return
-    common = [f for f in _SLOW_FILES if (folder / f).is_file() and (base / f).is_file()]
-    for name in common:
-        if _sha256(folder / name) != _sha256(base / name):
-            raise ParentError(
-                f"{who}: vocabulary file {name} differs from the base's; use a fine-tune that "
-                f"kept the base's tokenizer"
-            )
-    if not common:
-        log.warning("%s: no tokenizer files to compare in %s; the base's are used", who, folder)
-
-
-def _check_tokens(who: str, ours: Mapping[str, int], theirs: Mapping[str, int]) -> None:
-    for token in sorted(ours.keys() | theirs.keys()):
-        if ours.get(token) != theirs.get(token):
-            raise ParentError(
-                f"{who}: vocabulary differs: token {token!r} has id {ours.get(token, 'none')}, in "
-                f"the base {theirs.get(token, 'none')} ({len(ours)} tokens against "
-                f"{len(theirs)}); use a fine-tune that kept the base's tokenizer"
-            )
-
-
-def _check_special(who: str, ours: frozenset[str], theirs: frozenset[str]) -> None:
-    for token in sorted(ours ^ theirs):
-        state = "is" if token in ours else "is not"
-        raise ParentError(
-            f"{who}: special tokens differ: {token!r} {state} special here, unlike in the base; "
-            f"use a fine-tune that kept the base's tokenizer"
-        )
-
-
-def _vocabulary(who: str, path: Path) -> tuple[dict[str, int], frozenset[str]]:
-    data = read_json(who, path)
-    try:
-        vocab = data["model"]["vocab"]
-        if isinstance(vocab, list):  # Unigram: a list of [token, score], the id is the position
-            vocab = {entry[0]: i for i, entry in enumerate(vocab)}
-        added = data.get("added_tokens") or []
-        tokens = {**vocab, **{entry["content"]: entry["id"] for entry in added}}
-        special = frozenset(entry["content"] for entry in added if entry.get("special"))
-    except (KeyError, TypeError, IndexError) as error:
-        raise ParentError(
-            f"{who}: {path} is no tokenizers file ({type(error).__name__}: {error}); fetch it again"
-        ) from None
-    return tokens, special
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

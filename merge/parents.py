@@ -1,51 +1,35 @@
 """The base and its fine-tunes on disk: checked by name, read by memory map.
 
 Opening reads headers, config.json and tokenizer files only, so that a mismatch is refused in
-milliseconds. Weights are read when asked for. Knows nothing of recipes.
-
-Shapes: P parents, N entries of a tensor.
+milliseconds. Weights are read when asked for. Puts together what its neighbours know: hub.py
+(where), checkpoint.py and adapters.py (what), compatibility.py and vocabulary.py (whether it
+fits). Knows nothing of recipes.
 """
 
-import hashlib
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from .blocks import blocks, one_thread
-from .compatibility import check_config, check_tensors, check_vocabulary, read_config
-from .groups import layer_group
-from .headers import WEIGHTS, ParentError, TensorInfo, read_tensors
+from .adapters import Adapter, is_adapter
+from .checkpoint import Checkpoint, LowRank, Source
+from .compatibility import check_config, check_tensors, read_config
+from .groups import Grouping, layer_group
+from .headers import ParentError, TensorInfo, read_json
+from .hub import Place, locate
+from .tokens import check_same, tokenizer_paths
+from .vocabulary import plan_vocabulary, resized
 
-__all__ = ["BASE", "DeltaStatistics", "ParentError", "ParentSet", "TensorInfo"]
+__all__ = ["BASE", "ParentError", "ParentSet", "TensorInfo"]
 
 
 BASE = "base"
 """The name of the base in digests and messages; no parent may have it."""
-
-_digests: dict[tuple[str, int, int], str] = {}  # (path, size, mtime_ns) -> SHA-256, this process
-
-
-@dataclass(frozen=True)
-class DeltaStatistics:
-    """How far the parents are from the base, and from each other, over all floating entries.
-
-    ``relative_norm`` is |delta| / |base| (L2), ``mean_abs_delta`` the mean of |delta|, per parent.
-    ``cosine`` of the deltas and ``sign_conflict`` (share of the entries changed by both whose
-    signs differ) are per pair of parents, names sorted.
-    """
-
-    relative_norm: Mapping[str, float]
-    mean_abs_delta: Mapping[str, float]
-    cosine: Mapping[tuple[str, str], float]
-    sign_conflict: Mapping[tuple[str, str], float]
 
 
 class ParentSet:
@@ -53,45 +37,83 @@ class ParentSet:
 
     def __init__(
         self,
-        folders: Mapping[str, Path],
-        tensors: Mapping[str, Mapping[str, TensorInfo]],
+        places: Mapping[str, Place],
+        sources: Mapping[str, Source],
         config: Mapping[str, Any],
+        tokenizer_files: Mapping[str, bytes | Path],
     ) -> None:
-        """Take what `open` has checked; both mappings hold "base" first, then the parents."""
-        self.folders: Mapping[str, Path] = MappingProxyType(dict(folders))
+        """Take what `open` has checked; the mappings hold "base" first, then the parents."""
+        self.places: Mapping[str, Place] = MappingProxyType(dict(places))
+        """Where each model lies, and how the person named it."""
+        self.folders: Mapping[str, Path] = MappingProxyType(
+            {owner: place.folder for owner, place in places.items()}
+        )
         self.config: Mapping[str, Any] = MappingProxyType(dict(config))
-        self.tensors: Mapping[str, TensorInfo] = MappingProxyType(dict(tensors[BASE]))
+        """The base's settings, with the number of rows of the output vocabulary."""
+        self.tensors: Mapping[str, TensorInfo] = MappingProxyType(dict(sources[BASE].tensors))
         """Every tensor of the base: name -> shape, dtype, file."""
-        self._tensors = tensors
-        self._files: dict[Path, Any] = {}
+        self._sources = sources
+        self._tokenizer_files = tokenizer_files
 
     @classmethod
-    def open(cls, base: Path | str, parents: Mapping[str, Path | str]) -> "ParentSet":
+    def open(
+        cls,
+        base: Path | str,
+        parents: Mapping[str, Path | str],
+        *,
+        tokenizer: str | None = None,
+        download: bool = False,
+        architecture_required: bool = True,
+    ) -> "ParentSet":
         """Check a base and its parents against each other, reading headers and settings only.
 
         Args:
-            base: Hugging Face model directory with safetensors.
-            parents: Name -> directory of a fine-tune of `base`. The name enters random masks.
+            base: Hugging Face model directory with safetensors, or hub id.
+            parents: Name -> directory or hub id of a fine-tune of ``base``, or of a LoRA adapter
+                made on it. The name enters random masks.
+            tokenizer: What to do where vocabularies differ: "base" or "union" put all rows in one
+                order (see vocabulary.py), None refuses.
+            download: Fetch from the hub what the local cache lacks; safetensors and text only.
+            architecture_required: Refuse architectures that transformers does not know; they
+                cannot be loaded, but their files can be merged.
 
         Raises:
             ParentError: The first mismatch, in one line: which parent, which tensor or file, and
                 the remedy.
         """
         _check_names(parents)
-        folders = {BASE: Path(base).absolute()}
-        folders |= {name: Path(path).absolute() for name, path in parents.items()}
-        tensors, base_config = {}, {}
-        for name, folder in folders.items():
-            who = BASE if name == BASE else f"parent {name}"
-            tensors[name] = read_tensors(who, folder)
-            config = read_config(who, folder)
-            if name == BASE:
-                base_config = config
-                continue
-            check_config(who, config, base_config)
-            check_vocabulary(who, folder, folders[BASE])
-            check_tensors(who, tensors[name], tensors[BASE])
-        opened = cls(folders, tensors, base_config)
+        given = {BASE: base, **parents}
+        places = {o: locate(_who(o), place, download=download) for o, place in given.items()}
+        read = partial(read_config, architecture_required=architecture_required)
+        base_model = _open_base(places[BASE].folder)
+        config = read(BASE, places[BASE].folder)
+        sources = {BASE: base_model, **_open_parents(places, base_model, config)}
+        for owner, source in sources.items():
+            if owner != BASE and isinstance(source, Checkpoint):
+                theirs = read(_who(owner), places[owner].folder)
+                check_config(_who(owner), theirs, config, is_vocabulary_free=tokenizer is not None)
+        return cls._with_vocabulary(places, sources, config, tokenizer)
+
+    @classmethod
+    def _with_vocabulary(
+        cls,
+        places: Mapping[str, Place],
+        sources: dict[str, Source],
+        config: dict[str, Any],
+        tokenizer: str | None,
+    ) -> "ParentSet":
+        folders = {owner: place.folder for owner, place in places.items()}
+        if tokenizer is None:
+            for owner in list(folders)[1:]:
+                check_same(_who(owner), folders[owner], folders[BASE])
+            files = tokenizer_paths(folders[BASE])
+        else:
+            vocabulary = plan_vocabulary(tokenizer, folders, sources, config)
+            sources, files = vocabulary.mapped(sources), vocabulary.files
+            config = resized(config, vocabulary.size)
+        for owner in list(folders)[1:]:
+            check_tensors(_who(owner), sources[owner].tensors, sources[BASE].tensors)
+        opened = cls(places, sources, config, files)
         opened._check_whole_tensors()
         return opened
 
@@ -100,96 +122,67 @@ class ParentSet:
         """Names of the parents, in the order given."""
         return tuple(name for name in self.folders if name != BASE)
 
-    @cached_property
-    def groups(self) -> tuple[str, ...]:
+    def groups(self, grouping: Grouping = Grouping()) -> tuple[str, ...]:  # noqa: B008 - a value
         """Names of the layer groups that hold floating tensors, in model order."""
-        floating = [name for name, info in self._tensors[BASE].items() if info.is_floating]
-        found = {layer_group(name) for name in floating}
-        return tuple(group.name for group in sorted(found, key=lambda group: group.order))
+        return grouping.names(name for name, info in self.tensors.items() if info.is_floating)
 
     @property
     def n_layers(self) -> int:
         """Number of transformer blocks: the highest layer index plus one, 0 without blocks."""
-        layers = [layer_group(name).layer for name in self._tensors[BASE]]
+        layers = [layer_group(name).layer for name in self.tensors]
         return max((layer + 1 for layer in layers if layer is not None), default=0)
 
-    @property
-    def bytes_per_model(self) -> int:
-        """Size in bytes of the largest of base and parents, as saved."""
-        return max(
-            sum(path.stat().st_size for path in self._weight_files(name)) for name in self.folders
-        )
+    def infos(self, owner: str) -> Mapping[str, TensorInfo]:
+        """The tensors of "base" or a parent, as `base_tensor` and `parent_tensor` give them."""
+        return self._sources[owner].tensors
+
+    def bytes_of(self, owner: str, tensor: str | None = None) -> int:
+        """Bytes that holding a model, or one tensor of it, takes beside the base.
+
+        Of an adapter these are its factors; where it leaves a tensor alone, 0.
+        """
+        source = self._sources[owner]
+        return sum(map(source.bytes_of, source.tensors if tensor is None else [tensor]))
 
     def base_tensor(self, name: str) -> Tensor:
-        """A tensor of the base as saved, memory-mapped; not to be written to."""
-        return self._tensor(BASE, name)
+        """A tensor of the base, memory-mapped if it is as saved; not to be written to."""
+        return self._sources[BASE].read(name)
 
     def parent_tensor(self, parent: str, name: str) -> Tensor:
-        """A tensor of a parent as saved, memory-mapped; not to be written to."""
-        return self._tensor(parent, name)
+        """A tensor of a parent, memory-mapped if it is as saved; not to be written to.
+
+        Of an adapter: float32 base + scale * B @ A where it has factors, else the base's tensor.
+        """
+        return self._sources[parent].read(name)
+
+    def low_rank(self, parent: str, name: str) -> LowRank | None:
+        """The factors of a tensor that is the base's plus a product; None for any other.
+
+        ``low_rank(...).added_to(base_tensor(name))`` is `parent_tensor`, without reading the base
+        again; the factors are what an accelerator should hold.
+        """
+        return self._sources[parent].low_rank(name)
+
+    def is_base(self, parent: str, name: str) -> bool:
+        """Whether a tensor of a parent is known, without reading it, to be the base's own."""
+        return self._sources[parent].is_base(name)
 
     def digests(self) -> dict[str, str]:
         """SHA-256, hex, of the weights of the base and of each parent.
 
-        One file: its SHA-256. Shards: SHA-256 over lines of shard name and shard SHA-256. A file is
-        read again only if its path, size or modification time changes.
+        One file: its SHA-256. Shards: SHA-256 over lines of shard name and shard SHA-256; adapters
+        the same over settings and weights. Where a tokenizer policy puts rows in another order,
+        that order and what fills the gaps enter too. A file is read again only if its path, size
+        or modification time changes.
         """
-        return {name: self._digest(name) for name in self.folders}
+        return {owner: source.digest() for owner, source in self._sources.items()}
 
-    def check_values(self) -> None:
-        """Read every weight once and refuse NaN and infinity.
-
-        Raises:
-            ParentError: Naming the model and the tensor.
-        """
-        with one_thread():
-            for owner in self.folders:
-                for name, info in self._tensors[owner].items():
-                    if info.is_floating and not _is_finite(self._tensor(owner, name)):
-                        who = BASE if owner == BASE else f"parent {owner}"
-                        raise ParentError(
-                            f"{who}: tensor {name} in {info.file} holds NaN or infinity; the "
-                            f"training run diverged or the file is damaged, use another checkpoint"
-                        )
-
-    def delta_statistics(self) -> DeltaStatistics:
-        """Norms, cosines and sign conflicts of the deltas; reads every weight once, in blocks."""
-        names = sorted(self.names)
-        sums = _DeltaSums(names)
-        with one_thread():
-            for name, info in self._tensors[BASE].items():
-                if info.is_floating:
-                    base = self.base_tensor(name).reshape(-1)
-                    tuned = [self.parent_tensor(p, name).reshape(-1) for p in names]
-                    for run in blocks(base.numel(), base.device):
-                        sums.add(base[run].float(), [t[run].float() for t in tuned])
-        return sums.statistics()
-
-    def _tensor(self, owner: str, name: str) -> Tensor:
-        info = self._tensors[owner][name]
-        try:
-            if info.file not in self._files:
-                self._files[info.file] = safe_open(info.file, framework="pt")
-            return self._files[info.file].get_tensor(name)
-        except SafetensorError as error:
-            who = BASE if owner == BASE else f"parent {owner}"
-            raise ParentError(
-                f"{who}: cannot read tensor {name} in {info.file} "
-                f"({str(error).splitlines()[0]}); fetch it again"
-            ) from None
-
-    def _weight_files(self, owner: str) -> list[Path]:
-        return sorted({info.file for info in self._tensors[owner].values()})
-
-    def _digest(self, owner: str) -> str:
-        files = self._weight_files(owner)
-        if [file.name for file in files] == [WEIGHTS]:
-            return _file_digest(files[0])
-        lines = "".join(f"{file.name} {_file_digest(file)}\n" for file in files)
-        return hashlib.sha256(lines.encode()).hexdigest()
+    def tokenizer_files(self) -> Mapping[str, bytes | Path]:
+        """The tokenizer of the output: name below its directory -> file of the base or contents."""
+        return self._tokenizer_files
 
     def _check_whole_tensors(self) -> None:
-        whole = [name for name, info in self._tensors[BASE].items() if not info.is_floating]
+        whole = [name for name, info in self.tensors.items() if not info.is_floating]
         for parent, name in itertools.product(self.names, whole):
             if not torch.equal(self.base_tensor(name), self.parent_tensor(parent, name)):
                 raise ParentError(
@@ -198,68 +191,39 @@ class ParentSet:
                 )
 
 
-class _DeltaSums:
-    """Running sums behind DeltaStatistics; float32 within a block, float64 across blocks."""
+def _who(owner: str) -> str:
+    return owner if owner == BASE else f"parent {owner}"
 
-    def __init__(self, names: list[str]) -> None:
-        self.names = names
-        self.pairs = list(itertools.combinations(range(len(names)), 2))
-        self.n_entries = 0
-        self.base_square = 0.0
-        self.squares = [0.0] * len(names)
-        self.absolutes = [0.0] * len(names)
-        self.products = [0.0] * len(self.pairs)
-        self.balances = [0.0] * len(self.pairs)  # agreeing minus opposed entries
-        self.shared = [0.0] * len(self.pairs)  # entries that both change
 
-    def add(self, base: Tensor, tuned: list[Tensor]) -> None:
-        """Take in one block: base (N,), P parents of (N,)."""
-        deltas = [parent - base for parent in tuned]
-        signs = [delta.sign() for delta in deltas]
-        self.n_entries += base.numel()
-        self.base_square += float(base.dot(base))
-        for i, delta in enumerate(deltas):
-            self.squares[i] += float(delta.dot(delta))
-            self.absolutes[i] += float(delta.abs().sum())
-        for k, (i, j) in enumerate(self.pairs):
-            self.products[k] += float(deltas[i].dot(deltas[j]))
-            self.balances[k] += float(signs[i].dot(signs[j]))
-            self.shared[k] += float(signs[i].abs().dot(signs[j].abs()))
-
-    def statistics(self) -> DeltaStatistics:
-        """Ratios of the sums; 0 where a denominator is 0."""
-        n = max(self.n_entries, 1)
-        base_norm = self.base_square**0.5
-        norms = [square**0.5 for square in self.squares]
-        pairs = [(self.names[i], self.names[j]) for i, j in self.pairs]
-        lengths = [norms[i] * norms[j] for i, j in self.pairs]
-        opposed = [(s - b) / 2.0 for s, b in zip(self.shared, self.balances, strict=True)]
-        return DeltaStatistics(
-            {name: _ratio(norms[i], base_norm) for i, name in enumerate(self.names)},
-            {name: self.absolutes[i] / n for i, name in enumerate(self.names)},
-            dict(zip(pairs, map(_ratio, self.products, lengths), strict=True)),
-            dict(zip(pairs, map(_ratio, opposed, self.shared), strict=True)),
+def _open_base(folder: Path) -> Checkpoint:
+    if is_adapter(BASE, folder):
+        raise ParentError(
+            f"base: {folder} holds an adapter, not a model; give the model that it was made on"
         )
+    return Checkpoint(BASE, folder)
 
 
-def _ratio(part: float, whole: float) -> float:
-    return part / whole if whole > 0.0 else 0.0
+def _open_parents(
+    places: Mapping[str, Place], base: Checkpoint, config: Mapping[str, Any]
+) -> dict[str, Source]:
+    home = places[BASE]
+    base_names = [home.name, *_own_names(home.folder)]
+    sources: dict[str, Source] = {}
+    for owner, place in places.items():
+        who, folder = _who(owner), place.folder
+        if owner == BASE:
+            continue
+        if is_adapter(who, folder):
+            sources[owner] = Adapter.open(who, folder, base, home.folder, base_names, config)
+        else:
+            sources[owner] = Checkpoint(who, folder)
+    return sources
 
 
-def _is_finite(tensor: Tensor) -> bool:
-    if tensor.numel() == 0:
-        return True
-    low, high = tensor.aminmax()  # NaN goes through both; a third of the cost of isfinite
-    return bool(torch.isfinite(torch.stack([low, high])).all())
-
-
-def _file_digest(path: Path) -> str:
-    stat = path.stat()
-    key = (str(path), stat.st_size, stat.st_mtime_ns)
-    if key not in _digests:
-        with path.open("rb") as file:
-            _digests[key] = hashlib.file_digest(file, "sha256").hexdigest()
-    return _digests[key]
+def _own_names(folder: Path) -> list[str]:
+    # What config.json says that the model is called.
+    stated = read_json(BASE, folder / "config.json").get("_name_or_path")
+    return [Path(stated).name] if isinstance(stated, str) and stated else []
 
 
 def _check_names(parents: Mapping[str, Any]) -> None:

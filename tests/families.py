@@ -11,12 +11,16 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    CLIPVisionConfig,
     GenerationConfig,
     GPT2Config,
     LlamaConfig,
+    LlavaConfig,
     PretrainedConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
+    Qwen3MoeConfig,
 )
 
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>")
@@ -38,7 +42,10 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def tiny_config(arch: str, *, tied: bool, vocab_size: int, n_layers: int) -> PretrainedConfig:
-    """Configuration of a model with some 50 thousand parameters."""
+    """Configuration of a model with some 50 thousand parameters.
+
+    "qwen3_moe" has 4 experts per layer, "llava" a vision tower of one layer before a Llama.
+    """
     shared = {
         "vocab_size": vocab_size,
         "tie_word_embeddings": tied,
@@ -48,16 +55,24 @@ def tiny_config(arch: str, *, tied: bool, vocab_size: int, n_layers: int) -> Pre
     }
     if arch == "gpt2":
         return GPT2Config(n_embd=32, n_layer=n_layers, n_head=4, n_positions=256, **shared)
-    config = {"llama": LlamaConfig, "qwen2": Qwen2Config}[arch]
-    return config(
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=n_layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        **shared,
-    )
+    sizes: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
+    shared |= {**sizes, "num_hidden_layers": n_layers, "num_key_value_heads": 2}
+    shared["max_position_embeddings"] = 256
+    if arch == "qwen3_moe":
+        return Qwen3MoeConfig(
+            num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16, **shared
+        )
+    if arch == "llava":
+        tower = CLIPVisionConfig(
+            **sizes, num_hidden_layers=1, image_size=16, patch_size=8, projection_dim=32
+        )
+        return LlavaConfig(
+            vision_config=tower,
+            text_config=LlamaConfig(**shared),
+            image_token_index=3,
+            tie_word_embeddings=tied,
+        )
+    return {"llama": LlamaConfig, "qwen2": Qwen2Config}[arch](**shared)
 
 
 def tiny_family(
@@ -79,7 +94,7 @@ def tiny_family(
         tied: Whether input and output embeddings are one tensor.
         n_parents: Number of fine-tunes, at most 26.
         dtype: Dtype of the saved weights.
-        arch: "llama", "qwen2" or "gpt2".
+        arch: "llama", "qwen2", "gpt2", "qwen3_moe" or "llava".
         n_layers: Transformer blocks.
         spread: Standard deviation of a fine-tune's delta; the base's weights have 0.05.
         seed: Of the base's weights and of the deltas.
@@ -90,7 +105,8 @@ def tiny_family(
     """
     tokenizer = byte_tokenizer()
     config = tiny_config(arch, tied=tied, vocab_size=len(tokenizer), n_layers=n_layers)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    kind = AutoModelForImageTextToText if arch == "llava" else AutoModelForCausalLM
+    model = kind.from_config(config, dtype=torch.float32)
     generator = torch.Generator().manual_seed(seed)
     _randomise(model, generator)
     base = {name: p.detach().clone() for name, p in model.named_parameters()}
