@@ -185,6 +185,8 @@ class ParentFacts:
         self._parents = parents
         self._cache = None if cache is None else FactCache(cache)
         self._device = torch.device(device)
+        # Asked now: whoever holds torch to one thread while merging may be the first to ask a fact.
+        self._workers = torch.get_num_threads() if self._device.type == "cpu" else 1
         self._tables: dict[tuple[str, tuple[str, ...]], Mapping[str, Tensor]] = {}
         self._views: dict[str, TensorFacts] = {}
         infos = parents.tensors.items()
@@ -271,13 +273,12 @@ class ParentFacts:
     ) -> Generator[tuple[str, Tensor], None, None]:
         # One tensor per thread: sorts and sums over blocks do not share threads well. Tensors are
         # fetched here, one at a time, and only as many as are worked on.
-        workers = torch.get_num_threads() if self._device.type == "cpu" else 1
         waiting: deque = deque()
-        with one_thread(), ThreadPoolExecutor(workers) as pool:
+        with one_thread(), ThreadPoolExecutor(self._workers) as pool:
             for name in self._shapes:
                 tensors = [self._tensor(owner, name) for owner in owners]
                 waiting.append((name, pool.submit(kind.compute, tensors)))
-                if len(waiting) > workers:
+                if len(waiting) > self._workers:
                     done, future = waiting.popleft()
                     yield done, future.result().cpu()
             for name, future in waiting:

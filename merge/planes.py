@@ -81,10 +81,10 @@ def chosen_plane(base: Tensor, parent: Tensor) -> Tensor:
 
     The importance of an entry is |delta| times the divergence KL(softmax(parent row) ||
     softmax(base row)) of its row; entries at or above median + 1.5 * (third - first quartile) of
-    the tensor's importances are chosen. Divergences are computed in float64, since those of close
-    rows drown in float32's rounding. Quartiles are exact, the entries at floor(q * (N - 1)) of the
-    sorted importances; mergekit draws a million entries at random from larger tensors, and adds
-    1e-8 to the probabilities.
+    the tensor's importances are chosen. Quartiles are exact, the entries at floor(q * (N - 1)) of
+    the sorted importances; mergekit draws a million entries at random from larger tensors, and adds
+    1e-8 to the probabilities. Divergences are computed in float64: those of close rows drown in
+    float32's rounding, by which mergekit chooses a sixth of SmolLM2-135M's entries otherwise.
 
     Args:
         base: Any shape ``(*S)``, floating point.
@@ -102,13 +102,15 @@ def chosen_plane(base: Tensor, parent: Tensor) -> Tensor:
     rows_base, rows_parent = _rows(base), _rows(parent)
     plane = torch.empty(rows_base.shape, dtype=torch.uint8, device=base.device)
     runs = list(_runs(plane))
-    divergences = [_divergence(rows_base[run], rows_parent[run]) for run in runs]
+    divergences = torch.empty(len(plane), 1, dtype=torch.float32, device=base.device)
+    for run in runs:
+        divergences[run] = _divergence(rows_base[run], rows_parent[run])
 
     def importances() -> Iterator[Tensor]:
-        for run, divergence in zip(runs, divergences, strict=True):
+        for run in runs:
             for columns in blocks(plane.shape[1], plane.device):
                 size = delta(rows_base[run, columns], rows_parent[run, columns]).abs_()
-                yield size.mul_(divergence)
+                yield size.mul_(divergences[run])
 
     first, median, third = order_statistics(
         importances, n, [(n - 1) // 4, (n - 1) // 2, 3 * (n - 1) // 4]

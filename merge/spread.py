@@ -47,7 +47,8 @@ def spread_table(tensors: Sequence[Tensor]) -> Tensor:
     Column q belongs to ``select_topk = 1 - q / GRID``. At q = 0 all entries are selected, from
     variance 0. Elsewhere those are whose variance is at least that of the entry at place
     ``floor(q * M / GRID)`` of the M entries whose variance is not 0, in ascending order; where
-    M = 0 nothing is selected, from variance infinity.
+    M = 0 nothing is selected, from variance infinity. Of equal variances all are selected, where
+    mergekit takes whichever its sort leaves first.
 
     Args:
         tensors: Base and P parents, each ``(*S)``, any floating dtype, on one device; unchanged.
