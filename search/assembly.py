@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,12 +23,17 @@ from ..evals.splits import GUARD, SEARCH, Splits
 from ..evals.tasks import FrozenTask, TaskSpec, load_tasks
 from ..evals.threads import choose_threads
 from ..merge.engine import MergeEngine
-from ..merge.parents import ParentSet
+from ..merge.fact_cache import default_folder
+from ..merge.facts import ParentFacts
+from ..merge.hub import locate
+from ..merge.methods import METHODS
+from ..merge.parents import BASE, ParentError, ParentSet
 from .baselines import Baseline, null_baselines
-from .config import Config, ConfigError, TaskSection
+from .config import Config, ConfigError
 from .journal import StudyError
 from .objective import Objective
 from .proposer import rehearse
+from .sections import TaskSection
 from .space import Space, build_space
 
 PACKAGES = ("torch", "transformers", "lm_eval", "datasets", "optuna", "cmaes")
@@ -67,8 +73,8 @@ def open_parts(config: Config) -> Parts:
     """
     choose_device(config)
     parents = open_parents(config)
-    space = build_space(config, parents.groups, parents.n_layers)
-    if config.search.trials and not space.genes:
+    space = build_space(config, parents.groups(config.merge.grouping))
+    if config.search.trials and not space.middle:
         raise ConfigError(
             "`space` leaves nothing to search: every interval is one number; widen `weight`, "
             "`drop_rate` or `lambda`, or set `search.trials: 0` for the baselines alone"
@@ -82,7 +88,7 @@ def open_parts(config: Config) -> Parts:
     return Parts(
         config=config,
         parents=parents,
-        tokenizer=load_tokenizer(config),
+        tokenizer=load_tokenizer(parents),
         tasks=tasks,
         guard=tuple(task for task in frozen if GUARD in task.doc_ids),
         space=space,
@@ -92,13 +98,30 @@ def open_parts(config: Config) -> Parts:
 
 
 def open_parents(config: Config) -> ParentSet:
-    """Open base and parents; where a directory is missing, say what makes it."""
-    missing = [str(path) for path in (config.base, *config.parents.values()) if not path.is_dir()]
+    """Open base and parents; where one is missing, say what makes it."""
+    places = (config.base, *config.parents.values())
+    missing = [str(p) for p in places if isinstance(p, Path) and not p.is_dir()]
     if missing and config.made_by:
         raise ConfigError(
             f"no such model directory: {', '.join(missing)}; make it by: {config.made_by}"
         )
-    return ParentSet.open(config.base, config.parents)
+    if config.made_by and not config.download:
+        _check_cached(config, config.made_by)
+    return ParentSet.open(
+        config.base,
+        config.parents,
+        tokenizer=config.merge.tokenizer,
+        download=config.download,
+    )
+
+
+def _check_cached(config: Config, made_by: str) -> None:
+    """Refuse what looks like a hub id and is in no cache: it may be a directory to be made."""
+    for owner, place in {BASE: config.base, **config.parents}.items():
+        try:
+            locate(owner if owner == BASE else f"parent {owner}", place)
+        except ParentError as error:
+            raise ConfigError(f"{error}; or make it by: {made_by}") from error
 
 
 def _spec(section: TaskSection, *, guard: bool = False) -> TaskSpec:
@@ -121,6 +144,7 @@ def identity(parts: Parts) -> dict[str, Any]:
     config = parts.config
     return {
         "parents": parts.parents.digests(),
+        "tokenizer": config.merge.tokenizer,
         "space": parts.space.to_dict(),
         "baselines": [[b.name, b.recipe.digest] for b in parts.baselines],
         "tasks": {task.name: task.fingerprint for task in parts.tasks},
@@ -190,25 +214,55 @@ def choose_device(config: Config) -> str:
     return device
 
 
-def load_tokenizer(config: Config) -> PreTrainedTokenizerBase:
-    """Return the base's tokenizer, the one of the whole study.
+def load_tokenizer(parents: ParentSet) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of the whole study: the base's, or what a tokenizer policy made of it.
 
     Raises:
         ConfigError: If transformers cannot load it.
     """
-    try:
-        return AutoTokenizer.from_pretrained(config.base, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(
-            f"base: {config.base} holds no tokenizer that transformers loads "
-            f"({str(error).splitlines()[0]}); copy the tokenizer's files there"
-        ) from error
+    with tempfile.TemporaryDirectory() as made:
+        folder = parents.folders[BASE]
+        files = parents.tokenizer_files()
+        if any(isinstance(content, bytes) for content in files.values()):
+            folder = Path(made)
+            (folder / "config.json").write_text(json.dumps(dict(parents.config)))
+            for name, content in files.items():
+                (folder / name).parent.mkdir(exist_ok=True)
+                data = content if isinstance(content, bytes) else content.read_bytes()
+                (folder / name).write_bytes(data)
+        try:
+            return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        except (OSError, ValueError, KeyError) as error:
+            raise ConfigError(
+                f"base: {parents.folders[BASE]} holds no tokenizer that transformers loads "
+                f"({str(error).splitlines()[0]}); copy the tokenizer's files there"
+            ) from error
+
+
+def parent_facts(parts: Parts) -> ParentFacts:
+    """Return what is known of the parents whatever the recipe; most of it lies in the cache."""
+    return ParentFacts(parts.parents, default_folder(), choose_device(parts.config))
 
 
 def build_engine(parts: Parts) -> MergeEngine:
     """Load the base as the resident model."""
-    config = parts.config
-    return MergeEngine(parts.parents, dtype=config.merge.dtype, device=choose_device(config))
+    section = parts.config.merge
+    return MergeEngine(
+        parts.parents,
+        dtype=section.dtype,
+        device=choose_device(parts.config),
+        device_map=section.device_map,
+        placement=section.placement,
+        compile=section.compile,
+        needs=needs(parts),
+    )
+
+
+def needs(parts: Parts) -> frozenset[str]:
+    """Return what the methods of the search and of its baselines ask of the parents."""
+    searched = (METHODS[name] for name in parts.space.methods)
+    given = (row for baseline in parts.baselines for row in baseline.recipe.methods)
+    return frozenset().union(*(row.needs for row in (*searched, *given)))
 
 
 def make_scorer(parts: Parts, model: PreTrainedModel) -> Scorer:

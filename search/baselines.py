@@ -10,8 +10,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ..merge.recipe import Recipe
-from .config import BaselinesSection
-from .space import Space
+from .sections import BaselinesSection
+from .space import Params, Space
+
+LINEAR = ("linear", "task_arithmetic")
+"""Methods under which a constant weight per parent is a linear merge."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Baseline:
     name: str
     kind: str
     recipe: Recipe
-    params: dict[str, float] | None = None
+    params: dict[str, float | str] | None = None
 
 
 def null_baselines(space: Space, section: BaselinesSection) -> tuple[Baseline, ...]:
@@ -38,7 +41,7 @@ def null_baselines(space: Space, section: BaselinesSection) -> tuple[Baseline, .
     With one parent there is no uniform merge.
     """
     baselines = tuple(_baselines(space, section))
-    if not space.genes or any(_is_middle(space, baseline.params) for baseline in baselines):
+    if not space.middle or any(_is_middle(space, baseline.params) for baseline in baselines):
         return baselines
     middle = Baseline("middle of the space", "middle", space.decode(space.middle), space.middle)
     return (*baselines, middle)
@@ -62,9 +65,15 @@ def _baselines(space: Space, section: BaselinesSection) -> Iterator[Baseline]:
     yield from _dropped(space, "dare_ties", section.dare_ties_drop_rates)
 
 
-def _is_middle(space: Space, params: dict[str, float] | None) -> bool:
+def _is_middle(space: Space, params: Params | None) -> bool:
     middle = space.middle
-    return params is not None and all(abs(params[name] - middle[name]) < 1e-9 for name in middle)
+    return params is not None and all(_is_near(params[name], middle[name]) for name in middle)
+
+
+def _is_near(a: float | str, b: float | str) -> bool:
+    if isinstance(a, str) or isinstance(b, str):
+        return a == b
+    return abs(a - b) < 1e-9
 
 
 def _linear(space: Space, name: str, kind: str, weights: dict[str, float]) -> Baseline:
@@ -72,11 +81,10 @@ def _linear(space: Space, name: str, kind: str, weights: dict[str, float]) -> Ba
     return Baseline(name, kind, recipe, _genes(space, weights))
 
 
-def _genes(space: Space, weights: dict[str, float]) -> dict[str, float] | None:
-    """Genes of a linear merge, in a space whose method is linear in the weights."""
-    if space.method not in ("linear", "task_arithmetic"):
-        return None
-    return space.constant(weights)
+def _genes(space: Space, weights: dict[str, float]) -> dict[str, float | str] | None:
+    """Genes of a linear merge, in a space that has a method that is linear in the weights."""
+    method = next((name for name in space.methods if name in LINEAR), None)
+    return None if method is None else space.constant(weights, method)
 
 
 def _dropped(space: Space, method: str, rates: Sequence[float]) -> Iterator[Baseline]:
@@ -101,4 +109,5 @@ def _recipe(
         drop_rate=drop_rate,
         lambda_=lambda_,
         mask_seed=space.mask_seed,
+        layer_groups=space.layer_groups,
     )

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..evals.scorer import PathReport, Scorer
 from ..evals.splits import CONFIRM, GUARD, SEARCH
 from ..evals.tasks import FrozenTask
-from ..merge.engine import MergeEngine
+from ..merge.engine import WORTH_COMPILING, MergeEngine
+from ..merge.fact_cache import default_folder
 from ..merge.methods import METHODS
 from .assembly import (
     Parts,
@@ -23,18 +24,20 @@ from .assembly import (
     choose_device,
     identity,
     make_scorer,
+    needs,
     open_parts,
+    parent_facts,
     set_threads,
 )
 from .candidate import candidate_of
 from .config import Config
+from .describe import by_thirds, delta_lines, delta_table, parents_line, third_name
 from .format import duration
 from .journal import Journal
+from .samplers import NUMBERS_ONLY
 
 POWER = 2.8
 """z at a two-sided level of 0.05 plus z at a power of 0.8: 1.96 + 0.84."""
-SAFE_DELTA = 0.002
-"""Mean |delta| below which drop rates of 0.9 do no harm (Yu et al., arXiv:2311.03099, Sec. 4)."""
 DISCORDANT = 0.2
 """Share of 0/1 items on which two merges are taken to differ, for the forecast alone."""
 
@@ -44,6 +47,7 @@ class Forecast:
     """What was measured, and what follows.
 
     Attributes:
+        once: Seconds that the first load took longer: facts that the methods ask, compilation.
         load: Seconds to materialise a candidate.
         score: Seconds to score it on the search items.
         total: Seconds of the whole search, confirmation included.
@@ -51,6 +55,7 @@ class Forecast:
         report: Which scoring path runs, and why.
     """
 
+    once: float
     load: float
     score: float
     total: float
@@ -58,16 +63,20 @@ class Forecast:
     report: PathReport
 
 
-def check(config: Config) -> Iterator[str]:
+def check(config: Config, layers: bool = False) -> Iterator[str]:
     """Check a search and yield what a person should know, line by line.
+
+    Args:
+        config: Of the search.
+        layers: Whether to tell the delta statistics of every layer group, not by thirds.
 
     Raises:
         ValueError: At the first thing that would stop the search.
     """
-    yield from _check(open_parts(config))
+    yield from _check(open_parts(config), layers)
 
 
-def check_study(study: Path) -> Iterator[str]:
+def check_study(study: Path, layers: bool = False) -> Iterator[str]:
     """Check that a study's ingredients are those it was begun with, then as `check`.
 
     Raises:
@@ -82,16 +91,18 @@ def check_study(study: Path) -> Iterator[str]:
         f"study: {searched} of {config.search.trials} candidates finished; parents, tasks, space "
         "and versions are those it was begun with"
     )
-    yield from _check(parts)
+    yield from _check(parts, layers)
 
 
-def _check(parts: Parts) -> Iterator[str]:
-    yield from _parents_lines(parts)
+def _check(parts: Parts, layers: bool) -> Iterator[str]:
+    yield from _parents_lines(parts, layers)
     yield from _tasks_lines(parts)
     yield from _objective_lines(parts)
     yield from _space_lines(parts)
     engine = build_engine(parts)
-    yield _memory_line(parts, engine)
+    for line in engine.memory_plan.lines():
+        yield f"memory: {line}"
+    yield _kernels_line(parts, engine)
     scorer = make_scorer(parts, engine.model)
     report = scorer.self_check()
     forecast = measure(parts, engine, scorer, report)
@@ -102,53 +113,58 @@ def measure(parts: Parts, engine: MergeEngine, scorer: Scorer, report: PathRepor
     """Time one candidate and multiply."""
     threads = set_threads(parts, scorer)
     recipe = parts.space.decode(parts.space.middle)
-    start = time.monotonic()
-    engine.load(recipe)
-    loaded = time.monotonic()
-    scorer.score(SEARCH)
-    scored = time.monotonic()
-    load, score = loaded - start, scored - loaded
+    first = _seconds(lambda: engine.load(recipe))
+    engine.load(parts.baselines[0].recipe)  # else the next load would find nothing to do
+    load = _seconds(lambda: engine.load(recipe))
+    score = _seconds(lambda: scorer.score(SEARCH))
     candidates = parts.config.search.trials + len(parts.baselines)
     finalists = min(parts.config.search.finalists, parts.config.search.trials)
     rest = (scorer.items(CONFIRM) + scorer.items(GUARD)) / max(scorer.items(SEARCH), 1)
     confirmation = (finalists + len(parts.baselines)) * (load + score * rest)
-    return Forecast(load, score, candidates * (load + score) + confirmation, threads, report)
+    total = candidates * (load + score) + confirmation
+    return Forecast(max(first - load, 0.0), load, score, total, threads, report)
 
 
-def _parents_lines(parts: Parts) -> Iterator[str]:
-    parents = parts.parents
-    parents.check_values()
+def _seconds(work: Callable[[], object]) -> float:
+    start = time.monotonic()
+    work()
+    return time.monotonic() - start
+
+
+def _parents_lines(parts: Parts, layers: bool) -> Iterator[str]:
+    parents, grouping = parts.parents, parts.config.merge.grouping
+    facts = parent_facts(parts)
+    start = time.monotonic()
+    facts.check_values()
+    yield parents_line(parents)
+    if layers:
+        statistics, name_of = facts.statistics(grouping.group), str
+    else:
+        rule = by_thirds(grouping, parts.space.n_layers)
+        statistics, name_of = facts.statistics(rule), third_name
+    seconds = time.monotonic() - start
+    yield from delta_lines(statistics)
+    yield from delta_table(statistics, name_of)
+    later = ", ".join(sorted(needs(parts) - {"gram"}))
     yield (
-        f"parents: {', '.join(parents.names)} match the base: {len(parents.tensors)} tensors, "
-        f"{parents.n_layers} layers, {parents.bytes_per_model / 1e6:.1f} MB each, all finite"
+        f"once per set of parents: their values and inner products, {seconds:.1f} s this time"
+        f"{f' (later: {later})' if later else ''}; kept in {default_folder()}"
     )
-    statistics = parents.delta_statistics()
-    for name in parents.names:
-        mean = statistics.mean_abs_delta[name]
-        safe = (
-            "safe for high DARE drop rates"
-            if mean < SAFE_DELTA
-            else "too large for high drop rates"
-        )
-        yield (
-            f"delta {name}: relative norm {statistics.relative_norm[name]:.2%} of the base, "
-            f"mean |delta| {mean:.1e} ({safe})"
-        )
-    for pair, cosine in statistics.cosine.items():
-        yield (
-            f"deltas {' and '.join(pair)}: cosine {cosine:.2f}, "
-            f"sign conflict {statistics.sign_conflict[pair]:.0%}"
-        )
 
 
-def _memory_line(parts: Parts, engine: MergeEngine) -> str:
-    resident = engine.model.get_memory_footprint()
-    sources = parts.parents.bytes_per_model * (1 + len(parts.parents.names))
-    where = "memory-mapped from disk" if engine.device.type == "cpu" else "held on the device"
-    return (
-        f"memory: the resident model takes {resident / 1e6:.1f} MB ({parts.config.merge.dtype}), "
-        f"base and parents {sources / 1e6:.1f} MB, {where}; scoring comes on top"
-    )
+def _kernels_line(parts: Parts, engine: MergeEngine) -> str:
+    wanted = parts.config.merge.compile
+    entries = sum(target.numel() for target in engine.targets.values())
+    size = f"the model has {entries:,} entries"
+    if engine.launcher.is_compiling:
+        how = f"compiled ({size})" if wanted == "auto" else "compiled, as configured"
+    elif wanted is False:
+        how = "eager, as configured"
+    elif wanted == "auto" and entries < WORTH_COMPILING:
+        how = f"eager ({size}; from {WORTH_COMPILING:,} on compiling pays)"
+    else:
+        how = "eager, for want of a compiler"
+    return f"kernels: {how}; the bits are the same either way"
 
 
 def _tasks_lines(parts: Parts) -> Iterator[str]:
@@ -176,21 +192,27 @@ def _objective_lines(parts: Parts) -> Iterator[str]:
 
 def _space_lines(parts: Parts) -> Iterator[str]:
     space, trials = parts.space, parts.config.search.trials
-    method = METHODS[space.method]
-    yield f"method: {method.name}: {method.summary} ({method.paper})"
+    for method in (METHODS[name] for name in space.methods):
+        yield f"method: {method.name}: {method.summary} ({method.paper})"
+    count = len(space.middle)
     yield (
-        f"space: {len(space.genes)} genes ({space.depth.shape} x "
+        f"space: {count} genes ({space.depth.shape} x "
         f"{'/'.join(space.kinds)}, weights in [{space.weight[0]:g}, {space.weight[1]:g}])"
     )
+    if space.choices and parts.config.search.sampler in NUMBERS_ONLY:
+        yield (
+            f"advice: {parts.config.search.sampler} draws the {len(space.choices)} choices of a "
+            "method at random and learns nothing of them; TPESampler does"
+        )
     share = 1 / len(space.parents)
     if abs(sum(space.weight) / 2 - share) > 1e-9:
         yield (
             f"advice: the middle of `weight` is {sum(space.weight) / 2:g}, not the uniform merge's "
             f"{share:g}: the search starts from the middle"
         )
-    if trials < 5 * len(space.genes):
+    if trials < 5 * count:
         yield (
-            f"advice: {trials} trials are few for {len(space.genes)} genes; "
+            f"advice: {trials} trials are few for {count} genes; "
             "take a coarser `depth`, or at least five trials a gene"
         )
 
@@ -202,8 +224,9 @@ def _forecast_lines(parts: Parts, scorer: Scorer, forecast: Forecast) -> Iterato
         f"{forecast.threads} CPU thread(s), {parts.config.merge.dtype}"
     )
     yield (
-        f"one candidate: {forecast.load:.2f} s to load, {forecast.score:.2f} s for {items} items "
-        f"({items / max(forecast.score, 1e-9):.0f} items/s)"
+        f"one candidate: {forecast.load:.3f} s to load (the first {forecast.once:.1f} s longer), "
+        f"{forecast.score:.2f} s for {items} items ({items / max(forecast.score, 1e-9):.0f} "
+        "items/s)"
     )
     confirm = scorer.items(CONFIRM)
     gain = POWER * math.sqrt(DISCORDANT / confirm) if confirm else math.inf

@@ -119,6 +119,9 @@ def check(
         str,
         typer.Argument(metavar="CONFIG", help="A search.yaml, its folder, or a study's folder."),
     ],
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Delta statistics of every layer group.")
+    ] = False,
 ) -> None:
     """Check parents, tasks, memory and time before a search is started; writes nothing.
 
@@ -131,13 +134,13 @@ def check(
     if (Path(config) / JOURNAL).is_file():
         from .check import check_study
 
-        for line in check_study(Path(config)):
+        for line in check_study(Path(config), layers):
             _say(console, line)
         return
     loaded = _load(config)
     from .check import check as lines
 
-    for line in lines(loaded):
+    for line in lines(loaded, layers):
         _say(console, line)
     _say(console, f"ready: heterosis search {shlex.quote(config)}")
 
@@ -201,6 +204,59 @@ def export(
         _say(console, f"  {command}")
 
 
+@app.command()
+def merge(
+    recipe: Annotated[
+        Path,
+        typer.Argument(metavar="RECIPE", help="mergekit's YAML, a recipe.json, or its folder."),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Model directory to write.")],
+    max_shard_size: Annotated[
+        str, typer.Option(help="Largest safetensors file, as `5GB`.")
+    ] = "5GB",
+    device: Annotated[
+        str, typer.Option(help="Where tensors are merged: cpu, cuda, cuda:1.")
+    ] = "cpu",
+    mask_seed: Annotated[
+        int | None, typer.Option(min=0, help="Of random masks; default: the recipe's, else 0.")
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="float32, bfloat16 or float16; default: RECIPE's, else the base's."),
+    ] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Where vocabularies differ: base or union.")
+    ] = None,
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch models from the hub that are not here.")
+    ] = False,
+) -> None:
+    """Merge models file to file, as mergekit's YAML or a recipe.json says.
+
+    One tensor of each model is in memory at a time. Relative paths of models are taken from
+    RECIPE's directory, then from the working directory. What cannot be had as RECIPE asks is
+    refused; what is equal only in expectation or up to rounding is told in a note.
+    """
+    try:
+        _quieten_transformers()
+        from ..merge.standalone import open_merge
+        from ..merge.writer import check_goal, shard_bytes
+        from .merging import describe, run_merge
+
+        console = _console()
+        check_goal(out)
+        shard_bytes(max_shard_size)
+        opened = open_merge(
+            recipe, mask_seed=mask_seed, dtype=dtype, tokenizer=tokenizer, download=download
+        )
+        for line in describe(opened):
+            _say(console, line)
+        for line in run_merge(opened, out, console, device=device, max_shard_size=max_shard_size):
+            _say(console, line)
+    except KeyboardInterrupt:
+        _fail("interrupted; nothing was written", INTERRUPTED)
+
+
 def _load(
     name: str,
     *,
@@ -233,16 +289,24 @@ def _quieten_libraries() -> None:
     """Leave the terminal to us: no progress bars, no banners of the libraries."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    for name in ("lm_eval", "datasets", "transformers", "optuna", "httpx", "filelock"):
+    for name in ("lm_eval", "datasets", "optuna", "filelock"):
         logging.getLogger(name).setLevel(logging.ERROR)
     import datasets
     import optuna
-    import transformers
 
     datasets.disable_progress_bars()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    _quieten_transformers()
+
+
+def _quieten_transformers() -> None:
+    """The same where transformers is all that speaks: no need to import the others."""
+    for name in ("transformers", "httpx"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    import transformers
+
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 from ..merge.recipe import Recipe
@@ -41,18 +42,31 @@ def duration(seconds: float) -> str:
 
 
 def recipe_line(recipe: Recipe) -> str:
-    """Return a recipe in one readable line: method, then per parent its range of weights."""
+    """Return a recipe in one readable line: method, then per parent its range of weights.
+
+    Where layer groups have methods of their own, each method has its share of the groups.
+    """
     coefficients = list(recipe.coefficients.values())
-    parts = [recipe.method]
+    parts = [_methods(recipe)]
     for index, parent in enumerate(recipe.parents):
         part = f"{parent} {spread([c.weights[index] for c in coefficients])}"
         rates = [c.drop_rates[index] for c in coefficients]
         if any(rates):
             part += f" drop {spread(rates)}"
         parts.append(part)
+    for name in sorted({name for c in coefficients for name in c.parameters}):
+        numbers = [number for c in coefficients for number in c.parameters.get(name, ())]
+        parts.append(f"{name} {spread(numbers)}")
     if recipe.lambda_ != 1:
         parts.append(f"lambda {recipe.lambda_:.2f}")
     return " | ".join(parts)
+
+
+def _methods(recipe: Recipe) -> str:
+    if len(recipe.methods) == 1:
+        return recipe.methods[0].name
+    count = Counter(c.method or recipe.method for c in recipe.coefficients.values())
+    return " + ".join(f"{name} {n / count.total():.0%}" for name, n in count.most_common())
 
 
 def spread(values: Sequence[float]) -> str:

@@ -11,14 +11,15 @@ import warnings
 from typing import Any
 
 import optuna
-from optuna.distributions import FloatDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from .candidate import ATTRIBUTE
-from .config import ConfigError, SearchSection
+from .config import ConfigError
 from .samplers import check_sampler, make_sampler
-from .space import Space
+from .sections import SearchSection
+from .space import Params, Space
 
 SAMPLER_STATE = "sampler_state"
 """User attribute of a trial: what its sampler wrote into the study (QMC's place in its sequence,
@@ -51,7 +52,10 @@ class Proposer:
 
     def __init__(self, space: Space, section: SearchSection) -> None:
         self._section = section
-        self._distributions = {n: FloatDistribution(*bounds) for n, bounds in space.genes.items()}
+        self._distributions: dict[str, BaseDistribution] = {
+            **{name: FloatDistribution(*bounds) for name, bounds in space.genes.items()},
+            **{name: CategoricalDistribution(names) for name, names in space.choices.items()},
+        }
         self._storage = optuna.storages.InMemoryStorage()
         self._study = optuna.create_study(
             storage=self._storage,
@@ -68,8 +72,8 @@ class Proposer:
             for key, value in trial.user_attrs.get(SAMPLER_STATE, {}).items():
                 self._storage.set_study_system_attr(self._study_id, key, value)
 
-    def propose(self, number: int) -> tuple[Trial, dict[str, float]]:
-        """Return the next trial and its genes.
+    def propose(self, number: int) -> tuple[Trial, dict[str, Any]]:
+        """Return the next trial and its genotype.
 
         Args:
             number: The journal's number of the trial: with the run seed it seeds the sampler.
@@ -79,10 +83,7 @@ class Proposer:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             trial = self._study.ask()
-            genes = {
-                name: trial.suggest_float(name, bounds.low, bounds.high)
-                for name, bounds in self._distributions.items()
-            }
+            genes = {name: _suggest(trial, name, d) for name, d in self._distributions.items()}
         changed = {k: v for k, v in self._sampler_state().items() if before.get(k) != v}
         if changed:
             trial.set_user_attr(SAMPLER_STATE, changed)
@@ -96,13 +97,13 @@ class Proposer:
         return self._study.tell(trial, value)
 
     def given(
-        self, params: dict[str, float] | None, value: float | None, attribute: dict[str, Any]
+        self, params: Params | None, value: float | None, attribute: dict[str, Any]
     ) -> FrozenTrial:
         """Return a finished trial for a recipe that was given, and let the sampler know it."""
         trial = create_trial(
             state=TrialState.FAIL if value is None else TrialState.COMPLETE,
             value=value,
-            params=params or {},
+            params=dict(params or {}),
             distributions=dict(self._distributions) if params else {},
             user_attrs={ATTRIBUTE: attribute},
         )
@@ -115,3 +116,10 @@ class Proposer:
 
     def _sampler_state(self) -> dict[str, Any]:
         return dict(self._storage.get_study_system_attrs(self._study_id))
+
+
+def _suggest(trial: Trial, name: str, distribution: BaseDistribution) -> float | str:
+    if isinstance(distribution, FloatDistribution):
+        return trial.suggest_float(name, distribution.low, distribution.high)
+    assert isinstance(distribution, CategoricalDistribution)
+    return str(trial.suggest_categorical(name, distribution.choices))

@@ -23,6 +23,7 @@ from .assembly import (
     identity,
     make_scorer,
     open_parts,
+    parent_facts,
     set_threads,
 )
 from .config import Config
@@ -89,7 +90,7 @@ def _bench(
     parts: Parts, known: Mapping[str, Any], reporter: Reporter
 ) -> tuple[Bench, dict[str, Any]]:
     """Check the parents' values, then load the model and prepare the scorer."""
-    parts.parents.check_values()
+    parent_facts(parts).check_values()
     engine = build_engine(parts)
     scorer = make_scorer(parts, engine.model)
     threads = set_threads(parts, scorer, known.get("threads"))

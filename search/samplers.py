@@ -13,13 +13,16 @@ from typing import Any
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import BaseSampler
+from optuna.samplers import BaseSampler, RandomSampler
 
-from .config import ConfigError, SearchSection, hint
+from .config import ConfigError
+from .sections import SearchSection, hint
 
 ONE_SEQUENCE = ("QMCSampler",)
 """Samplers whose seed chooses one sequence for all trials; the study knows their place in it."""
 
+NUMBERS_ONLY = ("CmaEsSampler", "QMCSampler")
+"""Samplers that know no choices: these are drawn independently."""
 
 UNFIT = {"BaseSampler", "BaseGASampler", "PartialFixedSampler", "GridSampler", "BruteForceSampler"}
 """Of optuna.samplers, what is abstract, wraps another sampler, or needs a finite space."""
@@ -49,12 +52,22 @@ def check_sampler(section: SearchSection) -> None:
 
 
 def make_sampler(section: SearchSection, trial_number: int) -> BaseSampler:
-    """Return a fresh sampler for one trial."""
+    """Return a fresh sampler for one trial.
+
+    What a sampler cannot handle together (CMA-ES and QMC know numbers only, no choices), it draws
+    one by one at random, from the trial's own seed, and says nothing of it.
+    """
     cls = getattr(optuna.samplers, section.sampler)
-    arguments: dict[str, Any] = dict(section.sampler_args)
-    if "seed" in inspect.signature(cls).parameters:
-        number = 0 if section.sampler in ONE_SEQUENCE else trial_number
-        arguments["seed"] = trial_seed(section.run_seed, number)
+    known = inspect.signature(cls).parameters
+    seed = trial_seed(section.run_seed, trial_number)
+    arguments: dict[str, Any] = {}
+    if "seed" in known:
+        is_one = section.sampler in ONE_SEQUENCE
+        arguments["seed"] = trial_seed(section.run_seed, 0) if is_one else seed
+    if "independent_sampler" in known:
+        arguments["independent_sampler"] = RandomSampler(seed=seed)
+        arguments["warn_independent_sampling"] = False
+    arguments |= section.sampler_args
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         return cls(**arguments)

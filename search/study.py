@@ -23,11 +23,11 @@ from ..merge.engine import MergeEngine, MergeFailure
 from ..merge.recipe import Recipe
 from .baselines import Baseline
 from .candidate import Candidate, candidate_of, finalists
-from .config import SearchSection
 from .journal import Journal, StudyError
 from .objective import Objective
 from .progress import Reporter
 from .proposer import Proposer
+from .sections import SearchSection
 from .space import Space
 
 

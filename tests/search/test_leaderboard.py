@@ -12,10 +12,10 @@ from heterosis.evals.store import ItemStore
 from heterosis.merge.recipe import Recipe
 from heterosis.search import views
 from heterosis.search.candidate import Candidate
-from heterosis.search.config import SearchSection
 from heterosis.search.journal import JOURNAL, Journal, StudyError
 from heterosis.search.leaderboard import holm, read_leaderboard
 from heterosis.search.proposer import Proposer
+from heterosis.search.sections import SearchSection
 from rich.console import Console
 
 from .test_space import GROUPS, make_space

@@ -3,30 +3,34 @@
 import math
 
 import pytest
-from heterosis.search.config import ConfigError, SearchSection
+from heterosis.search.config import ConfigError
 from heterosis.search.journal import Journal, lock_folder
 from heterosis.search.proposer import Proposer, rehearse
 from heterosis.search.samplers import sampler_names, trial_seed
+from heterosis.search.sections import SearchSection
 
 from .test_space import make_space
 
 SPACE = make_space(depth={"control_points": 2}, modules=["attn", "mlp"])
+MIXED = make_space(
+    method=["ties", "linear", "dare_ties"], depth="constant", parameters={"normalize": [0, 1]}
+)
 TRIALS = 24
 
 
-def landscape(genes: dict[str, float]) -> float | None:
+def landscape(genes: dict[str, float | str]) -> float | None:
     """A smooth score; every genotype far to the left fails."""
-    values = list(genes.values())
+    values = [float(len(value)) if isinstance(value, str) else value for value in genes.values()]
     if values[0] < 0.2:
         return None
     return -sum((value - 0.1 * i) ** 2 for i, value in enumerate(values)) + math.sin(9 * values[0])
 
 
-def begin(section: SearchSection, journal: Journal) -> Proposer:
+def begin(section: SearchSection, journal: Journal, space=SPACE) -> Proposer:
     """A proposer that knows what the journal holds; an empty journal gets two baselines."""
-    proposer = Proposer(SPACE, section)
+    proposer = Proposer(space, section)
     if not journal.trials:
-        for params in (SPACE.middle, None):
+        for params in (space.middle, None):
             journal.append(proposer.given(params, 0.5, {"name": "given"}))
     else:
         for trial in journal.trials:
@@ -34,16 +38,18 @@ def begin(section: SearchSection, journal: Journal) -> Proposer:
     return proposer
 
 
-def search(folder, section: SearchSection, interrupted: bool) -> list[tuple[dict, float | None]]:
+def search(
+    folder, section: SearchSection, interrupted: bool, space=SPACE
+) -> list[tuple[dict, float | None]]:
     with lock_folder(folder):
         journal = Journal(folder, write=True)
-        proposer = begin(section, journal)
+        proposer = begin(section, journal, space)
         for _ in range(TRIALS):
             trial, genes = proposer.propose(len(journal.trials))
             journal.append(proposer.tell(trial, landscape(genes), {"name": "asked"}))
             if interrupted:
                 journal = Journal(folder, write=True)
-                proposer = begin(section, journal)
+                proposer = begin(section, journal, space)
         return [(t.params, t.values[0] if t.values else None) for t in journal.trials]
 
 
@@ -61,12 +67,18 @@ def search(folder, section: SearchSection, interrupted: bool) -> list[tuple[dict
         ("GPSampler", {"n_startup_trials": 20}),
     ],
 )
-def test_an_interrupted_search_equals_an_uninterrupted_one(tmp_path, sampler, arguments):
+@pytest.mark.parametrize("space", [SPACE, MIXED], ids=["numbers", "mixed"])
+def test_an_interrupted_search_equals_an_uninterrupted_one(
+    tmp_path, sampler, arguments, space, caplog
+):
     section = SearchSection(sampler=sampler, sampler_args=arguments, run_seed=3)
-    whole = search(tmp_path / "whole", section, interrupted=False)
-    pieces = search(tmp_path / "pieces", section, interrupted=True)
+    whole = search(tmp_path / "whole", section, interrupted=False, space=space)
+    pieces = search(tmp_path / "pieces", section, interrupted=True, space=space)
     assert whole == pieces
     assert len({tuple(params.values()) for params, _ in whole if params}) > TRIALS / 2
+    for name, methods in space.choices.items():
+        assert {params[name] for params, _ in whole if params} == set(methods)
+    assert not caplog.records
 
 
 def test_cma_es_learns_across_generations(tmp_path):

@@ -1,6 +1,7 @@
 """Whole searches on the quickstart's models: the road of a trial, resume, failures."""
 
 import io
+import json
 import math
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from heterosis.evals.splits import CONFIRM, GUARD, SEARCH
 from heterosis.evals.store import ItemStore
 from heterosis.merge.engine import MergeEngine, MergeFailure
+from heterosis.search.assembly import open_parts
 from heterosis.search.candidate import candidate_of
 from heterosis.search.config import load_config
 from heterosis.search.journal import Journal, StudyError
@@ -17,6 +19,9 @@ from heterosis.search.objective import Objective
 from heterosis.search.progress import PlainReporter
 from heterosis.search.run import run_search
 from rich.console import Console
+from safetensors import safe_open
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from .conftest import QUICKSTART
 
@@ -28,6 +33,37 @@ def run(path, should_stop=lambda: False):
         load_config(path), PlainReporter(Console(file=text, width=200)), should_stop
     )
     return outcome, text.getvalue()
+
+
+def make_adapter(base, out):
+    """A LoRA adapter of rank 2 on one matrix, as PEFT saves it."""
+    out.mkdir()
+    settings = {
+        "peft_type": "LORA",
+        "r": 2,
+        "lora_alpha": 4,
+        "target_modules": ["q_proj"],
+        "base_model_name_or_path": str(base),
+        "bias": "none",
+        "task_type": "CAUSAL_LM",
+    }
+    (out / "adapter_config.json").write_text(json.dumps(settings))
+    name = "model.layers.1.self_attn.q_proj"
+    with safe_open(base / "model.safetensors", "pt") as file:
+        rows, columns = file.get_tensor(f"{name}.weight").shape
+    factors = {"A": torch.ones(2, columns) * 0.01, "B": torch.ones(rows, 2) * 0.01}
+    tensors = {f"base_model.model.{name}.lora_{k}.weight": v for k, v in factors.items()}
+    save_file(tensors, out / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+def grow(parent, out):
+    """The same parent with one token more."""
+    model = AutoModelForCausalLM.from_pretrained(parent)
+    tokenizer = AutoTokenizer.from_pretrained(parent)
+    tokenizer.add_tokens(["<|new|>"])
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
 
 
 def record(folder):
@@ -113,11 +149,22 @@ def test_a_search_that_is_done_is_done_again_at_once(finished):
 
 
 def test_more_trials_continue_a_finished_search(small_search, tmp_path):
+    """With methods chosen by kind, weights on lines and a parameter."""
+    small_search.data["space"] = {
+        "method": ["ties", "dare_ties", "slerp"],
+        "depth": "lines",
+        "drop_rate": [0.0, 0.8],
+        "parameters": {"normalize": [0, 1]},
+    }
     run(small_search.write(search={"trials": 4, "finalists": 1}))
     run(small_search.write(search={"trials": 9, "finalists": 1}))
     continued = record(small_search.results)
     run(small_search.write(results=str(tmp_path / "whole"), search={"trials": 9, "finalists": 1}))
     assert continued == record(tmp_path / "whole")
+    recipes = [candidate_of(trial).recipe for trial in Journal(small_search.results).trials[-9:]]
+    methods = {recipe.setting(group).method for recipe in recipes for group in recipe.coefficients}
+    assert methods == {"ties", "dare_ties", "slerp"}
+    assert any(len(recipe.methods) > 1 for recipe in recipes)
 
 
 def test_a_soft_stop_keeps_what_is_done_and_the_rest_comes_alike(small_search, tmp_path):
@@ -195,12 +242,40 @@ def test_items_of_a_candidate_that_never_reached_the_journal_are_dropped(small_s
         ({"search": {"objective": "min"}}, "objective.rule was"),
         ({"splits": {"search_items": 21}}, "tasks.quickstart_python was"),
         ({"merge": {"dtype": "bfloat16"}}, "dtype was"),
+        ({"merge": {"tokenizer": "base"}}, "tokenizer was None, is base"),
     ],
 )
 def test_a_study_is_not_continued_with_other_ingredients(small_search, change, named):
     run(small_search.write(search={"trials": 0}))
     with pytest.raises(StudyError, match=f"begun with another .*{named}.*--results"):
         run(small_search.write(**change))
+
+
+def test_a_study_of_old_knows_no_tokenizer_policy_and_goes_on(small_search):
+    path = small_search.write(search={"trials": 0})
+    run(path)
+    journal = Journal(small_search.results, write=True)
+    old = journal.manifest
+    del old["identity"]["tokenizer"], old["config"]["download"]
+    for key in ("placement", "compile", "tokenizer", "layer_groups", "device_map"):
+        del old["config"]["merge"][key]
+    journal.write_manifest(old)
+    outcome, _ = run(path)
+    assert outcome.finished
+
+
+def test_an_adapter_and_a_parent_with_a_token_of_its_own(small_search, tmp_path):
+    """LoRA on the base, and Java's tokenizer grown by one token, under `tokenizer: union`."""
+    make_adapter(QUICKSTART / "parents/base", tmp_path / "lora")
+    grow(QUICKSTART / "parents/java", tmp_path / "grown")
+    small_search.data["parents"] = {name: str(tmp_path / name) for name in ("lora", "grown")}
+    path = small_search.write(merge={"tokenizer": "union"}, search={"trials": 1, "finalists": 1})
+    outcome, _ = run(path)
+    assert outcome.finished
+    assert {row.verdict for row in outcome.board.rows} <= {"baseline", "tie", "worse", "better"}
+    parts = open_parts(load_config(path))
+    assert parts.tokenizer.convert_tokens_to_ids("<|new|>") == len(parts.tokenizer) - 1
+    assert parts.parents.tensors["model.embed_tokens.weight"].shape[0] == len(parts.tokenizer)
 
 
 def failing(monkeypatch, error):
