@@ -7,7 +7,6 @@ tensor: two recipes take turns that share no tensor's coefficients.
 from __future__ import annotations
 
 import itertools
-import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -121,15 +120,15 @@ def peer_rows(peer: Peer, engine: MergeEngine, methods: Sequence[str]) -> Iterat
         pairs = []
         for _ in range(PEER_REPEATS[method]):
             theirs = Seconds(*peer.merge(method, *peer_request(engine.parents, method)))
-            pairs.append((theirs, statistics_of(load)))
+            pairs.append((theirs, median_of(load)))
         a, b = zip(*pairs, strict=True)
         name = f"mergekit {peer.version} {method}"
         yield Row("peer", "SmolLM2-135M K=2", name, f"load {method}", a, b)
 
 
-def statistics_of(load: Callable[[], None]) -> Seconds:
+def median_of(load: Callable[[], None]) -> Seconds:
     """The median of three loads, by the wall."""
-    return statistics.median_low(sorted((timed(load) for _ in range(3)), key=lambda s: s.wall))
+    return sorted((timed(load) for _ in range(3)), key=lambda seconds: seconds.wall)[1]
 
 
 def peer_request(parents: ParentSet, method: str) -> tuple[list[str], dict[str, Any]]:

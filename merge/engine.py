@@ -7,13 +7,14 @@ Knows nothing of search.
 Shapes: P parents.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from .devices import DeviceMap
 from .fact_cache import default_folder
 from .facts import ParentFacts, TensorFacts
 from .launch import Job, Launcher, planes_of
@@ -22,7 +23,7 @@ from .parents import BASE, ParentSet
 from .placement import Sources, plan_memory
 from .plans import Combination, Consensus, Plan
 from .recipe import Recipe
-from .resident import DeviceMap, build_resident
+from .resident import build_resident
 
 __all__ = ["MergeEngine", "MergeFailure"]
 
@@ -56,6 +57,7 @@ class MergeEngine:
         compile: str | bool = "auto",
         device_map: DeviceMap | None = None,
         facts_folder: Path | None = None,
+        needs: Collection[str] = (),
     ) -> None:
         """Build the resident model from the base.
 
@@ -68,21 +70,28 @@ class MergeEngine:
                 is True for models of WORTH_COMPILING entries. The bits are the same.
             device_map: Module name -> device, or "auto": spreads the model over devices.
             facts_folder: Where facts are cached; the user's cache by default.
+            needs: What the methods of the search ask (`Method.needs`), for the memory plan.
 
         Raises:
             ValueError: Unknown dtype, device or placement, or too little memory.
             ParentError: A base whose tensors are not those of its architecture, or NaN.
         """
         self.parents = parents
+        entries = sum(info.n_entries for info in parents.tensors.values() if info.is_floating)
+        is_compiling = entries >= WORTH_COMPILING if compile == "auto" else bool(compile)
         self.memory_plan = plan_memory(
-            parents, dtype=dtype, device=device, device_map=device_map, placement=placement
+            parents,
+            dtype=dtype,
+            device=device,
+            device_map=device_map,
+            placement=placement,
+            needs=needs,
+            is_compiling=is_compiling,
         )
         resident = build_resident(parents, dtype=dtype, device=device, device_map=device_map)
         self.model: PreTrainedModel = resident.model
         self._targets = resident.targets
         self.device = next(iter(self._targets.values())).device
-        entries = sum(target.numel() for target in self._targets.values())
-        is_compiling = entries >= WORTH_COMPILING if compile == "auto" else bool(compile)
         self.launcher = Launcher(compile=is_compiling)
         self.facts = ParentFacts(parents, facts_folder or default_folder(), self.device)
         self._sources = Sources(parents, self.memory_plan.placement, self._targets)

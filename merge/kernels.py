@@ -2,35 +2,41 @@
 
 Each overwrites `out` once, from one read of base and parents, in float32 that is rounded at the
 write. Scalars come in as tensors, so that one compiled kernel serves every recipe: `floats[k]` and
-`ints[k]` are 0-dim, or (N,) where entries of several tensors are merged together. Products and
-sums are separate steps in a fixed order, so eager and compiled give the same bits. Knows plans'
-words and no recipes, names or files.
+`ints[k]` are 0-dim, or (N,) where entries of several tensors are merged together. Products and sums
+are separate steps in a fixed order, so eager and compiled give the same bits. Knows plans' words and
+no recipes, names or files.
 
 Shapes: P parents that take part, N entries.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from .masks import hash_bits
+from .masks import mixed
 from .spread import variance
 
 FLOATS_HEAD, FLOATS_EACH = 2, 5
-"""Floats of a consensus: factor, joint reciprocal; then per parent scale, weight, low, high, share.
+SCALE, WEIGHT, LOW, HIGH, SHARE = range(5)
+"""Floats of a consensus: factor, pair gain; then per parent scale, weight, low, high, share.
 
-`weight` is the reciprocal 1 / weights_i of two electing parents, `joint` that of their sum. Of
-"ranked", low and high are the whole numbers of `rank_window`.
+Where two parents are averaged, `weight` is the gain of one who is elected alone, factor / weights_i,
+and the pair gain is factor / (weights_0 + weights_1). Of "ranked", low and high are the numbers of
+`rank_window`, and the scale has 2**32 in it. Where parents are elected, scales have LIFT in them and
+gains, or the factor, 1 / LIFT.
 """
-INTS_HEAD, INTS_EACH = 1, 3
-"""Integers: flat index of the first entry; then per parent two keys and the random threshold."""
+INTS_HEAD, INTS_EACH = 1, 2
+"""Integers: the shared key; then per parent its multiplier and the threshold of "random"."""
 
 RANK_STEPS = 256
-UNIT = 1 << 24
-"""Drop probabilities of "ranked" are whole numbers of 1/UNIT: float32 holds and adds them exactly
-on every device, fused or not."""
+RANK_UNIT = 1 << 24
+"""Drop probabilities of "ranked" are whole numbers of 1/RANK_UNIT: float32 holds and adds them
+exactly on every device, fused or not."""
+LIFT = 2.0**64
+"""Keeps the product of two small votes that agree from vanishing; a power of two changes no bit."""
 
 _NOBODY = 1e-30  # below any sum of weights that float32 keeps, above what makes 0 / 0
 
@@ -70,7 +76,7 @@ def write_consensus(
     parents: Sequence[Tensor],
     planes: Sequence[Tensor],
     floats: Scalars,
-    ints: Scalars,
+    ints: Scalars | None,
     index: Tensor | None,
     keep: str,
     combine: str,
@@ -85,43 +91,77 @@ def write_consensus(
         parents: P of (N,), any floating dtype.
         planes: P of (N,) uint8 for "ranked" and "chosen", else none.
         floats: FLOATS_HEAD + P * FLOATS_EACH rows.
-        ints: INTS_HEAD + P * INTS_EACH rows; of drawn masks alone.
-        index: int32 (N,) flat index of each entry in its tensor; None counts up from ``ints[0]``.
+        ints: INTS_HEAD + P * INTS_EACH rows where masks are drawn, else None.
+        index: int32 (N,), what is hashed with the key where masks are drawn; None counts from 0.
         keep: As in `plans.Consensus`.
         combine: As in `plans.Consensus`.
         has_shares: Whether `shares` weigh the votes of those who agree.
-        has_high: Whether any band has an upper end.
+        has_high: Whether any `high` of a "band" is finite.
     """
     base = base.float()
     deltas = [parent.float() - base for parent in parents]
-    if keep in ("random", "ranked") and index is None:
-        index = torch.arange(out.numel(), dtype=torch.int32, device=out.device) + ints[0]
-    common = variance(deltas) >= floats[FLOATS_HEAD + 2] if keep == "common" else None
+    if ints is not None:
+        if index is None:
+            index = torch.arange(out.numel(), dtype=torch.int32, device=out.device)
+        votes = _drawn_votes(keep, deltas, planes, floats, mixed(index, ints[0]), ints)
+    else:
+        votes = _told_votes(keep, deltas, planes, floats, has_high)
+    out.copy_(base + _combined(votes, floats, combine, has_shares))
+
+
+def _told_votes(
+    keep: str,
+    deltas: Sequence[Tensor],
+    planes: Sequence[Tensor],
+    floats: Scalars,
+    has_high: bool,
+) -> list[Tensor]:
+    # scale_i * m_i * delta_i, the masks told by the entries themselves.
+    common = variance(deltas) >= floats[_row(0, LOW)] if keep == "common" else None
     votes = []
     for i, delta in enumerate(deltas):
-        scale, _, low, high, _ = (floats[FLOATS_HEAD + FLOATS_EACH * i + k] for k in range(5))
+        if keep == "near":
+            limit = floats[_row(i, LOW)]
+            delta = torch.minimum(torch.maximum(delta, -limit), limit)
+        vote = delta * floats[_row(i, SCALE)]
         if keep == "band":
             size = delta.abs()
-            is_kept = (size >= low) & (size < high) if has_high else size >= low
-            delta = torch.where(is_kept, delta, 0.0)
-        elif keep == "near":
-            delta = torch.minimum(torch.maximum(delta, -low), low)
+            is_kept = size >= floats[_row(i, LOW)]
+            if has_high:
+                is_kept = is_kept & (size < floats[_row(i, HIGH)])
+            vote = torch.where(is_kept, vote, 0.0)
         elif keep == "chosen":
-            delta = torch.where(planes[i] != 0, delta, 0.0)
+            vote = torch.where(planes[i] != 0, vote, 0.0)
         elif common is not None:
-            delta = torch.where(common, delta, 0.0)
-        elif keep in ("random", "ranked"):
-            assert index is not None
-            first, second, threshold = (ints[INTS_HEAD + INTS_EACH * i + k] for k in range(3))
-            bits = hash_bits(index, first, second)
-            if keep == "random":
-                delta = torch.where(bits >= threshold, delta, 0.0)
-            else:
-                dropped = low - high * planes[i].float()
-                is_kept = (bits >> 8).float() >= dropped - UNIT // 2
-                delta = torch.where(is_kept, delta / (UNIT - dropped), 0.0)
-        votes.append(delta * scale)
-    out.copy_(base + _combined(votes, floats, combine, has_shares))
+            vote = torch.where(common, vote, 0.0)
+        votes.append(vote)
+    return votes
+
+
+def _drawn_votes(
+    keep: str,
+    deltas: Sequence[Tensor],
+    planes: Sequence[Tensor],
+    floats: Scalars,
+    hashed: Tensor,
+    ints: Scalars,
+) -> list[Tensor]:
+    # The same with masks drawn: kept iff u >= p, with u from the bits (masks.py).
+    votes = []
+    for i, delta in enumerate(deltas):
+        bits = hashed * ints[INTS_HEAD + INTS_EACH * i]
+        vote = delta * floats[_row(i, SCALE)]
+        if keep == "random":
+            vote = torch.where(bits >= ints[INTS_HEAD + INTS_EACH * i + 1], vote, 0.0)
+        else:
+            least = floats[_row(i, LOW)] - floats[_row(i, HIGH)] * planes[i].float()
+            vote = torch.where(bits.float() >= least, vote, 0.0) / (2.0**31 - least)
+        votes.append(vote)
+    return votes
+
+
+def _row(parent: int, which: int) -> int:
+    return FLOATS_HEAD + FLOATS_EACH * parent + which
 
 
 def _combined(votes: list[Tensor], floats: Scalars, combine: str, has_shares: bool) -> Tensor:
@@ -132,17 +172,17 @@ def _combined(votes: list[Tensor], floats: Scalars, combine: str, has_shares: bo
     if combine == "sum":
         return total
     agree = [vote * total > 0.0 for vote in votes]
-    heads = range(FLOATS_HEAD, FLOATS_HEAD + FLOATS_EACH * len(votes), FLOATS_EACH)
-    taken = [vote * floats[k + 4] for vote, k in zip(votes, heads, strict=True)]
-    elected = _masked_sum(agree, taken if has_shares else votes)
+    gains = [floats[_row(i, WEIGHT)] for i in range(len(votes))]
     if combine == "elect_mean" and len(votes) == 2 and not has_shares:
-        alone = [floats[k + 1] for k in heads]
-        both = torch.where(agree[1], floats[1], alone[0])
-        elected = elected * torch.where(agree[0], both, alone[1])
-    elif combine == "elect_mean":
-        weights = [floats[k + 1] for k in heads]
-        elected = elected / (_masked_sum(agree, weights) + _NOBODY)
-    return elected * floats[0]
+        alone = torch.where(agree[1], votes[1] * gains[1], 0.0)
+        first = torch.where(agree[1], total * floats[1], votes[0] * gains[0])
+        return torch.where(agree[0], first, alone)
+    if has_shares:
+        votes = [vote * floats[_row(i, SHARE)] for i, vote in enumerate(votes)]
+    taken = _masked_sum(agree, votes)
+    if combine == "elect_mean":
+        taken = taken / (_masked_sum(agree, gains) + _NOBODY)
+    return taken * floats[0]
 
 
 def _masked_sum(masks: Sequence[Tensor], terms: Sequence[Tensor]) -> Tensor:
@@ -153,12 +193,15 @@ def _masked_sum(masks: Sequence[Tensor], terms: Sequence[Tensor]) -> Tensor:
 
 
 def rank_window(low: float, high: float) -> tuple[float, float]:
-    """Whole numbers (a, s): an entry of rank code c is dropped with probability (a - s * c) / UNIT.
+    """Numbers (a, s): an entry of rank code c is kept iff its bits are at least a - s * c.
+
+    It is dropped with probability ``(a - s * c) / 2**32 + 1/2``, a whole number of 1/RANK_UNIT. All
+    differences of these numbers are exact in float32.
 
     Args:
         low: Drop probability of the smallest entry.
         high: Drop probability of the largest, at most ``low``.
     """
-    step = int((low - high) / RANK_STEPS * UNIT)
-    middle = (low + high) / 2 * UNIT
-    return float(round(middle + step * (RANK_STEPS - 1) / 2)), float(step)
+    step = math.floor((low - high) / RANK_STEPS * RANK_UNIT)
+    middle = round((low + high) / 2 * RANK_UNIT) + (RANK_STEPS - 1) * step // 2
+    return (middle - RANK_UNIT // 2) * 256.0, step * 256.0

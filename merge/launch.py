@@ -6,34 +6,22 @@ A job is a plan and the tensors it is carried out on. Compiled and eager give th
 Shapes: P parents that take part, N entries, J jobs of a pack.
 """
 
-import logging
-import math
-import shutil
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch._dynamo.exc import TorchDynamoException
 
 from .blocks import blocks, one_thread
+from .compiling import Compiler, has_compiler
 from .facts import FreshFacts, TensorFacts
-from .kernels import (
-    UNIT,
-    Scalars,
-    rank_window,
-    write_combination,
-    write_consensus,
-)
-from .masks import stream_keys, threshold
 from .methods import plan_tensor
-from .plans import Combination, Consensus, Plan
+from .plans import Consensus, Plan
 from .recipe import Recipe
-
-log = logging.getLogger(__name__)
+from .scalars import DRAWN, copied_owner, floats_of, ints_of, kernel_of, words_of
 
 SMALL = 1 << 16
 """Entries of a tensor that is packed with others: below it a launch costs more than the work."""
@@ -41,6 +29,9 @@ PACK = 1 << 20
 """Entries at which a pack is launched: bounds its workspace."""
 CHUNK = 1 << 30
 """Most entries of one launch: indices stay below 2**31."""
+COUNTED = 1 << 20
+"""Most entries of one compiled launch on a CPU that draws masks: flat indices are read from memory,
+where Inductor would make each from scratch, and these 4 MiB stay in the cache."""
 
 
 @dataclass(frozen=True)
@@ -58,16 +49,16 @@ class Job:
     plan: Plan
     planes: tuple[Tensor, ...] = ()
 
-    @property
+    @cached_property
     def kind(self) -> tuple[Any, ...]:
         """What a kernel is made for; jobs of one kind may share a launch."""
-        plan = self.plan
-        if isinstance(plan, Combination):
-            words: tuple[Any, ...] = (plan.base_share != 0.0,)
-        else:
-            words = (plan.keep, plan.combine, bool(plan.shares), _has_high(plan))
         tensors = (self.out, self.base, *self.parents, *self.planes)
-        return (*words, str(self.out.device), *(tensor.dtype for tensor in tensors))
+        return words_of(self.plan), self.out.device, tuple([tensor.dtype for tensor in tensors])
+
+    @cached_property
+    def draws(self) -> bool:
+        """Whether masks are drawn."""
+        return isinstance(self.plan, Consensus) and self.plan.keep in DRAWN
 
 
 def merge_tensors(
@@ -117,10 +108,14 @@ class Launcher:
     """
 
     def __init__(self, compile: bool = False) -> None:
-        self.is_compiling = compile and _has_compiler()
-        self._compiled: dict[tuple[Any, ...], Callable[..., None]] = {}
+        self._compiler = Compiler() if compile and has_compiler() else None
         self.launches = 0
         """Kernels launched so far."""
+
+    @property
+    def is_compiling(self) -> bool:
+        """Whether large tensors go through compiled kernels."""
+        return self._compiler is not None
 
     @torch.no_grad()
     def run(self, jobs: Iterable[Job]) -> None:
@@ -142,64 +137,55 @@ class Launcher:
             self._launch_pack(pack)
 
     def _launch_alone(self, job: Job) -> None:
+        owner = copied_owner(job.plan)
+        if owner is not None:
+            self.launches += 1
+            job.out.copy_((job.base, *job.parents)[owner])
+            return
         flat = _flattened(job)
-        n = job.out.numel()
-        if self.is_compiling:
-            for start in range(0, n, CHUNK):
-                self._launch_compiled(job, flat, slice(start, min(start + CHUNK, n)))
-        else:
+        if self._compiler is None:
             with one_thread():
-                for run in blocks(n, job.out.device):
-                    self._launch_eager(job, flat, run)
+                self._launch_eager(job, flat)
+        else:
+            self._launch_compiled(job, flat, self._compiler)
         if not job.out.is_contiguous():
             job.out.copy_(flat.out.view(job.out.shape))
 
-    def _launch_eager(self, job: Job, flat: "_Flat", run: slice) -> None:
-        self.launches += 1
-        floats, ints = _scalars(job, run.start)
-        _kernel(job.plan)(*flat.cut(run), floats, ints, None)
+    def _launch_eager(self, job: Job, flat: "_Flat") -> None:
+        kernel, device = kernel_of(job.plan), job.out.device
+        floats = _row(floats_of(job.plan), np.float32, device)
+        for run in blocks(flat.n, device):
+            self.launches += 1
+            kernel(*flat.cut(run), floats, *_drawn(job, run))
 
-    def _launch_compiled(self, job: Job, flat: "_Flat", run: slice) -> None:
-        key = (*job.kind, torch.get_num_threads())
-        arguments = (*flat.cut(run), *_scalars(job, run.start), None)
-        self.launches += 1
-        if key in self._compiled:
-            self._compiled[key](*arguments)
-        else:
-            self._compiled[key] = self._first_call(_kernel(job.plan), arguments)
-
-    def _first_call(
-        self, kernel: Callable[..., None], arguments: tuple[Any, ...]
-    ) -> Callable[..., None]:
-        # Compiles, runs, and returns what to call from now on: the kernel itself where that fails.
-        compiled = _compile(kernel)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of torch, about its own habits
-                compiled(*arguments)
-        except TorchDynamoException as error:
-            reason = " ".join(str(error).split())[:200]
-            log.warning("a kernel cannot be compiled (%s): it runs eager, but slower", reason)
-            kernel(*arguments)
-            return kernel
-        return compiled
+    def _launch_compiled(self, job: Job, flat: "_Flat", compiler: Compiler) -> None:
+        kernel, device = kernel_of(job.plan), job.out.device
+        floats = _row(floats_of(job.plan), np.float32, device)
+        step = COUNTED if job.draws and device.type == "cpu" else CHUNK
+        for start in range(0, flat.n, step):
+            self.launches += 1
+            run = slice(start, min(start + step, flat.n))
+            arguments = (*flat.cut(run), floats, *_drawn(job, run))
+            ranks = bool(job.planes) and job.draws
+            compiler.call(job.kind, kernel, arguments, converts_integers=ranks)
 
     def _launch_pack(self, pack: Sequence[Job]) -> None:
         first = pack[0]
         outs = [job.out for job in pack]
         sizes = tuple(out.numel() for out in outs)
         joined = _joined(pack)
-        rows = [_numbers(job, 0) for job in pack]
         device = first.out.device
-        floats = torch.tensor([row[0] for row in rows], dtype=torch.float32, device=device)
-        ints = torch.tensor([row[1] for row in rows], dtype=torch.int32, device=device)
+        floats = _row([floats_of(job.plan) for job in pack], np.float32, device)
+        ints = [ints_of(job.plan, job.name, 0) for job in pack]
+        ints = _row(ints, np.int32, device) if first.draws else None
         owner, index = _places(sizes, device)
-        kernel = _kernel(first.plan)
+        kernel = kernel_of(first.plan)
         with one_thread():
             for run in blocks(sum(sizes), device):
                 self.launches += 1
                 of = owner[run]
-                kernel(*joined.cut(run), _Spread(floats, of), _Spread(ints, of), index[run])
+                drawn = (None, None) if ints is None else (_Spread(ints, of), index[run])
+                kernel(*joined.cut(run), _Spread(floats, of), *drawn)
         pieces = [
             piece.view(out.shape) for piece, out in zip(joined.out.split(sizes), outs, strict=True)
         ]
@@ -215,8 +201,15 @@ class _Flat:
     parents: tuple[Tensor, ...]
     planes: tuple[Tensor, ...]
 
+    @property
+    def n(self) -> int:
+        """Number of entries N."""
+        return self.out.numel()
+
     def cut(self, run: slice) -> tuple[Any, ...]:
         """The same for a run of the entries."""
+        if run.stop - run.start == self.n:
+            return self.out, self.base, list(self.parents), list(self.planes)
         parents = [tensor[run] for tensor in self.parents]
         return self.out[run], self.base[run], parents, [plane[run] for plane in self.planes]
 
@@ -264,106 +257,22 @@ def _places(sizes: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tenso
     return owner, index.to(torch.int32)
 
 
-def _kernel(plan: Plan) -> Callable[..., None]:
-    # The kernel of a plan's kind: (out, base, parents, planes, floats, ints, index).
-    if isinstance(plan, Combination):
-        has_base = plan.base_share != 0.0
-
-        def combination(
-            out: Tensor,
-            base: Tensor,
-            parents: list[Tensor],
-            planes: list[Tensor],  # noqa: ARG001 - both kernels are called alike
-            floats: Scalars,
-            ints: Scalars,  # noqa: ARG001
-            index: Tensor | None,  # noqa: ARG001
-        ) -> None:
-            write_combination(out, base if has_base else None, parents, floats)
-
-        return combination
-    words = plan.keep, plan.combine, bool(plan.shares), _has_high(plan)
-
-    def consensus(
-        out: Tensor,
-        base: Tensor,
-        parents: list[Tensor],
-        planes: list[Tensor],
-        floats: Scalars,
-        ints: Scalars,
-        index: Tensor | None,
-    ) -> None:
-        write_consensus(out, base, parents, planes, floats, ints, index, *words)
-
-    return consensus
+def _row(numbers: Sequence[Any], dtype: type, device: torch.device) -> Tensor:
+    # Through numpy, which reads a list several times as fast as torch does.
+    with np.errstate(over="ignore"):  # infinity is found in the result
+        row = torch.from_numpy(np.array(numbers, dtype=dtype))
+    return row if device.type == "cpu" else row.to(device, non_blocking=True)
 
 
-def _has_high(plan: Consensus) -> bool:
-    return plan.keep == "band" and min(plan.high) < math.inf
-
-
-def _scalars(job: Job, start: int) -> tuple[Tensor, Tensor]:
-    floats, ints = _numbers(job, start)
-    device = job.out.device
-    return (
-        torch.tensor(floats, dtype=torch.float32, device=device),
-        torch.tensor(ints, dtype=torch.int32, device=device),
-    )
-
-
-def _numbers(job: Job, start: int) -> tuple[list[float], list[int]]:
-    # Rows of floats and ints as kernels.py lays them out, for entries from `start` on.
-    plan = job.plan
-    if isinstance(plan, Combination):
-        return [plan.base_share, *plan.coefficients], []
-    return list(_floats(plan)), list(_ints(plan, job.name, start))
-
-
-def _floats(plan: Consensus) -> Iterator[float]:
-    zeros = (0.0,) * len(plan.parents)
-    weights = plan.weights or zeros
-    is_pair = plan.combine == "elect_mean" and len(weights) == 2 and not plan.shares
-    yield from (plan.factor, 1.0 / sum(weights) if is_pair else 0.0)
-    low, high = plan.low or zeros, plan.high or zeros
-    if plan.keep == "common":
-        low = low[:1] * len(zeros)
-    for i, scale in enumerate(plan.scales):
-        first, last = low[i], high[i]
-        if plan.keep == "ranked":
-            scale, (first, last) = scale * UNIT, rank_window(first, last)
-        weight = 1.0 / weights[i] if is_pair else weights[i]
-        yield from (scale, weight, first, last, (plan.shares or zeros)[i])
-
-
-def _ints(plan: Consensus, name: str, start: int) -> Iterator[int]:
-    high, place = divmod(start, 1 << 32)
-    yield place - (1 << 32 if place >= 1 << 31 else 0)
-    for i, parent in enumerate(plan.parents):
-        if plan.mask_seed is None:
-            yield from (0, 0, 0)
-            continue
-        rate = plan.low[i] if plan.keep == "random" else 0.0
-        yield from (*stream_keys(plan.mask_seed, name, parent, high), threshold(rate))
-
-
-def _compile(kernel: Callable[..., None]) -> Callable[..., None]:
-    # Guards are left out (they cost more than a small launch): one callable per kind of job.
-    return torch.compile(
-        kernel,
-        dynamic=True,
-        fullgraph=True,
-        options={"guard_filter_fn": lambda guards: [False for _ in guards]},
-    )
+def _drawn(job: Job, run: slice) -> tuple[Tensor | None, Tensor | None]:
+    # Rows of integers of a run and what is hashed with its key, where masks are drawn. An
+    # accelerator counts inside the kernel.
+    if not job.draws:
+        return None, None
+    ints = _row(ints_of(job.plan, job.name, run.start), np.int32, job.out.device)
+    return ints, _counting()[: run.stop - run.start] if job.out.device.type == "cpu" else None
 
 
 @lru_cache(maxsize=1)
-def _has_compiler() -> bool:
-    from torch._inductor.cpp_builder import get_cpp_compiler
-    from torch._inductor.exc import InvalidCxxCompiler
-
-    try:
-        found = shutil.which(get_cpp_compiler()) is not None
-    except InvalidCxxCompiler:
-        found = False
-    if not found:
-        log.warning("no C++ compiler found: kernels run eager, with the same bits but slower")
-    return found
+def _counting() -> Tensor:
+    return torch.arange(COUNTED, dtype=torch.int32)

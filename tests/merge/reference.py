@@ -76,8 +76,8 @@ def ranked(c: Case) -> list[Array]:
 
 def falling(highest: float, width: float, rank: Array) -> Array:
     """Drop probability at a rank of 256, at the middle of its step; a whole number of 2**-24."""
-    step = round(width / 256 * 2**24)
-    return (round(highest * 2**24) - step // 2 - step * rank) / 2**24
+    step = math.floor(width / 256 * 2**24)
+    return (round((highest - width / 2) * 2**24) + 255 * step // 2 - step * rank) / 2**24
 
 
 def banded(c: Case, top: list[float]) -> list[Array]:

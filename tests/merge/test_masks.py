@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from heterosis.merge.masks import hash_bits, stream_keys, threshold
+from heterosis.merge.masks import mixed, stream_keys, threshold
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,7 +21,7 @@ def random_bits(start: int, count: int, **stream) -> torch.Tensor:
     keys = {high: stream_keys(high=high, **{**STREAM, **stream}) for high, _ in places}
     low = torch.tensor([k - 2**32 * (k >= 2**31) for _, k in places], dtype=torch.int32)
     table = torch.tensor([keys[high] for high, _ in places], dtype=torch.int32)
-    return hash_bits(low, table[:, 0], table[:, 1])
+    return mixed(low, table[:, 0]) * table[:, 1]
 
 
 def keep_mask(rate: float, start: int, count: int, **stream) -> torch.Tensor:
