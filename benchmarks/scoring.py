@@ -13,7 +13,7 @@ from heterosis.evals.scorer import Scorer
 from heterosis.evals.splits import SEARCH
 from heterosis.merge.engine import MergeEngine
 from heterosis.merge.recipe import Recipe
-from heterosis.search.assembly import Parts, build_engine, load_tokenizer, make_scorer, open_parts
+from heterosis.search.assembly import Parts, build_engine, make_scorer, open_parts
 from heterosis.search.config import Config
 from timing import Row, interleave
 
@@ -26,7 +26,7 @@ def lm_eval_model(parts: Parts, engine: MergeEngine) -> Any:
         make: Any = huggingface.HFLM  # its decorator hides the signature from pyright
         return make(
             pretrained=engine.model,
-            tokenizer=load_tokenizer(parts.config),
+            tokenizer=parts.tokenizer,
             backend="causal",
             batch_size=parts.config.eval.batch_size,
             softmax_dtype="float32",

@@ -14,7 +14,6 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from torch._dynamo.exc import TorchDynamoException
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +21,7 @@ _NEVER = 10_000
 _OPTIONS = {
     # Guards cost more than a small launch. What they would check is in the kind of work.
     "guard_filter_fn": lambda guards: [False for _ in guards],
-    # Several million entries a second do not need processes beside this one.
+    # Processes beside this one would take longer to start than a kernel takes to compile.
     "compile_threads": 1,
     # A kernel is one loop that stores nothing but its result. Left to itself, Inductor stores what
     # is used twice, masks among it, which has cost up to thirty times the time (docs/experiments.md).
@@ -77,12 +76,12 @@ def _first_call(
     kernel: Callable[..., None], options: dict[str, Any], arguments: tuple[Any, ...]
 ) -> Callable[..., None]:
     # Compiles, runs, and returns what to call from now on: the kernel itself where that fails.
-    compiled = compile_kernel(kernel, options)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch, about its own habits
+            compiled = compile_kernel(kernel, options)
             compiled(*arguments)
-    except TorchDynamoException as error:
+    except RuntimeError as error:  # all of torch's compilers' are
         reason = " ".join(str(error).split())[:200]
         log.warning("a kernel cannot be compiled (%s): it runs eager, but slower", reason)
         kernel(*arguments)

@@ -149,7 +149,7 @@ class MergeEngine:
         suspects = [
             name
             for name, plan in plans.items()
-            if not _bound(plan, self.facts.of(name)) < torch.finfo(self._targets[name].dtype).max
+            if not _bound(plan, self.facts.of(name)) < _largest(self._targets[name].dtype)
         ]
         for name in suspects:
             if not _is_finite(self._targets[name]):
@@ -161,9 +161,14 @@ class MergeEngine:
                 )
 
 
+def _largest(dtype: torch.dtype) -> float:
+    # Kernels multiply votes by up to 2**96 before they divide by it again.
+    return min(torch.finfo(dtype).max, 2.0**31)
+
+
 def _bound(plan: Plan, facts: TensorFacts) -> float:
-    # No merged entry is larger, rounding included. |delta| <= |base| + |parent|; a mean of those
-    # who agree is no larger than the sum of votes over the smallest weight.
+    # No merged entry and no vote is larger, rounding included. |delta| <= |base| + |parent|; a mean
+    # of those who agree is no larger than the sum of votes over the smallest weight.
     base = facts.largest(BASE)
     sizes = [facts.largest(parent) for parent in plan.parents]
     if isinstance(plan, Combination):
@@ -172,7 +177,7 @@ def _bound(plan: Plan, facts: TensorFacts) -> float:
     votes = sum(abs(s) * (base + size) for s, size in zip(plan.scales, sizes, strict=True))
     if plan.keep == "ranked":
         votes /= 1.0 - max(plan.low)
-    return 1.01 * (base + abs(plan.factor) * votes / _smallest_divisor(plan))
+    return 1.01 * max(base + abs(plan.factor) * votes / _smallest_divisor(plan), votes)
 
 
 def _smallest_divisor(plan: Consensus) -> float:

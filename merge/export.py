@@ -1,71 +1,79 @@
-"""Writes the resident model as a Hugging Face directory, and reads recipes back.
+"""Exports the resident model, and keeps the record from which any merge can be made again.
 
-The directory appears at once or not at all: files are written beside the goal and moved there when
-all are complete. Weights are those of the resident model, to the bit; tokenizer, chat template,
-generation settings and licence are the base's own files. Knows nothing of scores: the model card
-comes in as text.
+Weights are those that were scored, to the bit. recipe.json says what was merged: the recipe, base
+and parents with their SHA-256, versions. mergekit_config.yml says the same to mergekit, where it
+has words for it. Knows nothing of scores: the model card comes in as text.
 """
 
 import json
-import os
-import shutil
-import tempfile
+from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel
+from torch import Tensor
 
-from .engine import resident_dtype
-from .headers import is_plain_name
+from .adapters import is_adapter
+from .chat_template import TEMPLATE_FILE
+from .mergekit_write import InexpressibleError, write_mergekit
 from .parents import BASE, ParentSet
 from .recipe import Recipe
+from .writer import FLOATS, ExportError, Weight, write_model
 
-__all__ = ["RECIPE_FILE", "ExportError", "check_goal", "export_model", "load_recipe"]
+__all__ = ["MERGEKIT_FILE", "RECIPE_FILE", "Record", "export_model", "model_files", "read_record"]
 
 RECIPE_FILE = "recipe.json"
+MERGEKIT_FILE = "mergekit_config.yml"
 CARD_FILE = "README.md"
 
-# What the base's directory gives to the export, where it has it, byte for byte.
-_KEPT = (
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
-    *("tokenizer.model", "vocab.json", "merges.txt", "vocab.txt", "spiece.model"),
-    *("chat_template.jinja", "chat_template.json", "additional_chat_templates"),
-    *("generation_config.json", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt"),
-)
 _PACKAGES = ("heterosis", "torch", "transformers", "safetensors")
 
 
-class ExportError(ValueError):
-    """A directory that cannot be written as asked; one line with the remedy."""
+@dataclass(frozen=True)
+class Record:
+    """What recipe.json says of a merge.
+
+    ``models`` maps "base" and each parent to its path or hub id and the SHA-256 of its weights;
+    it is empty in a file that holds a bare recipe. ``dtype`` is that of the weights written, None
+    where they kept the base's own; ``template`` is a chat template other than the base's.
+    """
+
+    recipe: Recipe
+    models: Mapping[str, tuple[str, str]]
+    dtype: str | None = None
+    tokenizer: str | None = None
+    template: str | None = None
 
 
 def export_model(
-    model: PreTrainedModel,
+    targets: Mapping[str, Tensor],
     recipe: Recipe,
     parents: ParentSet,
     out: Path | str,
     *,
     card: str,
+    tokenizer: str | None = None,
     extra_files: Mapping[str, str] | None = None,
     max_shard_size: str = "5GB",
-    dtype: str | torch.dtype | None = None,
     provenance: Mapping[str, Any] | None = None,
     verify: Callable[[Path], None] | None = None,
 ) -> Path:
     """Save the resident model as a directory that transformers and vLLM load.
 
     Args:
-        model: The resident model, holding the recipe's weights; left unchanged.
-        recipe: Written to recipe.json with the parents' paths and SHA-256 and package versions.
-        parents: Whose base gives tokenizer, chat template and generation settings.
+        targets: File tensor name -> the resident model's weights, holding the recipe's; left
+            unchanged. Tensors that are tied to one of these are not written.
+        recipe: Of these weights.
+        parents: Whose base gives settings and tensor names.
         out: The directory to make; it may exist if it is empty.
         card: The text of README.md.
+        tokenizer: The policy by which the parents were opened.
         extra_files: File name -> text, written beside the weights.
         max_shard_size: Largest weight file, as transformers reads it ("5GB").
-        dtype: Of the saved weights; the model's own by default, which keeps every bit.
         provenance: More for recipe.json (command, scores, date); JSON values.
         verify: Called with the complete directory before it is moved to `out`; what it raises
             withdraws the export.
@@ -74,38 +82,145 @@ def export_model(
         The directory, absolute.
 
     Raises:
-        ExportError: If `out` exists and is not empty, or a file name would leave it.
+        ExportError: If `out` exists and is not empty, the disk is too full, or a file name would
+            leave the directory.
         OSError: If writing fails; `out` is then as it was.
     """
-    goal = Path(out).absolute()
-    extra_files = dict(extra_files or {})
-    check_goal(goal)
-    _check_file_names(extra_files)
-    goal.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{goal.name}.", dir=goal.parent))
+    weights = [
+        _weight(name, targets, parents)
+        for name, info in parents.tensors.items()
+        if name in targets or not info.is_floating
+    ]
+    sizes = Counter[torch.dtype]()
+    for weight in weights:
+        sizes[weight.dtype] += weight.n_bytes * weight.dtype.is_floating_point
+    dtype = sizes.most_common(1)[0][0]
+    files = model_files(
+        recipe,
+        parents,
+        card,
+        dtype=str(dtype).removeprefix("torch."),
+        tokenizer=tokenizer,
+        provenance=provenance,
+    )
+    _check_extra(extra_files or {}, files)
+    return write_model(
+        out,
+        weights,
+        parents,
+        dtype=dtype,
+        max_shard_size=max_shard_size,
+        texts={**(extra_files or {}), **files},
+        verify=verify,
+    )
+
+
+def _weight(name: str, targets: Mapping[str, Tensor], parents: ParentSet) -> Weight:
+    if name in targets:
+        tensor = targets[name]
+        return Weight(name, tuple(tensor.shape), tensor.dtype, lambda: tensor)
+    read = partial(parents.base_tensor, name)
+    return Weight(name, parents.tensors[name].shape, read().dtype, read)
+
+
+def _check_extra(extra_files: Mapping[str, str], files: Mapping[str, str]) -> None:
+    for name in extra_files:
+        if name in (*files, MERGEKIT_FILE):
+            raise ExportError(
+                f"an extra file needs a plain name of its own, got {name!r}; rename it"
+            )
+
+
+def model_files(
+    recipe: Recipe,
+    parents: ParentSet,
+    card: str,
+    *,
+    dtype: str | None,
+    tokenizer: str | None = None,
+    template: str | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> dict[str, str]:
+    """The texts that lie beside a model: card, recipe.json and, if it can be, mergekit's YAML.
+
+    Args:
+        recipe: Of the model.
+        parents: What was merged.
+        card: The text of README.md.
+        dtype: Of the weights written; None where each keeps the base's.
+        tokenizer: The policy by which the parents were opened.
+        template: The text of a chat template other than the base's.
+        provenance: More for recipe.json; JSON values.
+    """
     try:
-        _save_weights(model, draft, max_shard_size, dtype)
-        _copy_from_base(parents.folders[BASE], draft)
-        record = _record(recipe, parents, provenance or {})
-        texts = {**extra_files, CARD_FILE: card, RECIPE_FILE: record}
-        for name, text in texts.items():
-            (draft / name).write_text(text, encoding="utf-8")
-        draft.chmod(0o755)
-        _open_to_readers(draft)
-        if verify is not None:
-            verify(draft)
-        draft.replace(goal)
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
-    return goal
+        mergekit = _mergekit(recipe, parents, dtype, tokenizer)
+    except InexpressibleError as error:
+        files, said = {}, f"not expressible: {error}"
+    else:
+        files, said = {MERGEKIT_FILE: mergekit}, MERGEKIT_FILE
+    if template is not None:
+        files[TEMPLATE_FILE] = template
+    record = _record(recipe, parents) | {
+        "dtype": dtype,
+        "tokenizer": tokenizer,
+        "chat_template": template,
+        "mergekit": said,
+        "versions": {package: _version(package) for package in _PACKAGES},
+        "provenance": dict(provenance or {}),
+    }
+    text = json.dumps(record, indent=2, allow_nan=False) + "\n"
+    return {CARD_FILE: card, RECIPE_FILE: text, **files}
 
 
-def load_recipe(path: Path | str) -> Recipe:
-    """Read the recipe back from an exported directory, its recipe.json, or a bare recipe file.
+def _record(recipe: Recipe, parents: ParentSet) -> dict[str, Any]:
+    digests = parents.digests()
+    models = {
+        owner: {"path": place.text, "sha256": digests[owner]}
+        for owner, place in parents.places.items()
+    }
+    return {
+        "recipe": recipe.to_dict(),
+        "recipe_digest": recipe.digest,
+        "base": models.pop(BASE),
+        "parents": models,
+    }
+
+
+def _mergekit(recipe: Recipe, parents: ParentSet, dtype: str | None, tokenizer: str | None) -> str:
+    tensors = [name for name, info in parents.tensors.items() if info.is_floating]
+    if dtype is None:
+        dtypes = {FLOATS[parents.tensors[name].dtype] for name in tensors}
+        if len(dtypes) > 1:
+            raise InexpressibleError("tensors keep dtypes of their own, mergekit's YAML names one")
+        dtype = str(dtypes.pop()).removeprefix("torch.")
+    models = {owner: _reference(parents, owner) for owner in parents.places}
+    return write_mergekit(recipe, tensors, models, out_dtype=dtype, tokenizer=tokenizer)
+
+
+def _reference(parents: ParentSet, owner: str) -> str:
+    """How mergekit finds a model; it takes `@` and `+` in a path for a revision and an adapter."""
+    place = parents.places[owner]
+    if place.text == str(place.folder) and {"@", "+"} & set(place.text):
+        raise InexpressibleError(
+            f"mergekit takes `@` and `+` in {place.text} for a revision and an adapter"
+        )
+    if owner != BASE and is_adapter(owner, place.folder):
+        return f"{_reference(parents, BASE)}+{place.text}"
+    return place.text
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def read_record(path: Path | str) -> Record:
+    """Read a merge back from an exported directory, its recipe.json, or a bare recipe file.
 
     Raises:
-        ExportError: If there is no such file.
+        ExportError: If there is no such file, or it is not JSON.
         ValueError: If it holds no recipe.
     """
     path = Path(path)
@@ -116,101 +231,15 @@ def load_recipe(path: Path | str) -> Recipe:
         data = json.loads(path.read_bytes())
     except ValueError as error:
         raise ExportError(f"{path} is not valid JSON ({error}); export the model again") from None
-    return Recipe.from_dict(data.get("recipe", data) if isinstance(data, dict) else data)
-
-
-def check_goal(out: Path | str) -> None:
-    """Refuse a directory that `export_model` would refuse, before anything is computed.
-
-    Raises:
-        ExportError: If `out` is a file, or a directory that is not empty.
-    """
-    goal = Path(out).absolute()
-    if goal.is_symlink():
-        raise ExportError(f"{goal} is a symbolic link; give the directory's own path")
-    if goal.exists() and not goal.is_dir():
-        raise ExportError(f"{goal} is a file; give the name of a directory to make")
-    if goal.is_dir() and any(goal.iterdir()):
+    if not isinstance(data, dict):
+        raise ExportError(f"{path} must hold a JSON object; export the model again")
+    recipe = Recipe.from_dict(data.get("recipe", data))
+    try:
+        given = {BASE: data["base"], **data["parents"]} if "base" in data else {}
+        models = {owner: (str(m["path"]), str(m["sha256"])) for owner, m in given.items()}
+    except (KeyError, TypeError, AttributeError) as error:
         raise ExportError(
-            f"{goal} exists and is not empty, nothing is overwritten; give another name or "
-            f"remove it"
-        )
-
-
-def _check_file_names(extra_files: Mapping[str, str]) -> None:
-    taken = {CARD_FILE, RECIPE_FILE, "config.json", *_KEPT}
-    for name in extra_files:
-        if not is_plain_name(name) or name in taken or name.endswith(".safetensors"):
-            raise ExportError(
-                f"an extra file needs a plain name of its own, got {name!r}; rename it"
-            )
-
-
-def _save_weights(
-    model: PreTrainedModel, folder: Path, max_shard_size: str, dtype: str | torch.dtype | None
-) -> None:
-    saved_dtype = model.dtype if dtype is None else resident_dtype(dtype)
-    state = model.state_dict()
-    if saved_dtype != model.dtype:
-        state = _cast(state, saved_dtype)
-    # The base's generation settings are copied as a file; transformers refuses to write some
-    # that it has read (a temperature without sampling), so it is given none.
-    settings, model.generation_config = model.generation_config, GenerationConfig()
-    try:
-        model.save_pretrained(folder, state_dict=state, max_shard_size=max_shard_size)
-    finally:
-        model.generation_config = settings
-    (folder / "generation_config.json").unlink(missing_ok=True)
-    if saved_dtype != model.dtype:
-        config = json.loads((folder / "config.json").read_text())
-        config["dtype"] = str(saved_dtype).removeprefix("torch.")
-        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-
-
-def _cast(state: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    # One cast per storage, so that tied tensors are still one.
-    done: dict[int, torch.Tensor] = {}
-    for tensor in state.values():
-        if tensor.is_floating_point() and tensor.data_ptr() not in done:
-            done[tensor.data_ptr()] = tensor.to(dtype)
-    return {name: done.get(tensor.data_ptr(), tensor) for name, tensor in state.items()}
-
-
-def _open_to_readers(folder: Path) -> None:
-    # Weights are written for their owner alone; all files get the mode of an ordinary new file.
-    mode = (folder / RECIPE_FILE).stat().st_mode
-    for path in folder.rglob("*"):
-        if path.is_file():
-            path.chmod(mode)
-
-
-def _copy_from_base(base: Path, folder: Path) -> None:
-    for name in _KEPT:
-        if (base / name).is_dir():
-            shutil.copytree(base / name, folder / name)
-        elif (base / name).is_file():
-            shutil.copyfile(base / name, folder / name)
-
-
-def _record(recipe: Recipe, parents: ParentSet, provenance: Mapping[str, Any]) -> str:
-    digests = parents.digests()
-    models = {
-        name: {"path": os.fspath(parents.folders[name]), "sha256": digests[name]}
-        for name in (BASE, *parents.names)
-    }
-    record = {
-        "recipe": recipe.to_dict(),
-        "recipe_digest": recipe.digest,
-        "base": models.pop(BASE),
-        "parents": models,
-        "versions": {package: _version(package) for package in _PACKAGES},
-        "provenance": dict(provenance),
-    }
-    return json.dumps(record, indent=2, allow_nan=False) + "\n"
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
+            f"{path} does not say where base and parents lie ({error!r}); export the model again"
+        ) from None
+    words = (data.get(key) for key in ("dtype", "tokenizer", "chat_template"))
+    return Record(recipe, models, *words)

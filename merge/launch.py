@@ -6,7 +6,7 @@ A job is a plan and the tensors it is carried out on. Compiled and eager give th
 Shapes: P parents that take part, N entries, J jobs of a pack.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -23,7 +23,7 @@ from .plans import Consensus, Plan
 from .recipe import Recipe
 from .scalars import DRAWN, copied_owner, floats_of, ints_of, kernel_of, words_of
 
-SMALL = 1 << 16
+SMALL = 1 << 13
 """Entries of a tensor that is packed with others: below it a launch costs more than the work."""
 PACK = 1 << 20
 """Entries at which a pack is launched: bounds its workspace."""
@@ -116,6 +116,11 @@ class Launcher:
     def is_compiling(self) -> bool:
         """Whether large tensors go through compiled kernels."""
         return self._compiler is not None
+
+    @property
+    def compiled(self) -> int:
+        """Number of kernels compiled so far."""
+        return len(self._compiler or ())
 
     @torch.no_grad()
     def run(self, jobs: Iterable[Job]) -> None:

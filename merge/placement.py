@@ -16,7 +16,7 @@ from torch import Tensor
 from .blocks import GPU_BLOCK
 from .devices import DeviceMap
 from .groups import layer_group
-from .memory import Tidy, device_free, process_bytes
+from .memory import Tidy, device_free, give_back, process_bytes
 from .parents import BASE, ParentSet
 from .resident import Outline, outline
 from .streaming import Stream, Wanted, held_bytes, layer_bytes, read, stored
@@ -161,6 +161,7 @@ def plan_memory(
             f"`placement` must be one of auto, {', '.join(PLACEMENTS)}, got {placement!r}"
         )
     shape = outline(parents, dtype=dtype, device=device, device_map=device_map)
+    give_back()  # what others have freed would count as held
     sizes = _Sizes(parents, shape, frozenset(needs), is_compiling, are_facts_on_disk)
     is_host = set(shape.targets.values()) == {HOST}
     if placement == "pinned" and is_host:

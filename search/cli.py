@@ -255,6 +255,8 @@ def merge(
             _say(console, line)
     except KeyboardInterrupt:
         _fail("interrupted; nothing was written", INTERRUPTED)
+    except OSError as error:
+        _fail(f"{out}: {error}; nothing was written", FAILED)
 
 
 def _load(

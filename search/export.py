@@ -6,20 +6,20 @@ exactly the candidate's scores, else nothing is left behind.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from ..evals.scores import ItemScores
 from ..evals.splits import CONFIRM, SEARCH
 from ..evals.store import ItemStore
-from ..merge.engine import resident_dtype
-from ..merge.export import check_goal, export_model
+from ..merge.export import export_model
+from ..merge.resident import resident_dtype
+from ..merge.writer import check_goal, shard_bytes
 from .assembly import (
     Parts,
     build_engine,
@@ -40,8 +40,6 @@ from .lm_eval_commands import (
     confirm_samples,
     portable_commands,
 )
-
-SIZE = re.compile(r"\d+(\.\d+)?[KMGT]I?B", re.IGNORECASE)
 
 
 class ExportMismatchError(RuntimeError):
@@ -81,10 +79,7 @@ def export(
         ExportMismatchError: If the saved files give other scores.
     """
     check_goal(out)
-    if not SIZE.fullmatch(max_shard_size):
-        raise StudyError(
-            f"`max_shard_size` must be a size as `5GB` or `500MB`, got `{max_shard_size}`"
-        )
+    shard_bytes(max_shard_size)
     board = read_leaderboard(study)
     row = choose_row(board, trial)
     manifest = Journal(study).begun
@@ -96,16 +91,18 @@ def export(
     machine = manifest["machine"]
     recipe = row.candidate.recipe
     engine = build_engine(parts)
+    engine.load(recipe)
     folder = export_model(
-        engine.load(recipe),
+        engine.targets,
         recipe,
         parts.parents,
         out,
-        card=model_card(board, row, config, portable_commands(parts)),
+        card=model_card(board, row, parts.parents, portable_commands(parts)),
+        tokenizer=config.merge.tokenizer,
         extra_files={CONFIRM_SAMPLES: confirm_samples(parts)},
         max_shard_size=max_shard_size,
         provenance={"study": board.name, "trial": row.candidate.number},
-        verify=lambda saved: _verify(parts, saved, stored, machine),
+        verify=lambda saved: _verify(parts, engine.model, saved, stored, machine),
     )
     return Exported(folder, row, tuple(stored), commands)
 
@@ -145,10 +142,14 @@ def _stored(study: Path, row: Row) -> dict[str, ItemScores]:
 
 
 def _verify(
-    parts: Parts, saved: Path, stored: dict[str, ItemScores], machine: dict[str, Any]
+    parts: Parts,
+    scored: PreTrainedModel,
+    saved: Path,
+    stored: dict[str, ItemScores],
+    machine: dict[str, Any],
 ) -> None:
     """Load the saved files and score them: every item must come out as it is stored."""
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+    model: PreTrainedModel = type(scored).from_pretrained(
         saved, dtype=resident_dtype(parts.config.merge.dtype), local_files_only=True
     )
     model.to(torch.device(choose_device(parts.config)))  # pyright: ignore[reportArgumentType]

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from heterosis.merge.devices import settle
 from heterosis.merge.engine import MergeEngine
 from heterosis.merge.parents import ParentError, ParentSet
 from heterosis.merge.recipe import Recipe
@@ -37,9 +38,10 @@ TEXT: dict[str, Any] = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
+CPU = torch.device("cpu")
 NORM, GATE = "model.norm.weight", "model.layers.0.mlp.gate_proj.weight"
 EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 24}
-VISION = {
+VISION: dict[str, Any] = {
     "hidden_size": 32,
     "intermediate_size": 64,
     "num_hidden_layers": 2,
@@ -105,7 +107,7 @@ def save(name: str, folder: Path) -> Family:
     """A base and one parent, of random weights."""
     generator = torch.Generator().manual_seed(0)
     paths = {"base": folder / "base", "a": folder / "a"}
-    model = MODELS[name]()
+    model: Any = MODELS[name]()
     for path in paths.values():
         with torch.no_grad():
             for parameter in model.parameters():
@@ -181,9 +183,9 @@ def test_an_outline_tells_sizes_beforehand(paths):
     shape = outline(parents, dtype="float16")
     resident = build_resident(parents, dtype="float16")
     size = sum(tensor.nbytes for tensor in weights(resident.model).values())
-    assert shape.devices == {torch.device("cpu"): size}
+    assert shape.devices == {CPU: size}
     assert list(shape.targets) == list(resident.targets)
-    assert set(shape.targets.values()) == {torch.device("cpu")}
+    assert set(shape.targets.values()) == {CPU}
     assert 0 < shape.sample <= size
 
 
@@ -376,10 +378,26 @@ MAPS = [
 @pytest.mark.parametrize("device_map", MAPS, ids=str)
 def test_maps_are_honoured(device_map, parents):
     pytest.importorskip("accelerate")
+    if device_map in ("auto", "sequential") and torch.cuda.is_available():
+        pytest.skip("these maps would choose the GPU")
     resident = build_resident(parents, dtype="float32", device_map=device_map)
     assert_same(resident.model, build_resident(parents, dtype="float32").model)
     shape = outline(parents, dtype="float32", device_map=device_map)
     assert shape == outline(parents, dtype="float32")
+
+
+def test_each_weight_is_settled_on_its_device(family):
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(family["base"])
+    names = [name for name, _ in model.named_parameters()]
+    head = model.get_output_embeddings().weight.data_ptr()
+    there = torch.device("meta")  # for lack of a second device with data
+    settle(model, {"": CPU, "model.layers.1": there, "model.layers.1.mlp": CPU})
+    for name, parameter in model.named_parameters():
+        is_there = name.startswith("model.layers.1.") and ".mlp." not in name
+        assert parameter.device == (there if is_there else CPU), name
+    assert [name for name, _ in model.named_parameters()] == names
+    assert model.get_input_embeddings().weight is model.get_output_embeddings().weight
+    assert model.get_output_embeddings().weight.data_ptr() == head
 
 
 def test_devices_that_are_not_there_are_refused(parents):

@@ -13,7 +13,9 @@ import pytest
 import torch
 from heterosis.evals.splits import CONFIRM
 from heterosis.evals.store import ItemStore
-from heterosis.merge.export import ExportError, load_recipe
+from heterosis.merge.export import read_record
+from heterosis.merge.standalone import merge_files, open_merge
+from heterosis.merge.writer import ExportError
 from heterosis.search.export import ExportMismatchError, export
 from heterosis.search.journal import StudyError
 from heterosis.search.leaderboard import read_leaderboard
@@ -39,7 +41,18 @@ def exported(study, tmp_path_factory):
 def test_the_winner_is_exported_and_verified(study, exported):
     assert exported.row.candidate == read_leaderboard(study).winner.candidate
     assert exported.splits == ("search", "confirm")
-    assert load_recipe(exported.folder) == exported.row.candidate.recipe
+    assert read_record(exported.folder).recipe == exported.row.candidate.recipe
+
+
+def test_its_record_and_mergekits_configuration_merge_it_again(exported, tmp_path):
+    merge = open_merge(exported.folder)
+    merge_files(merge, tmp_path / "again", card="")
+    name = "model.safetensors"
+    assert (tmp_path / "again" / name).read_bytes() == (exported.folder / name).read_bytes()
+    read = open_merge(exported.folder / "mergekit_config.yml").recipe
+    for group in merge.recipe.coefficients:
+        ours, theirs = merge.recipe.setting(group), read.setting(group)
+        assert (ours.weights, ours.lambda_) == (theirs.weights, theirs.lambda_)
 
 
 def test_transformers_loads_it(exported):
@@ -93,11 +106,11 @@ def test_files_that_give_other_scores_are_withdrawn(study, tmp_path, monkeypatch
 
     verify = module._verify
 
-    def spoil_then_verify(parts, saved, stored, machine):
+    def spoil_then_verify(parts, scored, saved, stored, machine):
         tensors = load_file(saved / "model.safetensors")
         tensors["model.layers.1.mlp.up_proj.weight"].mul_(-1)
         save_file(tensors, saved / "model.safetensors", metadata={"format": "pt"})
-        verify(parts, saved, stored, machine)
+        verify(parts, scored, saved, stored, machine)
 
     monkeypatch.setattr(module, "_verify", spoil_then_verify)
     with pytest.raises(ExportMismatchError, match=r"must give the candidate's scores, but \d+ of"):
@@ -128,7 +141,7 @@ def test_items_that_are_lost_are_not_called_verified(small_search, tmp_path):
 
 
 def test_a_size_that_is_none_is_refused(study, tmp_path):
-    with pytest.raises(StudyError, match=r"`max_shard_size` must be a size as `5GB`.*got `abc`"):
+    with pytest.raises(ExportError, match=r"`max_shard_size` must be a size as `5GB`.*got `abc`"):
         export(study, tmp_path / "model", max_shard_size="abc")
 
 
