@@ -23,8 +23,8 @@ _OPTIONS = {
     "guard_filter_fn": lambda guards: [False for _ in guards],
     # Processes beside this one would take longer to start than a kernel takes to compile.
     "compile_threads": 1,
-    # A kernel is one loop that stores nothing but its result. Left to itself, Inductor stores what
-    # is used twice, masks among it, which has cost up to thirty times the time (docs/experiments.md).
+    # A kernel is one loop that stores nothing but its result. Left to itself, Inductor stores
+    # what is used twice, masks among it, which has cost up to thirty times the time.
     "realize_opcount_threshold": _NEVER,
     "realize_acc_reads_threshold": _NEVER,
 }

@@ -2,9 +2,9 @@
 
 Each overwrites `out` once, from one read of base and parents, in float32 that is rounded at the
 write. Scalars come in as tensors, so that one compiled kernel serves every recipe: `floats[k]` and
-`ints[k]` are 0-dim, or (N,) where entries of several tensors are merged together. Products and sums
-are separate steps in a fixed order, so eager and compiled give the same bits. Knows plans' words and
-no recipes, names or files.
+`ints[k]` are 0-dim, or (N,) where entries of several tensors are merged together. Products and
+sums are separate steps in a fixed order, so eager and compiled give the same bits. Knows plans'
+words and no recipes, names or files.
 
 Shapes: P parents that take part, N entries.
 """
@@ -23,10 +23,10 @@ FLOATS_HEAD, FLOATS_EACH = 2, 5
 SCALE, WEIGHT, LOW, HIGH, SHARE = range(5)
 """Floats of a consensus: factor, pair gain; then per parent scale, weight, low, high, share.
 
-Where two parents are averaged, `weight` is the gain of one who is elected alone, factor / weights_i,
-and the pair gain is factor / (weights_0 + weights_1). Of "ranked", low and high are the numbers of
-`rank_window`, and the scale has 2**32 in it. Where parents are elected, scales have LIFT in them and
-gains, or the factor, 1 / LIFT.
+Where two parents are averaged, `weight` is the gain of one who is elected alone, factor /
+weights_i, and the pair gain is factor / (weights_0 + weights_1). Of "ranked", low and high are the
+numbers of `rank_window`, and the scale has 2**32 in it. Where parents are elected, scales have LIFT
+in them and gains, or the factor, 1 / LIFT.
 """
 INTS_HEAD, INTS_EACH = 1, 2
 """Integers: the shared key; then per parent its multiplier and the threshold of "random"."""

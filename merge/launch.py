@@ -194,7 +194,7 @@ class Launcher:
         pieces = [
             piece.view(out.shape) for piece, out in zip(joined.out.split(sizes), outs, strict=True)
         ]
-        torch._foreach_copy_(outs, pieces)
+        torch._foreach_copy_(outs, pieces)  # pyright: ignore[reportPrivateImportUsage]
 
 
 @dataclass(frozen=True)

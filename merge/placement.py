@@ -56,7 +56,7 @@ FACTS = dict.fromkeys(("gram", "magnitudes", "spread", "importance"), 40 << 20) 
 PLANES = frozenset({"ranks", "importance"})
 """Facts of one byte per entry and parent."""
 
-TIDY_EVERY = 1 << 24
+TIDY_EVERY = 1 << 22
 """Entries of the base that are served between two looks at the heap."""
 
 HOST = torch.device("cpu")

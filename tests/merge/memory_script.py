@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from heterosis.merge.engine import MergeEngine
-from heterosis.merge.memory import process_bytes
+from heterosis.merge.memory import give_back, process_bytes
 from heterosis.merge.methods import METHODS
 from heterosis.merge.parents import ParentSet
 from heterosis.merge.placement import HOST
@@ -94,6 +94,7 @@ def main(arch: str, method: str, placement: str, dtype: str, is_compiled: str, a
     peak, is_done = [0], threading.Event()
     watcher = threading.Thread(target=watch, args=(peak, is_done))
     parents = ParentSet.open(folder / "base", {"a": folder / "a"})
+    give_back()  # what writing has left in the heap
     watcher.start()
     try:
         engine = MergeEngine(

@@ -615,7 +615,8 @@ PLAIN: dict[str, Any] = {
 
 
 def places(value: Any, path: tuple = ()) -> Iterator[tuple]:
-    for key in value if isinstance(value, dict) else range(len(value) * isinstance(value, list)):
+    keys = range(len(value)) if isinstance(value, list) else value
+    for key in keys if isinstance(value, dict | list) else ():
         yield (*path, key)
         yield from places(value[key], (*path, key))
 
@@ -624,12 +625,12 @@ def places(value: Any, path: tuple = ()) -> Iterator[tuple]:
 def test_odd_values_in_odd_places_are_read_or_refused(method):
     draw = random.Random(method)
     for _ in range(60):
-        data = copy.deepcopy(PLAIN) | {"merge_method": method}
+        data: Any = copy.deepcopy(PLAIN) | {"merge_method": method}
         if METHODS[method].most_parents == 1 or method in ("slerp", "nearswap", "arcee_fusion"):
             del data["models"][1]
         for _ in range(draw.randint(1, 2)):
             *path, last = draw.choice(list(places(data)))
-            place = data
+            place: Any = data
             for key in path:
                 place = place[key]
             place[last] = copy.deepcopy(draw.choice(ODD))
