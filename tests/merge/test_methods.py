@@ -165,7 +165,7 @@ def test_block_size_changes_no_bit(method, monkeypatch):
     results = set()
     for small in (0, 1 << 16):  # launched alone, or in a pack
         monkeypatch.setattr(launch, "SMALL", small)
-        for size in (7, 64, 413, 1 << 16):
+        for size in (8, 64, 512, 1 << 16):
             monkeypatch.setattr(blocks, "CPU_BLOCK", size)
             results.add(bits(merge_tensors(recipe(method), NAME, base, parents)))
     assert len(results) == 1
