@@ -141,7 +141,7 @@ def _wait(device: str) -> None:
 
 def measure(device: str, n_layers: int) -> dict[str, Any]:
     """Copy bandwidth, and each method's share of it."""
-    model, launcher = make_model(device, n_layers), Launcher()
+    model, launcher = make_model(device, n_layers), Launcher(compile=True)
     names = list(model.out)
 
     def copy() -> None:
@@ -190,7 +190,7 @@ def differences(device: str) -> dict[str, Any]:
     for method in METHODS_MEASURED:
         pieces = [corner(model, name, place) for place in ("cpu", device)]
         for piece in pieces:
-            load(Launcher(), piece, plans(method, [name], (0.5, 0.3)))
+            load(Launcher(compile=True), piece, plans(method, [name], (0.5, 0.3)))
         gap = (pieces[0].out[name] - pieces[1].out[name].cpu()).abs()
         found[method] = {
             "entries": gap.numel(),

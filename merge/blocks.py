@@ -10,8 +10,10 @@ from contextlib import contextmanager
 import torch
 
 CPU_BLOCK = 1 << 16
-"""Entries per block on a CPU: 256 KiB per float32 temporary (measured best: 2**16 to 2**17). A power
-of two, as the keys of masks need it (scalars.py)."""
+"""Entries per block on a CPU: 256 KiB per float32 temporary (measured best: 2**16 to 2**17).
+
+A power of two, as the keys of masks need it (scalars.py).
+"""
 
 GPU_BLOCK = 1 << 26
 """Entries per block on an accelerator: 256 MiB per float32 temporary."""
