@@ -136,4 +136,9 @@ def dispatch(model: PreTrainedModel, homes: Mapping[str, torch.device]) -> None:
 
         where: dict[str, Any] = {module: device for module, device in homes.items() if module}
         skipped = model._skip_keys_device_placement
-        dispatch_model(model, where, skip_keys=None if skipped is None else list(skipped))
+        dispatch_model(
+            model,
+            where,
+            main_device=next(iter(where.values())),
+            skip_keys=None if skipped is None else list(skipped),
+        )

@@ -47,7 +47,7 @@ class Tidy:
     """Keeps the heap from growing by what has been freed, at some 0.1 ms per call.
 
     glibc before 2.38 seldom finds freed aligned blocks again: eager arithmetic over a model of 310
-    MB left up to 54 MB of them behind, giving back at each 16 M entries 8 MB at most.
+    MB left up to 54 MB of them behind, called every 16 M entries 8 MB.
     """
 
     def __init__(self) -> None:

@@ -7,6 +7,7 @@ during a search is placement.py's.
 """
 
 import contextlib
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -155,15 +156,16 @@ def _load(
     kind = _model_class(config, folder)
     names = sorted(parents.tensors.keys() - _aliases(parents))
     try:
-        model, info = kind.from_pretrained(
-            None,
-            config=config,
-            state_dict={name: _Source(parents, name, name in sample) for name in names},
-            dtype=dtype,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-            generation_config=_generation_config(folder),
-        )
+        with _without_threads():
+            model, info = kind.from_pretrained(
+                None,
+                config=config,
+                state_dict={name: _Source(parents, name, name in sample) for name in names},
+                dtype=dtype,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                generation_config=_generation_config(folder),
+            )
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0][:160]
         raise ParentError(
@@ -230,6 +232,21 @@ def _generation_config(folder: Path) -> GenerationConfig | None:
     if not (folder / "generation_config.json").is_file():
         return None
     return GenerationConfig.from_pretrained(folder, local_files_only=True)
+
+
+@contextlib.contextmanager
+def _without_threads() -> Iterator[None]:
+    # What threads of the loader have freed cannot be given back.
+    switch = "HF_DEACTIVATE_ASYNC_LOAD"
+    before = os.environ.get(switch)
+    os.environ[switch] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[switch]
+        else:
+            os.environ[switch] = before
 
 
 @contextlib.contextmanager
