@@ -145,3 +145,20 @@ def test_peer_rows_ask_for_the_recipe_that_is_loaded(merging, tmp_path):
     assert asked["linear"][1]["weight"] == {"a": 0.5, "b": 0.3, "base": pytest.approx(0.2)}
     assert asked["della"][1]["density"] == {"a": 0.5, "b": 0.5}
     assert asked["della"][1]["epsilon"] == {"a": 0.05, "b": 0.05}
+
+
+@pytest.mark.slow
+def test_the_gpu_script_measures_every_method(_scripts, tmp_path, monkeypatch, capsys):
+    gpu = importlib.import_module("gpu")
+    small = {"HIDDEN": 256, "INTERMEDIATE": 640, "VOCABULARY": 512, "PIECE": (128, 128)}
+    for name, size in small.items():
+        monkeypatch.setattr(gpu, name, size)
+    monkeypatch.setattr("sys.argv", ["gpu.py", "--device=cpu", "--layers=1", f"--out={tmp_path}"])
+    gpu.main()
+    (path,) = tmp_path.glob("*-cpu.json")
+    assert str(path) in capsys.readouterr().out
+    found = json.loads(path.read_text())
+    assert list(found["methods"]) == list(gpu.METHODS_MEASURED)
+    assert all(row["share of copy bandwidth"] > 0 for row in found["methods"].values())
+    gaps = found["differences from the CPU"].values()
+    assert all(gap["entries"] and not gap["not bit-equal"] for gap in gaps)
