@@ -9,10 +9,10 @@ Shapes: P parents.
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any
 
+from .hints import hint
 from .methods import METHODS, Method, Parameter
 
 _KEYS = ("weights", "drop_rates", "method", "lambda", "parameters")
@@ -106,9 +106,8 @@ def known_method(name: str) -> Method:
     """The row of a method; ValueError that names the nearest known one."""
     if name in METHODS:
         return METHODS[name]
-    near = get_close_matches(str(name), METHODS, n=1)
-    hint = f"did you mean `{near[0]}`?" if near else f"choose one of {', '.join(METHODS)}"
-    raise ValueError(f"`method` must name a known merge method, got {name!r}; {hint}")
+    remedy = hint(str(name), METHODS, all_of="choose one of")
+    raise ValueError(f"`method` must name a known merge method, got {name!r}; {remedy}")
 
 
 def number(name: str, value: Any) -> float:
@@ -158,9 +157,8 @@ def _known_parameter(method: Method, name: str) -> Parameter:
     known = {parameter.name: parameter for parameter in method.parameters}
     if name in known:
         return known[name]
-    near = get_close_matches(name, known, n=1)
-    hint = f"did you mean `{near[0]}`?" if near else f"it has {', '.join(known) or 'none'}"
-    raise ValueError(f"method `{method.name}` has no parameter `{name}`; {hint}")
+    remedy = hint(name, known, all_of="it has")
+    raise ValueError(f"method `{method.name}` has no parameter `{name}`; {remedy}")
 
 
 def _check_parameter(
@@ -187,9 +185,8 @@ def check_keys(what: str, data: Any, keys: tuple[str, ...], optional: tuple[str,
         raise ValueError(f"a {what} must be an object, got {type(data).__name__}")
     for key in data:
         if key not in keys:
-            near = get_close_matches(str(key), keys, n=1)
-            hint = f"did you mean `{near[0]}`?" if near else f"allowed: {', '.join(keys)}"
-            raise ValueError(f"unknown key `{key}` in the {what}; {hint}")
+            remedy = hint(str(key), keys, all_of="allowed:")
+            raise ValueError(f"unknown key `{key}` in the {what}; {remedy}")
     for key in keys:
         if key not in data and key not in optional:
             raise ValueError(f"missing key `{key}` in the {what}; add it")

@@ -41,6 +41,7 @@ class MergeEngine:
 
     Attributes:
         model: The resident model, always the same object.
+        targets: File tensor name -> the view of the resident model's weights that it fills.
         parents: The base and its fine-tunes.
         device: Where the model lives, or its first tensor where it is spread over devices.
         memory_plan: What is held where.
@@ -90,17 +91,12 @@ class MergeEngine:
         )
         resident = build_resident(parents, dtype=dtype, device=device, device_map=device_map)
         self.model: PreTrainedModel = resident.model
-        self._targets = resident.targets
-        self.device = next(iter(self._targets.values())).device
+        self.targets: Mapping[str, Tensor] = resident.targets
+        self.device = next(iter(self.targets.values())).device
         self.launcher = Launcher(compile=is_compiling)
         self.facts = ParentFacts(parents, facts_folder or default_folder(), self.device)
-        self._sources = Sources(parents, self.memory_plan.placement, self._targets)
+        self._sources = Sources(parents, self.memory_plan.placement, self.targets)
         self._loaded: dict[str, Plan] = {}  # tensor -> the plan that its weights are of
-
-    @property
-    def targets(self) -> Mapping[str, Tensor]:
-        """File tensor name -> the view of the resident model's weights that it fills."""
-        return self._targets
 
     @torch.no_grad()
     def load(self, recipe: Recipe) -> PreTrainedModel:
@@ -120,7 +116,7 @@ class MergeEngine:
             MergeFailure: If a merged tensor holds NaN or infinity in the resident dtype.
         """
         check_fit(recipe, self.parents)
-        plans = {name: plan_tensor(recipe, name, self.facts.of(name)) for name in self._targets}
+        plans = {name: plan_tensor(recipe, name, self.facts.of(name)) for name in self.targets}
         changed = {name: plan for name, plan in plans.items() if self._loaded.get(name) != plan}
         for name in changed:
             self._loaded.pop(name, None)
@@ -133,11 +129,11 @@ class MergeEngine:
     def _wanted(self, plans: Mapping[str, Plan]) -> Iterator[tuple[str, str, torch.device]]:
         for name, plan in plans.items():
             for owner in (BASE, *plan.parents):
-                yield owner, name, self._targets[name].device
+                yield owner, name, self.targets[name].device
 
     def _jobs(self, plans: Mapping[str, Plan]) -> Iterator[Job]:
         for name, plan in plans.items():
-            target, facts = self._targets[name], self.facts.of(name)
+            target, facts = self.targets[name], self.facts.of(name)
             base, *parents = (
                 self._sources.fetch(owner, name, target.device) for owner in (BASE, *plan.parents)
             )
@@ -149,10 +145,10 @@ class MergeEngine:
         suspects = [
             name
             for name, plan in plans.items()
-            if not _bound(plan, self.facts.of(name)) < _largest(self._targets[name].dtype)
+            if not _bound(plan, self.facts.of(name)) < _largest(self.targets[name].dtype)
         ]
         for name in suspects:
-            if not _is_finite(self._targets[name]):
+            if not _is_finite(self.targets[name]):
                 self._loaded |= {n: p for n, p in plans.items() if n not in suspects}
                 raise MergeFailure(
                     f"merged tensor {name} holds NaN or infinity in {self.model.dtype} (recipe "

@@ -119,7 +119,7 @@ def _weight(name: str, targets: Mapping[str, Tensor], parents: ParentSet) -> Wei
     if name in targets:
         tensor = targets[name]
         return Weight(name, tuple(tensor.shape), tensor.dtype, lambda: tensor)
-    read = partial(parents.base_tensor, name)
+    read = partial(parents.tensor, BASE, name)
     return Weight(name, parents.tensors[name].shape, read().dtype, read)
 
 

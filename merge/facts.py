@@ -276,19 +276,13 @@ class ParentFacts:
         waiting: deque = deque()
         with one_thread(), ThreadPoolExecutor(self._workers) as pool:
             for name in self._shapes:
-                tensors = [self._tensor(owner, name) for owner in owners]
+                tensors = [self._parents.tensor(o, name).to(self._device) for o in owners]
                 waiting.append((name, pool.submit(kind.compute, tensors)))
                 if len(waiting) > self._workers:
                     done, future = waiting.popleft()
                     yield done, future.result().cpu()
             for name, future in waiting:
                 yield name, future.result().cpu()
-
-    def _tensor(self, owner: str, name: str) -> Tensor:
-        is_base = owner == BASE
-        parents = self._parents
-        tensor = parents.base_tensor(name) if is_base else parents.parent_tensor(owner, name)
-        return tensor.to(self._device)
 
 
 def _check_finite(largest: Tensor, owner: str, what: str) -> None:

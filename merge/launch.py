@@ -6,6 +6,7 @@ A job is a plan and the tensors it is carried out on. Compiled and eager give th
 Shapes: P parents that take part, N entries, J jobs of a pack.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -67,6 +68,7 @@ def merge_tensors(
     base: Tensor,
     parents: Mapping[str, Tensor],
     *,
+    dtype: torch.dtype | None = None,
     facts: TensorFacts | None = None,
     launcher: "Launcher | None" = None,
 ) -> Tensor:
@@ -76,15 +78,17 @@ def merge_tensors(
         recipe: Gives methods, coefficients and mask_seed.
         name: Name of the tensor; decides its layer group and its random masks.
         base: Any shape ``(*S)``, floating point.
-        parents: Parent name -> tensor ``(*S)``, any floating dtype, for all of the recipe's.
+        parents: Parent name -> tensor ``(*S)``, any floating dtype, for all of the recipe's
+            or those with a weight.
+        dtype: Of the result; that of ``base`` by default.
         facts: Of this tensor; computed here by default.
         launcher: Who carries it out; eager by default.
 
     Returns:
-        New tensor ``(*S)`` with the dtype and device of ``base``.
+        New tensor ``(*S)`` on the device of ``base``.
     """
     facts = FreshFacts(name, base, parents) if facts is None else facts
-    out = torch.empty_like(base, memory_format=torch.contiguous_format)
+    out = torch.empty_like(base, dtype=dtype, memory_format=torch.contiguous_format)
     plan = plan_tensor(recipe, name, facts)
     sources = tuple(parents[parent] for parent in plan.parents)
     job = Job(name, out, base, sources, plan, planes_of(plan, facts, base.device))
@@ -130,13 +134,15 @@ class Launcher:
         next is asked for, small ones are kept until PACK entries of a kind are there.
         """
         packs: dict[tuple[Any, ...], list[Job]] = {}
+        held: Counter[tuple[Any, ...]] = Counter()  # entries
         for job in jobs:
             if job.out.numel() > SMALL:
                 self._launch_alone(job)
                 continue
-            pack = packs.setdefault(job.kind, [])
-            pack.append(job)
-            if sum(j.out.numel() for j in pack) >= PACK:
+            packs.setdefault(job.kind, []).append(job)
+            held[job.kind] += job.out.numel()
+            if held[job.kind] >= PACK:
+                del held[job.kind]
                 self._launch_pack(packs.pop(job.kind))
         for pack in packs.values():
             self._launch_pack(pack)

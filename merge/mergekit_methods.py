@@ -10,10 +10,10 @@ Words of mergekit that are not ours: density is 1 - drop_rate, its `epsilon` is 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from difflib import get_close_matches
 from types import MappingProxyType
 
 from .coefficients import Coefficients
+from .hints import hint
 from .mergekit_at import At
 from .mergekit_values import MergekitError
 
@@ -60,9 +60,7 @@ def rule_of(method: str) -> Rule:
         return RULES[method]
     if method in _NOT_OURS:
         raise MergekitError(f"merge_method: `{method}` {_NOT_OURS[method]}")
-    near = get_close_matches(method, RULES, n=1)
-    hint = f"did you mean `{near[0]}`?" if near else f"known: {', '.join(RULES)}"
-    raise MergekitError(f"merge_method: `{method}` is unknown; {hint}")
+    raise MergekitError(f"merge_method: `{method}` is unknown; {hint(method, RULES)}")
 
 
 def _coefficients(

@@ -9,9 +9,10 @@ so that 1 - density is what a person would write. Knows no methods and no models
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
-from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any
+
+from .hints import hint
 
 __all__ = ["Condition", "MergekitError", "Parameters", "check_keys", "first", "read_parameters"]
 
@@ -165,6 +166,5 @@ def check_keys(where: str, data: Any, known: Sequence[str]) -> None:
         raise MergekitError(f"{place} must be a mapping of {', '.join(known)}; got {data!s:.80}")
     for key in data:
         if key not in known:
-            near = get_close_matches(str(key), known, n=1)
-            hint = f"did you mean `{near[0]}`?" if near else f"known: {', '.join(known)}"
-            raise MergekitError(f"{f'{place}: ' if place else ''}unknown key `{key}`; {hint}")
+            remedy = hint(str(key), known)
+            raise MergekitError(f"{f'{place}: ' if place else ''}unknown key `{key}`; {remedy}")

@@ -54,6 +54,7 @@ class ParentSet:
         """Every tensor of the base: name -> shape, dtype, file."""
         self._sources = sources
         self._tokenizer_files = tokenizer_files
+        self._groups: dict[Grouping, tuple[str, ...]] = {}
 
     @classmethod
     def open(
@@ -124,7 +125,10 @@ class ParentSet:
 
     def groups(self, grouping: Grouping = Grouping()) -> tuple[str, ...]:  # noqa: B008 - a value
         """Names of the layer groups that hold floating tensors, in model order."""
-        return grouping.names(name for name, info in self.tensors.items() if info.is_floating)
+        if grouping not in self._groups:
+            floating = (name for name, info in self.tensors.items() if info.is_floating)
+            self._groups[grouping] = grouping.names(floating)
+        return self._groups[grouping]
 
     @property
     def n_layers(self) -> int:
@@ -133,7 +137,7 @@ class ParentSet:
         return max((layer + 1 for layer in layers if layer is not None), default=0)
 
     def infos(self, owner: str) -> Mapping[str, TensorInfo]:
-        """The tensors of "base" or a parent, as `base_tensor` and `parent_tensor` give them."""
+        """The tensors of "base" or a parent, as `tensor` gives them."""
         return self._sources[owner].tensors
 
     def bytes_of(self, owner: str, tensor: str | None = None) -> int:
@@ -144,22 +148,18 @@ class ParentSet:
         source = self._sources[owner]
         return sum(map(source.bytes_of, source.tensors if tensor is None else [tensor]))
 
-    def base_tensor(self, name: str) -> Tensor:
-        """A tensor of the base, memory-mapped if it is as saved; not to be written to."""
-        return self._sources[BASE].read(name)
-
-    def parent_tensor(self, parent: str, name: str) -> Tensor:
-        """A tensor of a parent, memory-mapped if it is as saved; not to be written to.
+    def tensor(self, owner: str, name: str) -> Tensor:
+        """A tensor of "base" or a parent, memory-mapped if it is as saved; not to be written to.
 
         Of an adapter: float32 base + scale * B @ A where it has factors, else the base's tensor.
         """
-        return self._sources[parent].read(name)
+        return self._sources[owner].read(name)
 
     def low_rank(self, parent: str, name: str) -> LowRank | None:
         """The factors of a tensor that is the base's plus a product; None for any other.
 
-        ``low_rank(...).added_to(base_tensor(name))`` is `parent_tensor`, without reading the base
-        again; the factors are what an accelerator should hold.
+        ``low_rank(...).added_to(tensor(BASE, name))`` is the parent's tensor, without reading the
+        base again; the factors are what an accelerator should hold.
         """
         return self._sources[parent].low_rank(name)
 
@@ -181,10 +181,27 @@ class ParentSet:
         """The tokenizer of the output: name below its directory -> file of the base or contents."""
         return self._tokenizer_files
 
+    def check_tied(self, owner: str, alias: str) -> None:
+        """Refuse parents that hold two values of a weight of which the base holds one.
+
+        Args:
+            owner: The tensor that is merged.
+            alias: One that takes its value, equal in the base.
+
+        Raises:
+            ParentError: Naming the first parent in which they differ.
+        """
+        for parent in self.names:
+            if not torch.equal(self.tensor(parent, owner), self.tensor(parent, alias)):
+                raise ParentError(
+                    f"parent {parent}: tensors {owner} and {alias} differ, in the base they are "
+                    f"one (tied); use a fine-tune that kept the embeddings tied"
+                )
+
     def _check_whole_tensors(self) -> None:
         whole = [name for name, info in self.tensors.items() if not info.is_floating]
         for parent, name in itertools.product(self.names, whole):
-            if not torch.equal(self.base_tensor(name), self.parent_tensor(parent, name)):
+            if not torch.equal(self.tensor(BASE, name), self.tensor(parent, name)):
                 raise ParentError(
                     f"parent {parent}: tensor {name} holds whole numbers that differ from the "
                     f"base's and cannot be merged; use a fine-tune that kept them"

@@ -19,7 +19,7 @@ from .groups import layer_group
 from .memory import Tidy, device_free, give_back, process_bytes
 from .parents import BASE, ParentSet
 from .resident import Outline, outline
-from .streaming import Stream, Wanted, held_bytes, layer_bytes, read, stored
+from .streaming import Stream, Wanted, held_bytes, layer_bytes, stored
 
 __all__ = ["PLACEMENTS", "MemoryPlan", "Place", "Sources", "plan_memory"]
 
@@ -294,7 +294,7 @@ def _moved_bytes(parents: ParentSet, owner: str, name: str) -> int:
     is_base = owner != BASE and parents.is_base(owner, name)
     if layer_group(name).layer is not None or is_base or _added_bytes(parents, owner, name):
         return 0
-    tensor = read(parents, owner, name)
+    tensor = parents.tensor(owner, name)
     return tensor.nbytes if tensor.untyped_storage().resizable() else 0  # mapped ones are not
 
 

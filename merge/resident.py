@@ -141,7 +141,7 @@ class _Source:
     def to(self, device: Any = None, dtype: torch.dtype | None = None) -> Tensor:
         """The tensor in memory of its own, or one without data."""
         if self._has_data:
-            return self._parents.base_tensor(self._name).to(device, dtype, copy=True)
+            return self._parents.tensor(BASE, self._name).to(device, dtype, copy=True)
         return torch.empty(self._parents.tensors[self._name].shape, dtype=dtype, device="meta")
 
 
@@ -220,8 +220,8 @@ def _aliases(parents: ParentSet) -> set[str]:
     aliases = set()
     for name in sorted(outside):
         firsts = seen.setdefault(parents.tensors[name].shape, [])
-        tensor = parents.base_tensor(name)
-        if any(torch.equal(tensor, parents.base_tensor(first)) for first in firsts):
+        tensor = parents.tensor(BASE, name)
+        if any(torch.equal(tensor, parents.tensor(BASE, first)) for first in firsts):
             aliases.add(name)
         else:
             firsts.append(name)
@@ -263,7 +263,7 @@ def _without_progress() -> Iterator[None]:
 @torch.no_grad()
 def _fill(parents: ParentSet, views: Mapping[str, Tensor]) -> None:
     for name, view in views.items():
-        view.copy_(parents.base_tensor(name))
+        view.copy_(parents.tensor(BASE, name))
 
 
 def _check_complete(parents: ParentSet, model: PreTrainedModel, info: Mapping[str, Any]) -> None:
@@ -326,26 +326,15 @@ def _targets(views: Mapping[str, Tensor], parents: ParentSet) -> dict[str, Tenso
             if owner == name:
                 targets[name] = view
             else:
-                _check_alias(parents, owner, name)
+                parents.check_tied(owner, name)
     return targets
-
-
-def _check_alias(parents: ParentSet, owner: str, alias: str) -> None:
-    for parent in parents.names:
-        if not torch.equal(
-            parents.parent_tensor(parent, owner), parents.parent_tensor(parent, alias)
-        ):
-            raise ParentError(
-                f"parent {parent}: tensors {owner} and {alias} differ, in the base they are one "
-                f"(tied); use a fine-tune that kept the embeddings tied"
-            )
 
 
 @torch.no_grad()
 def _check_sample(model: PreTrainedModel, parents: ParentSet, views: Mapping[str, Tensor]) -> None:
     # Transformers has loaded these: where a view is the right one, it holds the file's values.
     for name, view in views.items():
-        base, flat = parents.base_tensor(name).reshape(-1), view.reshape(-1)
+        base, flat = parents.tensor(BASE, name).reshape(-1), view.reshape(-1)
         for run in blocks(flat.numel(), view.device):
             if not torch.equal(_bits(flat[run]), _bits(base[run].to(view.dtype))):
                 raise ParentError(

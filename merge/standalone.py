@@ -22,11 +22,10 @@ from .engine import MergeFailure, check_fit
 from .export import MERGEKIT_FILE, RECIPE_FILE, Record, model_files, read_record
 from .facts import FreshFacts, largest_value
 from .groups import EMBED, HEAD, layer_group
-from .launch import Job, Launcher, planes_of
+from .launch import Launcher, merge_tensors
 from .mergekit_file import MergekitFile, ModelRef, parse
 from .mergekit_read import models_of, translate
 from .mergekit_values import MergekitError
-from .methods import plan_tensor
 from .parents import BASE, ParentError, ParentSet
 from .recipe import Recipe
 from .resident import resident_dtype
@@ -282,7 +281,7 @@ def _weights(merge: FileMerge, device: torch.device) -> list[Weight]:
             dtype = merge.dtype or FLOATS[info.dtype]
             make = partial(_merged, merge, launcher, name, dtype, device)
         else:
-            make = partial(parents.base_tensor, name)
+            make = partial(parents.tensor, BASE, name)
             dtype = make().dtype
         weights.append(Weight(name, info.shape, dtype, make))
     return weights
@@ -304,22 +303,11 @@ def _tied_heads(parents: ParentSet) -> frozenset[str]:
     for head in tables[HEAD]:
         for table in tables[EMBED]:
             if parents.tensors[head].shape == parents.tensors[table].shape and torch.equal(
-                parents.base_tensor(head), parents.base_tensor(table)
+                parents.tensor(BASE, head), parents.tensor(BASE, table)
             ):
-                _check_tied(parents, table, head)
+                parents.check_tied(table, head)
                 found.add(head)
     return frozenset(found)
-
-
-def _check_tied(parents: ParentSet, table: str, head: str) -> None:
-    for parent in parents.names:
-        if not torch.equal(
-            parents.parent_tensor(parent, table), parents.parent_tensor(parent, head)
-        ):
-            raise ParentError(
-                f"parent {parent}: tensors {table} and {head} differ, in the base they are one "
-                f"(tied); use a fine-tune that kept the embeddings tied"
-            )
 
 
 def _merged(
@@ -327,15 +315,12 @@ def _merged(
 ) -> Tensor:
     recipe, parents = merge.recipe, merge.parents
     active = recipe.setting(recipe.grouping.group(name).name).parents
-    base = parents.base_tensor(name).to(device)
-    tensors = {parent: parents.parent_tensor(parent, name).to(device) for parent in active}
+    base = parents.tensor(BASE, name).to(device)
+    tensors = {parent: parents.tensor(parent, name).to(device) for parent in active}
     facts = FreshFacts(name, base, tensors)
     for owner in (BASE, *tensors):
         facts.largest(owner)  # refuses NaN and infinity
-    plan = plan_tensor(recipe, name, facts)
-    out = torch.empty(base.shape, dtype=dtype, device=device)
-    sources = tuple(tensors[parent] for parent in plan.parents)
-    launcher.run([Job(name, out, base, sources, plan, planes_of(plan, facts, device))])
+    out = merge_tensors(recipe, name, base, tensors, dtype=dtype, facts=facts, launcher=launcher)
     if not bool(largest_value(out).isfinite()):
         raise MergeFailure(
             f"merged tensor {name} holds NaN or infinity in {str(dtype).removeprefix('torch.')}; "

@@ -16,16 +16,11 @@ from .adapters import LowRank
 from .groups import layer_group
 from .parents import BASE, ParentSet
 
-__all__ = ["Stream", "Wanted", "held_bytes", "layer_bytes", "read", "stored"]
+__all__ = ["Stream", "Wanted", "held_bytes", "layer_bytes", "stored"]
 
 
 Wanted = tuple[str, str, torch.device]
 """A tensor to come: "base" or a parent, its name, where it is to be."""
-
-
-def read(parents: ParentSet, owner: str, name: str) -> Tensor:
-    """A tensor of "base" or a parent, on the CPU; not to be written to."""
-    return parents.base_tensor(name) if owner == BASE else parents.parent_tensor(owner, name)
 
 
 def stored(parents: ParentSet, owner: str, name: str) -> tuple[Tensor, ...]:
@@ -33,7 +28,7 @@ def stored(parents: ParentSet, owner: str, name: str) -> tuple[Tensor, ...]:
     low_rank: LowRank | None = None if owner == BASE else parents.low_rank(owner, name)
     if low_rank is not None:
         return low_rank.a, low_rank.b
-    return (read(parents, owner, name),)
+    return (parents.tensor(owner, name),)
 
 
 def held_bytes(parents: ParentSet, owner: str, name: str) -> int:

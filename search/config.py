@@ -18,6 +18,7 @@ from pydantic import BeforeValidator, Field, ValidationError, field_validator, m
 
 from ..evals.task_files import is_path
 from ..merge.groups import HEAD, INPUTS, LAYER_KINDS, LayerGroup
+from ..merge.hints import hint
 from ..merge.methods import METHODS, Method
 from .sections import (
     BaselinesSection,
@@ -28,7 +29,6 @@ from .sections import (
     SpaceSection,
     SplitsSection,
     TaskSection,
-    hint,
 )
 
 PARENT_NAME = re.compile(r"[A-Za-z0-9_-]+")

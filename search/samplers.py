@@ -15,8 +15,9 @@ import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, RandomSampler
 
+from ..merge.hints import hint
 from .config import ConfigError
-from .sections import SearchSection, hint
+from .sections import SearchSection
 
 ONE_SEQUENCE = ("QMCSampler",)
 """Samplers whose seed chooses one sequence for all trials; the study knows their place in it."""

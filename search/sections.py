@@ -6,8 +6,7 @@ neither torch nor Optuna, so that a misspelt key is reported at once.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -21,6 +20,7 @@ from pydantic import (
 )
 
 from ..merge.groups import Grouping
+from ..merge.hints import hint
 from ..merge.methods import METHODS
 
 MOST_POINTS = 1000
@@ -42,13 +42,6 @@ class Section(BaseModel):
             if key not in known and key not in cls.model_fields:
                 raise ValueError(f"unknown key `{key}`; {hint(str(key), known)}")
         return values
-
-
-def hint(word: str, known: Iterable[str]) -> str:
-    """Return the known word nearest to one that is not known, else all known ones."""
-    words = sorted(known)
-    nearest = difflib.get_close_matches(word, words, n=1)
-    return f"did you mean `{nearest[0]}`?" if nearest else f"known: {', '.join(words)}"
 
 
 def _as_interval(value: Any) -> Any:

@@ -15,10 +15,11 @@ from functools import cached_property
 from typing import Any
 
 from ..merge.groups import LayerGroup, depth, lines
+from ..merge.hints import hint
 from ..merge.methods import METHODS, Method, Parameter
 from ..merge.recipe import Coefficients, Recipe
 from .config import Config, ConfigError
-from .sections import Depth, SpaceSection, hint
+from .sections import Depth, SpaceSection
 
 ANY_KIND = "all"
 HALF_WIDTH = 0.5

@@ -100,10 +100,10 @@ def test_peft_merges_llama_alike(untied, tmp_path, settings):
     parents = lora(untied["base"], tmp_path)
     assert merged.keys() == parents.tensors.keys()
     for name, expected in merged.items():
-        tensor = parents.parent_tensor("lora", name)
+        tensor = parents.tensor("lora", name)
         assert tensor.dtype == torch.float32
         torch.testing.assert_close(tensor, expected, rtol=1e-6, atol=1e-7)
-        is_base = torch.equal(tensor, parents.base_tensor(name))
+        is_base = torch.equal(tensor, parents.tensor("base", name))
         assert is_base == parents.is_base("lora", name)
     assert sum(parents.is_base("lora", name) for name in merged) < len(merged)
 
@@ -124,16 +124,14 @@ def test_peft_merges_gpt2_alike(gpt2, tmp_path, settings):
         settings
     )
     for name in parents.tensors:
-        torch.testing.assert_close(
-            parents.parent_tensor("lora", name), merged[name], rtol=1e-6, atol=1e-7
-        )
+        torch.testing.assert_close(parents.tensor("lora", name), merged[name], rtol=1e-6, atol=1e-7)
 
 
 def test_square_weights_follow_the_others_where_the_flag_is_lost(gpt2, tmp_path):
     merged = train(gpt2, tmp_path, r=4, target_modules=["c_proj"])
     edit(tmp_path, fan_in_fan_out=False)
     name = "transformer.h.1.attn.c_proj.weight"
-    tensor = lora(gpt2, tmp_path).parent_tensor("lora", name)
+    tensor = lora(gpt2, tmp_path).tensor("lora", name)
     torch.testing.assert_close(tensor, merged[name], rtol=1e-6, atol=1e-7)
 
 
@@ -143,7 +141,7 @@ def test_a_base_whose_names_lack_the_first_part(gpt2, tmp_path):
     state = load_file(base / WEIGHTS)
     save_file({n.removeprefix("transformer."): t for n, t in state.items()}, base / WEIGHTS)
     edit(tmp_path / "lora", base_model_name_or_path="somewhere/base")
-    tensor = lora(base, tmp_path / "lora").parent_tensor("lora", "h.0.mlp.c_fc.weight")
+    tensor = lora(base, tmp_path / "lora").tensor("lora", "h.0.mlp.c_fc.weight")
     torch.testing.assert_close(tensor, merged["transformer.h.0.mlp.c_fc.weight"])
 
 
@@ -152,13 +150,13 @@ def test_half_precision_bases_are_added_to_in_float32(family, tmp_path):
     parents = lora(family["base"], tmp_path)
     state = load_file(tmp_path / ADAPTER)
     a, b = (state[f"base_model.model.{Q[:-7]}.lora_{x}.weight"].double() for x in "AB")
-    expected = parents.base_tensor(Q).double() + 1.5 * b @ a
-    tensor = parents.parent_tensor("lora", Q)
+    expected = parents.tensor("base", Q).double() + 1.5 * b @ a
+    tensor = parents.tensor("lora", Q)
     assert parents.infos("lora")[Q].dtype == "F32"
     assert parents.infos("lora")[DOWN].dtype == "BF16"
     assert tensor.dtype == torch.float32
     torch.testing.assert_close(tensor.double(), expected, rtol=1e-6, atol=1e-7)
-    assert parents.parent_tensor("lora", DOWN).dtype == torch.bfloat16
+    assert parents.tensor("lora", DOWN).dtype == torch.bfloat16
 
 
 def test_only_the_factors_are_held(pair):
@@ -166,9 +164,9 @@ def test_only_the_factors_are_held(pair):
     factors = parents.low_rank("lora", Q)
     assert factors is not None
     assert (factors.a.shape, factors.b.shape, factors.scale) == ((4, 32), (32, 4), 2.0)
-    base = parents.base_tensor(Q)
+    base = parents.tensor("base", Q)
     before = base.clone()
-    assert torch.equal(factors.to("cpu").added_to(base), parents.parent_tensor("lora", Q))
+    assert torch.equal(factors.to("cpu").added_to(base), parents.tensor("lora", Q))
     assert torch.equal(base, before)
     assert parents.low_rank("lora", "model.norm.weight") is None
     assert parents.bytes_of("lora", Q) == factors.a.nbytes + factors.b.nbytes
@@ -193,7 +191,7 @@ def test_digests_follow_weights_and_settings(pair):
 def test_parents_may_be_models_and_adapters(untied, trained):
     parents = ParentSet.open(untied["base"], {"a": untied["a"], "lora": trained})
     assert parents.names == ("a", "lora")
-    assert torch.equal(parents.parent_tensor("a", Q), load_file(untied["a"] / WEIGHTS)[Q])
+    assert torch.equal(parents.tensor("a", Q), load_file(untied["a"] / WEIGHTS)[Q])
 
 
 def test_the_base_cannot_be_an_adapter(untied, trained):
@@ -294,7 +292,7 @@ def test_tied_embeddings_changed_together_with_their_head(family, tmp_path):
         state[f"base_model.model.{name}.weight"] = new.clone()
     save_file(state, tmp_path / ADAPTER)
     parents = lora(family["base"], tmp_path)
-    assert torch.equal(parents.parent_tensor("lora", "model.embed_tokens.weight"), new)
+    assert torch.equal(parents.tensor("lora", "model.embed_tokens.weight"), new)
     assert parents.bytes_of("lora", "model.embed_tokens.weight") == new.nbytes
 
 
@@ -429,7 +427,7 @@ def test_the_same_bits_on_any_number_of_threads(pair):
         found = []
         for n in (1, 2, 3):
             torch.set_num_threads(n)
-            found.append(parents.parent_tensor("lora", DOWN))
+            found.append(parents.tensor("lora", DOWN))
             assert torch.get_num_threads() == n
         assert all(torch.equal(found[0], other) for other in found)
     finally:

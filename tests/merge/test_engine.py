@@ -63,8 +63,8 @@ def test_the_model_holds_what_merge_tensors_says(method, dtype, parents):
     made = recipe(method, parents)
     state = engine.load(made).state_dict()
     for name in parents.tensors:
-        sources = {p: parents.parent_tensor(p, name) for p in parents.names}
-        base = parents.base_tensor(name).to(state[name].dtype)
+        sources = {p: parents.tensor(p, name) for p in parents.names}
+        base = parents.tensor("base", name).to(state[name].dtype)
         assert torch.equal(state[name], merge_tensors(made, name, base, sources)), name
 
 
@@ -127,8 +127,8 @@ def test_untied_head_has_its_own_coefficients(untied: Family):
     weights["head"] = Coefficients((0.0, 1.0), (0.0, 0.0))
     state = engine.load(Recipe("linear", parents.names, weights)).state_dict()
     embed = "model.embed_tokens.weight"
-    assert torch.equal(state["lm_head.weight"], parents.parent_tensor("b", "lm_head.weight"))
-    assert torch.equal(state[embed], parents.base_tensor(embed))
+    assert torch.equal(state["lm_head.weight"], parents.tensor("b", "lm_head.weight"))
+    assert torch.equal(state[embed], parents.tensor("base", embed))
 
 
 @pytest.mark.parametrize("arch", ["qwen2", "gpt2"])
@@ -139,8 +139,8 @@ def test_other_architectures_load(arch, tmp_path):
     state = MergeEngine(parents, dtype="float32").load(recipe("dare_ties", parents)).state_dict()
     prefix = "transformer." if arch == "gpt2" else ""
     for name in parents.tensors:
-        sources = {p: parents.parent_tensor(p, name) for p in parents.names}
-        base = parents.base_tensor(name).float()
+        sources = {p: parents.tensor(p, name) for p in parents.names}
+        base = parents.tensor("base", name).float()
         expected = merge_tensors(recipe("dare_ties", parents), name, base, sources)
         assert torch.equal(state[prefix + name], expected), name
 
@@ -160,7 +160,7 @@ def test_parents_may_differ_in_dtype(dtypes, tmp_path):
     made = Recipe.uniform("linear", ("a",), mixed.groups(), 1.0)
     state = MergeEngine(mixed, dtype="float32").load(made).state_dict()
     for name in mixed.tensors:
-        assert torch.equal(state[name], mixed.parent_tensor("a", name).float())
+        assert torch.equal(state[name], mixed.tensor("a", name).float())
 
 
 def test_unchanged_tensors_are_not_rewritten(parents):
@@ -178,11 +178,11 @@ def test_unchanged_tensors_are_not_rewritten(parents):
 
 def test_inputs_on_disk_and_in_memory_are_left_unchanged(family, parents, engine):
     files = {name: (path / "model.safetensors").read_bytes() for name, path in family.items()}
-    copies = {name: parents.base_tensor(name).clone() for name in parents.tensors}
+    copies = {name: parents.tensor("base", name).clone() for name in parents.tensors}
     engine.load(recipe("ties", parents))
     for name, path in family.items():
         assert (path / "model.safetensors").read_bytes() == files[name]
-    assert all(torch.equal(parents.base_tensor(name), copies[name]) for name in copies)
+    assert all(torch.equal(parents.tensor("base", name), copies[name]) for name in copies)
 
 
 def test_overflow_is_a_failure_that_names_the_tensor_and_heals(parents):

@@ -89,7 +89,7 @@ def test_an_export_can_be_a_parent(engine, tmp_path):
     out = save(engine, tmp_path / "out")
     child = ParentSet.open(engine.parents.folders["base"], {"child": out})
     name = "model.layers.0.mlp.up_proj.weight"
-    assert torch.equal(child.parent_tensor("child", name), engine.model.state_dict()[name])
+    assert torch.equal(child.tensor("child", name), engine.model.state_dict()[name])
 
 
 def test_records(engine, tmp_path):

@@ -82,8 +82,8 @@ def test_facts_are_those_of_the_tensors(parents, tmp_path, is_cached):
     facts = ParentFacts(parents, tmp_path if is_cached else None)
     for name in (MLP, "model.norm.weight", "model.embed_tokens.weight"):
         base, a, b, c = (
-            parents.base_tensor(name),
-            *(parents.parent_tensor(p, name) for p in "abc"),
+            parents.tensor(BASE, name),
+            *(parents.tensor(p, name) for p in "abc"),
         )
         one = facts.of(name)
         assert one.largest("base") == float(base.float().abs().max())
@@ -112,9 +112,7 @@ def test_nothing_is_dropped_at_rate_zero(parents):
 
 def test_fresh_facts_are_the_same(parents):
     kept = ParentFacts(parents, None)
-    fresh = FreshFacts(
-        MLP, parents.base_tensor(MLP), {p: parents.parent_tensor(p, MLP) for p in "cab"}
-    )
+    fresh = FreshFacts(MLP, parents.tensor(BASE, MLP), {p: parents.tensor(p, MLP) for p in "cab"})
     assert fresh.gram(["b", "c"]) == kept.of(MLP).gram(["b", "c"])
     assert fresh.magnitude("a", 0.25) == kept.of(MLP).magnitude("a", 0.25)
     assert fresh.spread(["a", "c"], 0.5) == kept.of(MLP).spread(["a", "c"], 0.5)
@@ -273,11 +271,8 @@ def test_statistics_cover_tensors_and_layer_groups(parents):
     assert set(got.groups) == set(parents.groups())
     names = list(parents.tensors)
     flat = {
-        owner: torch.cat([read(n).double().reshape(-1) for n in names])
-        for owner, read in {
-            "base": parents.base_tensor,
-            **{p: lambda n, p=p: parents.parent_tensor(p, n) for p in "abc"},
-        }.items()
+        owner: torch.cat([parents.tensor(owner, n).double().reshape(-1) for n in names])
+        for owner in ("base", *"abc")
     }
     a, b = flat["a"] - flat["base"], flat["b"] - flat["base"]
     assert got.cosine["a", "b"] == pytest.approx(float(a @ b / (a.norm() * b.norm())), rel=1e-6)

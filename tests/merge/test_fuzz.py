@@ -159,7 +159,7 @@ def spoiled(small: Family, tmp_path: Path) -> Path:
 def open_and_read(base: Path, folder: Path, **options: Any) -> dict[str, torch.Tensor] | None:
     def run() -> dict[str, torch.Tensor]:
         parents = ParentSet.open(base, {"a": folder}, **options)
-        return {name: parents.parent_tensor("a", name) for name in parents.tensors}
+        return {name: parents.tensor("a", name) for name in parents.tensors}
 
     return allowed(run)
 

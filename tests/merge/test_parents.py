@@ -390,7 +390,7 @@ def test_mixtures_of_experts_open_by_tensor_name(tmp_path):
     paths = tiny_family(tmp_path, arch="qwen3_moe", n_parents=1)
     parents = opened(paths)
     expert = "model.layers.1.mlp.experts.2.down_proj.weight"
-    assert torch.equal(parents.parent_tensor("a", expert), load_file(paths["a"] / WEIGHTS)[expert])
+    assert torch.equal(parents.tensor("a", expert), load_file(paths["a"] / WEIGHTS)[expert])
     assert {"layers.0.attn", "layers.1.mlp"} <= set(parents.groups())
 
 
@@ -398,7 +398,7 @@ def test_multimodal_models_open_and_their_parts_are_compared(tmp_path):
     paths = tiny_family(tmp_path, arch="llava", n_parents=1)
     parents = opened(paths)
     tower = next(name for name in parents.tensors if "vision" in name)
-    assert torch.equal(parents.parent_tensor("a", tower), load_file(paths["a"] / WEIGHTS)[tower])
+    assert torch.equal(parents.tensor("a", tower), load_file(paths["a"] / WEIGHTS)[tower])
     for key, value in (("use_cache", False), ("_name_or_path", "elsewhere")):
         rewrite_json(
             paths["a"] / "config.json", lambda c, k=key, v=value: c["text_config"].update({k: v})
@@ -463,7 +463,7 @@ def test_a_file_that_rots_after_opening_is_still_one_line(pair):
     file = pair["a"] / WEIGHTS
     file.write_bytes(file.read_bytes()[:50])
     with pytest.raises(ParentError, match=r"parent a: cannot read tensor .* fetch it again"):
-        parents.parent_tensor("a", MLP)
+        parents.tensor("a", MLP)
 
 
 @pytest.mark.parametrize("name", ["base", "", "x\0y"])
@@ -482,7 +482,7 @@ def test_tensors_are_those_of_the_files(parents, sharded):
         assert source.names == ("a", "b", "c")
         for name, info in source.tensors.items():
             expected = load_file(info.file)[name]
-            assert torch.equal(source.base_tensor(name), expected)
+            assert torch.equal(source.tensor("base", name), expected)
             assert info.shape == tuple(expected.shape)
             assert info.dtype == "BF16"
     tensors = load_file(parents.folders["a"] / WEIGHTS)

@@ -59,11 +59,9 @@ def test_all_placements_serve_the_same(kind, mixed):
         sources.order(round_)
         for owner, name, device in round_:
             served = sources.fetch(owner, name, device)
-            read = (
-                mixed.base_tensor if owner == BASE else lambda n, o=owner: mixed.parent_tensor(o, n)
-            )
-            assert torch.equal(served, read(name)), (owner, name)
-            assert served.dtype == read(name).dtype
+            expected = mixed.tensor(owner, name)
+            assert torch.equal(served, expected), (owner, name)
+            assert served.dtype == expected.dtype
 
 
 @pytest.mark.parametrize("kind", PLACEMENTS)
@@ -72,8 +70,8 @@ def test_tensors_may_be_fetched_out_of_order(kind, mixed):
     names = list(mixed.tensors)
     sources.order((BASE, name, HOST) for name in names)
     for name in [*names[::-2], *names[::3], names[0], names[0]]:
-        assert torch.equal(sources.fetch(BASE, name, HOST), mixed.base_tensor(name))
-        assert torch.equal(sources.fetch("a", name, HOST), mixed.parent_tensor("a", name))
+        assert torch.equal(sources.fetch(BASE, name, HOST), mixed.tensor(BASE, name))
+        assert torch.equal(sources.fetch("a", name, HOST), mixed.tensor("a", name))
 
 
 def test_memory_mapped_tensors_are_not_copied(mixed):
@@ -120,7 +118,7 @@ def test_about_one_layer_is_sent_ahead(mixed, monkeypatch):
     assert sum(map(len, sent)) == used == model_bytes(mixed)  # each tensor once
     sources.order(keys[:2])
     sources.order(keys[2:4])
-    assert torch.equal(sources.fetch(*keys[0]), mixed.base_tensor(keys[0][1]))
+    assert torch.equal(sources.fetch(*keys[0]), mixed.tensor(BASE, keys[0][1]))
 
 
 def test_a_cpu_maps_base_and_parents_from_disk(mixed):

@@ -167,14 +167,14 @@ def test_targets_are_views_that_hold_the_files_tensors(paths, dtype):
         assert type(target) is torch.Tensor
         assert not target.requires_grad
         assert target.untyped_storage().data_ptr() in held
-        assert torch.equal(target, parents.base_tensor(name).to(target.dtype))
+        assert torch.equal(target, parents.tensor("base", name).to(target.dtype))
 
 
 def test_what_is_written_to_targets_is_the_parents_model(paths):
     parents = opened(paths)
     resident = build_resident(parents, dtype="bfloat16")
     for name, target in resident.targets.items():
-        target.copy_(parents.parent_tensor("a", name))
+        target.copy_(parents.tensor("a", name))
     assert_same(resident.model, loaded(paths["a"], type(resident.model), "bfloat16"))
 
 
@@ -257,7 +257,7 @@ def test_the_vocabulary_is_that_of_the_parent_set(tmp_path):
     assert resident.model.config.vocab_size == 260
     assert resident.model.get_input_embeddings().weight.shape == (260, 32)
     for name, target in resident.targets.items():
-        assert torch.equal(target, parents.base_tensor(name)), name
+        assert torch.equal(target, parents.tensor("base", name)), name
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def test_other_architectures(arch, tmp_path):
     found = run(merge, tmp_path / "out", max_shard_size="20KB")
     assert found.keys() == merge.parents.tensors.keys()
     for name in found:
-        a, b = (merge.parents.parent_tensor(p, name).float() for p in "ab")
+        a, b = (merge.parents.tensor(p, name).float() for p in "ab")
         assert torch.allclose(found[name].float(), (a + b) / 2, rtol=2**-8, atol=1e-3), name
 
 
@@ -107,7 +107,7 @@ def test_dtypes(family, tmp_path, given, written):
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == written
     asked = open_merge(write(tmp_path, family, MEAN + given), dtype="float32")
     exact = run(asked, tmp_path / "exact")
-    a, b = (asked.parents.parent_tensor(p, NORM).float() for p in "ab")
+    a, b = (asked.parents.tensor(p, NORM).float() for p in "ab")
     assert torch.allclose(exact[NORM], (a + b) / 2, atol=1e-6)
     with pytest.raises(ValueError, match="`dtype` must be one of float32, bfloat16, float16, got"):
         open_merge(tmp_path / "merge.yaml", dtype="int8")
@@ -258,7 +258,7 @@ def test_the_first_model_stands_for_a_base_that_is_not_named(family, tmp_path):
     merge = open_merge(write(tmp_path, family, text.replace("METHOD", "linear")))
     assert merge.parents.folders["base"] == family["a"]
     found = run(merge, tmp_path / "linear", max_shard_size="20KB")
-    a, b = (of(family, "a", "b").parent_tensor(p, NORM).float() for p in "ab")
+    a, b = (of(family, "a", "b").tensor(p, NORM).float() for p in "ab")
     assert torch.allclose(found[NORM].float(), (a + b) / 2, atol=4e-3)
     for method in ("karcher", "multislerp", "nuslerp"):
         merge = open_merge(write(tmp_path, family, text.replace("METHOD", method)))

@@ -80,8 +80,7 @@ def refusal(paths: Family, tokenizer: str | None = "union") -> str:
 def write(parents: ParentSet, owner: str, folder: Path) -> Path:
     """Save what a parent set serves for one of its models as a directory of its own."""
     folder.mkdir()
-    read = parents.base_tensor if owner == "base" else lambda n: parents.parent_tensor(owner, n)
-    state = {name: read(name).contiguous() for name in parents.tensors}
+    state = {name: parents.tensor(owner, name).contiguous() for name in parents.tensors}
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     config = json.loads((parents.folders["base"] / "config.json").read_text())
     config["vocab_size"] = parents.config["vocab_size"]
@@ -136,12 +135,12 @@ def test_a_union_has_the_bases_ids_first_then_the_parents_by_name(grown, tmp_pat
 def test_a_union_fills_rows_with_the_mean_of_those_that_have_them(grown):
     parents = opened(grown, "abc")
     rows = {name: load_file(grown[name] / "model.safetensors")[EMBED] for name in ("a", "b", "c")}
-    base = parents.base_tensor(EMBED)
+    base = parents.tensor("base", EMBED)
     assert torch.equal(base[:259], load_file(grown["base"] / "model.safetensors")[EMBED])
     assert torch.equal(base[259], rows["a"][259])
     assert torch.equal(base[260], (rows["a"][260] + rows["b"][260]) / 2)
     assert torch.equal(base[261], rows["b"][259])
-    served = {name: parents.parent_tensor(name, EMBED) for name in "abc"}
+    served = {name: parents.tensor(name, EMBED) for name in "abc"}
     assert torch.equal(served["a"], torch.cat([rows["a"], base[261:]]))
     assert torch.equal(served["b"][259:], torch.stack([base[259], rows["b"][260], rows["b"][259]]))
     assert torch.equal(served["c"], torch.cat([rows["c"], base[259:]]))
@@ -155,7 +154,7 @@ def test_the_base_policy_gives_a_model_of_the_bases_vocabulary(grown, tmp_path):
     for name, content in parents.tokenizer_files().items():
         assert content == base / name
     rows = load_file(grown["b"] / "model.safetensors")[EMBED]
-    assert torch.equal(parents.parent_tensor("b", EMBED), rows[:259])
+    assert torch.equal(parents.tensor("b", EMBED), rows[:259])
     assert parents.infos("b")[EMBED].shape == (259, 32)
     saved = write(parents, "a", tmp_path / "a")
     ours, _ = logits(saved, "hello")
@@ -168,11 +167,9 @@ def test_a_token_that_a_parent_lacks_has_the_bases_row(grown):
     parents = opened(paths, "ab", "base")
     base = load_file(grown["b"] / "model.safetensors")[EMBED]
     tensors = load_file(grown["a"] / "model.safetensors")[EMBED]
-    assert torch.equal(parents.base_tensor(EMBED), base)
-    assert torch.equal(parents.parent_tensor("a", EMBED)[259:], base[259:])
-    assert torch.equal(
-        parents.parent_tensor("b", EMBED)[259:], torch.stack([base[259], tensors[260]])
-    )
+    assert torch.equal(parents.tensor("base", EMBED), base)
+    assert torch.equal(parents.tensor("a", EMBED)[259:], base[259:])
+    assert torch.equal(parents.tensor("b", EMBED)[259:], torch.stack([base[259], tensors[260]]))
 
 
 def test_equal_vocabularies_are_left_alone(grown):
@@ -197,7 +194,7 @@ def test_only_rows_of_tokens_are_mapped(grown):
     parents = opened(grown, "ab")
     norm = "model.norm.weight"
     state = load_file(grown["a"] / "model.safetensors")
-    assert torch.equal(parents.parent_tensor("a", norm), state[norm])
+    assert torch.equal(parents.tensor("a", norm), state[norm])
     assert parents.bytes_of("a", norm) == 128
     assert parents.bytes_of("a", EMBED) == parents.bytes_of("base", EMBED) == 262 * 32 * 4
 
@@ -215,7 +212,7 @@ def test_new_tokens_take_the_bases_padding_rows(pair):
     pad(pair["base"], 264, 7.0)
     parents = opened(pair)
     assert parents.config["vocab_size"] == 264
-    base, tuned = parents.base_tensor(EMBED), parents.parent_tensor("a", EMBED)
+    base, tuned = parents.tensor("base", EMBED), parents.tensor("a", EMBED)
     rows = load_file(pair["a"] / "model.safetensors")[EMBED]
     assert torch.equal(tuned[:261], rows)
     assert torch.equal(base[259:261], rows[259:])
@@ -229,9 +226,9 @@ def test_padding_of_both_stays_each_ones_own(pair):
     for policy in ("base", "union"):
         parents = opened(pair, tokenizer=policy)
         assert parents.config["vocab_size"] == 264
-        assert torch.equal(parents.parent_tensor("a", EMBED)[261:], torch.full((3, 32), 8.0))
+        assert torch.equal(parents.tensor("a", EMBED)[261:], torch.full((3, 32), 8.0))
     assert torch.equal(
-        opened(pair, tokenizer="base").parent_tensor("a", EMBED)[259:261], torch.full((2, 32), 7.0)
+        opened(pair, tokenizer="base").tensor("a", EMBED)[259:261], torch.full((2, 32), 7.0)
     )
 
 
@@ -239,7 +236,7 @@ def test_tokens_in_padding_rows_are_mapped_though_shapes_agree(pair):
     for folder in pair.values():
         pad(folder, 264, 7.0)
     parents = opened(pair, tokenizer="base")
-    assert torch.equal(parents.parent_tensor("a", EMBED)[259:261], torch.full((2, 32), 7.0))
+    assert torch.equal(parents.tensor("a", EMBED)[259:261], torch.full((2, 32), 7.0))
 
 
 def test_rows_from_a_base_of_another_dtype_keep_their_bits(pair):
@@ -248,10 +245,10 @@ def test_rows_from_a_base_of_another_dtype_keep_their_bits(pair):
     save_file(half, pair["a"] / "model.safetensors", metadata={"format": "pt"})
     pad(pair["base"], 264, 1.0 + 2.0**-20)
     parents = opened(pair)
-    tuned = parents.parent_tensor("a", EMBED)
+    tuned = parents.tensor("a", EMBED)
     assert tuned.dtype == torch.float32
     assert parents.infos("a")[EMBED].dtype == "F32"
-    assert torch.equal(tuned[261:], parents.base_tensor(EMBED)[261:])
+    assert torch.equal(tuned[261:], parents.tensor("base", EMBED)[261:])
 
 
 def test_an_adapter_may_bring_tokens(pair, tmp_path):
@@ -268,7 +265,7 @@ def test_an_adapter_may_bring_tokens(pair, tmp_path):
     tensors = {f"base_model.model.{name}": tensor for name, tensor in (factors | whole).items()}
     save_file(tensors, out / "adapter_model.safetensors")
     parents = opened({"base": pair["base"], "a": out})
-    assert torch.equal(parents.parent_tensor("a", EMBED), state[EMBED])
+    assert torch.equal(parents.tensor("a", EMBED), state[EMBED])
     assert parents.low_rank("a", f"{q}.weight") is not None
     assert parents.low_rank("a", EMBED) is None
     assert parents.is_base("a", "model.norm.weight")
@@ -384,7 +381,7 @@ def test_a_parent_without_a_tokenizer_has_the_bases(grown, tmp_path):
     for file in [*tuned.glob("tokenizer*"), *tuned.glob("*.jinja")]:
         file.unlink()
     parents = opened({**grown, "c": tuned}, "ac")
-    assert torch.equal(parents.parent_tensor("c", EMBED)[259:], parents.base_tensor(EMBED)[259:])
+    assert torch.equal(parents.tensor("c", EMBED)[259:], parents.tensor("base", EMBED)[259:])
 
 
 @pytest.mark.parametrize(

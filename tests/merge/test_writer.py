@@ -25,7 +25,7 @@ def weight(name: str, tensor: torch.Tensor) -> Weight:
 
 
 def as_saved(parents: ParentSet) -> list[Weight]:
-    return [weight(name, parents.base_tensor(name)) for name in parents.tensors]
+    return [weight(name, parents.tensor("base", name)) for name in parents.tensors]
 
 
 DTYPES = (
@@ -79,7 +79,7 @@ def test_shards_are_those_of_transformers(parents, tmp_path):
     assert saved.keys() == parents.tensors.keys()
     model = AutoModelForCausalLM.from_pretrained(out)
     assert torch.equal(
-        model.state_dict()["model.norm.weight"], parents.base_tensor("model.norm.weight")
+        model.state_dict()["model.norm.weight"], parents.tensor("base", "model.norm.weight")
     )
 
 
