@@ -12,7 +12,7 @@ import torch
 CPU_BLOCK = 1 << 16
 """Entries per block on a CPU: 256 KiB per float32 temporary (measured best: 2**16 to 2**17).
 
-A power of two, as the keys of masks need it (scalars.py).
+A power of two no larger than a chunk of masks (masks.py), so that each block lies in one.
 """
 
 GPU_BLOCK = 1 << 26

@@ -16,7 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .masks import mixed
+from .masks import hashed_places, shared_bits
 from .spread import variance
 
 FLOATS_HEAD, FLOATS_EACH = 2, 5
@@ -77,7 +77,7 @@ def write_consensus(
     planes: Sequence[Tensor],
     floats: Scalars,
     ints: Scalars | None,
-    index: Tensor | None,
+    hashed: Tensor | None,
     keep: str,
     combine: str,
     has_shares: bool,
@@ -92,7 +92,8 @@ def write_consensus(
         planes: P of (N,) uint8 for "ranked" and "chosen", else none.
         floats: FLOATS_HEAD + P * FLOATS_EACH rows.
         ints: INTS_HEAD + P * INTS_EACH rows where masks are drawn, else None.
-        index: int32 (N,), what is hashed with the key where masks are drawn; None counts from 0.
+        hashed: int32 (N,), `masks.hashed_places` where masks are drawn; None makes them here, for
+            entries counted from the first of a region.
         keep: As in `plans.Consensus`.
         combine: As in `plans.Consensus`.
         has_shares: Whether `shares` weigh the votes of those who agree.
@@ -101,9 +102,10 @@ def write_consensus(
     base = base.float()
     deltas = [parent.float() - base for parent in parents]
     if ints is not None:
-        if index is None:
-            index = torch.arange(out.numel(), dtype=torch.int32, device=out.device)
-        votes = _drawn_votes(keep, deltas, planes, floats, mixed(index, ints[0]), ints)
+        if hashed is None:
+            places = torch.arange(out.numel(), dtype=torch.int32, device=out.device)
+            hashed = hashed_places(places)
+        votes = _drawn_votes(keep, deltas, planes, floats, shared_bits(hashed, ints[0]), ints)
     else:
         votes = _told_votes(keep, deltas, planes, floats, has_high)
     out.copy_(base + _combined(votes, floats, combine, has_shares))
@@ -143,13 +145,13 @@ def _drawn_votes(
     deltas: Sequence[Tensor],
     planes: Sequence[Tensor],
     floats: Scalars,
-    hashed: Tensor,
+    shared: Tensor,
     ints: Scalars,
 ) -> list[Tensor]:
     # The same with masks drawn: kept iff u >= p, with u from the bits (masks.py).
     votes = []
     for i, delta in enumerate(deltas):
-        bits = hashed * ints[INTS_HEAD + INTS_EACH * i]
+        bits = shared * ints[INTS_HEAD + INTS_EACH * i]
         vote = delta * floats[_row(i, SCALE)]
         if keep == "random":
             vote = torch.where(bits >= ints[INTS_HEAD + INTS_EACH * i + 1], vote, 0.0)

@@ -19,6 +19,7 @@ from torch import Tensor
 from .blocks import blocks, one_thread
 from .compiling import Compiler, has_compiler
 from .facts import FreshFacts, TensorFacts
+from .masks import CHUNK, REGION, hashed_places
 from .methods import plan_tensor
 from .plans import Consensus, Plan
 from .recipe import Recipe
@@ -28,11 +29,6 @@ SMALL = 1 << 13
 """Entries of a tensor that is packed with others: below it a launch costs more than the work."""
 PACK = 1 << 20
 """Entries at which a pack is launched: bounds its workspace."""
-CHUNK = 1 << 30
-"""Most entries of one launch: indices stay below 2**31."""
-COUNTED = 1 << 20
-"""Most entries of one compiled launch on a CPU that draws masks: flat indices are read from memory,
-where Inductor would make each from scratch, and these 4 MiB stay in the cache."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +168,7 @@ class Launcher:
     def _launch_compiled(self, job: Job, flat: "_Flat", compiler: Compiler) -> None:
         kernel, device = kernel_of(job.plan), job.out.device
         floats = _row(floats_of(job.plan), np.float32, device)
-        step = COUNTED if job.draws and device.type == "cpu" else CHUNK
+        step = CHUNK if job.draws and device.type == "cpu" else REGION
         for start in range(0, flat.n, step):
             self.launches += 1
             run = slice(start, min(start + step, flat.n))
@@ -187,15 +183,15 @@ class Launcher:
         joined = _joined(pack)
         device = first.out.device
         floats = _row([floats_of(job.plan) for job in pack], np.float32, device)
-        ints = [ints_of(job.plan, job.name, 0) for job in pack]
-        ints = _row(ints, np.int32, device) if first.draws else None
-        owner, index = _places(sizes, device)
+        ints = _row([ints_of(job.plan, job.name, 0) for job in pack], np.int32, device)
+        owner, places = _places(sizes, device)
+        hashed = hashed_places(places) if first.draws else None
         kernel = kernel_of(first.plan)
         with one_thread():
             for run in blocks(sum(sizes), device):
                 self.launches += 1
                 of = owner[run]
-                drawn = (None, None) if ints is None else (_Spread(ints, of), index[run])
+                drawn = (None, None) if hashed is None else (_Spread(ints, of), hashed[run])
                 kernel(*joined.cut(run), _Spread(floats, of), *drawn)
         pieces = [
             piece.view(out.shape) for piece, out in zip(joined.out.split(sizes), outs, strict=True)
@@ -276,14 +272,21 @@ def _row(numbers: Sequence[Any], dtype: type, device: torch.device) -> Tensor:
 
 
 def _drawn(job: Job, run: slice) -> tuple[Tensor | None, Tensor | None]:
-    # Rows of integers of a run and what is hashed with its key, where masks are drawn. An
-    # accelerator counts inside the kernel.
+    # Rows of integers of a run and its hashed places, where masks are drawn. On a CPU a run lies in
+    # one chunk and places are read from a table, which Inductor would make one by one.
     if not job.draws:
         return None, None
-    ints = _row(ints_of(job.plan, job.name, run.start), np.int32, job.out.device)
-    return ints, _counting()[: run.stop - run.start] if job.out.device.type == "cpu" else None
+    device = job.out.device
+    start, stop = run.start % REGION, run.start % REGION + run.stop - run.start
+    if device.type == "cpu":
+        ints, hashed = ints_of(job.plan, job.name, run.start), _table()[start % CHUNK :]
+        return _row(ints, np.int32, device), hashed[: stop - start]
+    ints = _row(ints_of(job.plan, job.name, run.start - start), np.int32, device)
+    if start == 0:
+        return ints, None  # made by the kernel
+    return ints, hashed_places(torch.arange(start, stop, dtype=torch.int32, device=device))
 
 
 @lru_cache(maxsize=1)
-def _counting() -> Tensor:
-    return torch.arange(COUNTED, dtype=torch.int32)
+def _table() -> Tensor:
+    return hashed_places(torch.arange(CHUNK, dtype=torch.int32))

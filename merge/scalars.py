@@ -6,18 +6,18 @@ Shapes: P parents that take part.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from .kernels import LIFT, Scalars, rank_window, write_combination, write_consensus
-from .masks import stream_keys, threshold
+from .masks import CHUNK, REGION, chunk_word, stream_keys, threshold
 from .plans import Combination, Consensus, Plan
 
 Kernel = Callable[..., None]
-"""(out, base, parents, planes, floats, ints, index) -> None; overwrites out."""
+"""(out, base, parents, planes, floats, ints, hashed) -> None; overwrites out."""
 
 DRAWN = ("random", "ranked")
 """How entries are kept where masks are drawn."""
@@ -72,25 +72,16 @@ def ints_of(plan: Plan, tensor: str, start: int) -> list[int]:
     Args:
         plan: What is carried out.
         tensor: Its name.
-        start: Flat index of the run's first entry, a multiple of a power of two that the run is no
-            longer than: places in the run are then xored into the key, not added.
+        start: Flat index of the first entry of the chunk that hashed places are relative to.
     """
-    return list(_ints(plan, tensor, start))
-
-
-def _ints(plan: Plan, tensor: str, start: int) -> Iterator[int]:
     if isinstance(plan, Combination) or plan.mask_seed is None:
-        return
-    keys = [stream_keys(plan.mask_seed, tensor, parent, start >> 32) for parent in plan.parents]
-    yield _signed(keys[0][0] ^ (start & 0xFFFFFFFF))
+        return []
+    region, place = divmod(start, REGION)
+    keys = [stream_keys(plan.mask_seed, tensor, parent, region) for parent in plan.parents]
+    rows = [keys[0][0] ^ chunk_word(place // CHUNK)]
     for i, (_, multiplier) in enumerate(keys):
-        yield multiplier
-        yield threshold(plan.low[i]) if plan.keep == "random" else 0
-
-
-def _signed(word: int) -> int:
-    word &= 0xFFFFFFFF
-    return word - (1 << 32) if word >= 1 << 31 else word
+        rows += multiplier, threshold(plan.low[i]) if plan.keep == "random" else 0
+    return rows
 
 
 def _at(numbers: tuple[float, ...], i: int) -> float:
@@ -104,7 +95,7 @@ def _combination(
     planes: list[Tensor],  # noqa: ARG001 - both kernels are called alike
     floats: Scalars,
     ints: Scalars | None,  # noqa: ARG001
-    index: Tensor | None,  # noqa: ARG001
+    hashed: Tensor | None,  # noqa: ARG001
     *,
     has_base: bool,
 ) -> None:
@@ -118,8 +109,8 @@ def _consensus(
     planes: list[Tensor],
     floats: Scalars,
     ints: Scalars | None,
-    index: Tensor | None,
+    hashed: Tensor | None,
     *,
     words: tuple[str, str, bool, bool],
 ) -> None:
-    write_consensus(out, base, parents, planes, floats, ints, index, *words)
+    write_consensus(out, base, parents, planes, floats, ints, hashed, *words)

@@ -34,13 +34,19 @@ class Case:
         return [x - self.base for x in self.parents]
 
 
-def uniform(index: int, mask_seed: int, tensor: str, parent: str) -> float:
-    """The uniform number of one entry, in Python integers."""
-    key, multiplier = stream_keys(mask_seed, tensor, parent, index >> 32)
-    x = (index ^ key) & 0xFFFFFFFF
+def lowbias32(x: int) -> int:
     x ^= x >> 16
     x = (x * 0x7FEB352D) & 0xFFFFFFFF
     x ^= x >> 15
+    x = (x * 0x846CA68B) & 0xFFFFFFFF
+    return x ^ x >> 16
+
+
+def uniform(index: int, mask_seed: int, tensor: str, parent: str) -> float:
+    """The uniform number of one entry, in Python integers."""
+    key, multiplier = stream_keys(mask_seed, tensor, parent, index >> 30)
+    chunk, place = divmod(index % 2**30, 2**20)
+    x = lowbias32(place) ^ (chunk * 0xBDF6A2C3 & 0xFFFFFFFF) ^ (key & 0xFFFFFFFF)
     x = (x * 0x846CA68B) & 0xFFFFFFFF
     x ^= x >> 16
     x = (x * multiplier) & 0xFFFFFFFF

@@ -1,11 +1,19 @@
-"""Masks: nested, the same however cut, the right share, indices beyond 2**32."""
+"""Masks: nested, the same however cut, the right share, independent, indices beyond 2**32."""
 
 import math
 
 import numpy as np
 import pytest
 import torch
-from heterosis.merge.masks import mixed, stream_keys, threshold
+from heterosis.merge.masks import (
+    CHUNK,
+    REGION,
+    chunk_word,
+    hashed_places,
+    shared_bits,
+    stream_keys,
+    threshold,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,11 +25,11 @@ N = 1 << 18
 
 def random_bits(start: int, count: int, **stream) -> torch.Tensor:
     """Bits of a run of entries at any flat index."""
-    places = [divmod(k, 2**32) for k in range(start, start + count)]
-    keys = {high: stream_keys(high=high, **{**STREAM, **stream}) for high, _ in places}
-    low = torch.tensor([k - 2**32 * (k >= 2**31) for _, k in places], dtype=torch.int32)
-    table = torch.tensor([keys[high] for high, _ in places], dtype=torch.int32)
-    return mixed(low, table[:, 0]) * table[:, 1]
+    places = [divmod(k, REGION) for k in range(start, start + count)]
+    keys = {region: stream_keys(region=region, **{**STREAM, **stream}) for region, _ in places}
+    hashed = hashed_places(torch.tensor([place for _, place in places], dtype=torch.int32))
+    table = torch.tensor([keys[region] for region, _ in places], dtype=torch.int32)
+    return shared_bits(hashed, table[:, 0]) * table[:, 1]
 
 
 def keep_mask(rate: float, start: int, count: int, **stream) -> torch.Tensor:
@@ -33,16 +41,30 @@ def numbers(start: int, count: int, **stream) -> np.ndarray:
     return (bits.numpy().astype(np.float64) + 2**31) / 2**32
 
 
-@pytest.mark.parametrize("start", [0, 2**31 - 3, 2**32 - 3, 2**32, 5 * 2**32 + 2**31 - 2, 2**45])
+STARTS = [0, CHUNK - 3, REGION - 3, REGION, 2**32 - 3, 5 * 2**32 + 7 * CHUNK - 2, 2**45]
+
+
+@pytest.mark.parametrize("start", STARTS)
 def test_numbers_equal_a_python_loop_at_any_index(start):
     expected = [uniform(start + k, **STREAM) for k in range(7)]
     assert numbers(start, 7).tolist() == expected
 
 
-def test_high_word_of_the_index_matters():
-    low, high = numbers(0, 1000), numbers(2**32, 1000)
-    assert not np.any(low == high)
-    assert abs(np.corrcoef(low, high)[0, 1]) < 5 / math.sqrt(1000)
+def test_the_word_of_a_chunk_stands_for_its_places():
+    first = torch.arange(5, dtype=torch.int32)
+    for chunk in (0, 1, 2, 700, REGION // CHUNK - 1):
+        there = hashed_places(first + chunk * CHUNK)
+        assert torch.equal(there, hashed_places(first) ^ chunk_word(chunk))
+
+
+def test_chunks_and_regions_have_numbers_of_their_own():
+    starts = [0, CHUNK, 2 * CHUNK, 3 * CHUNK, 26 * CHUNK, REGION, REGION + CHUNK, 2**32]
+    runs = np.stack([numbers(start, 30_000) for start in starts])
+    for rate in (0.1, 0.5, 0.9):
+        correlations = np.corrcoef(runs >= rate) - np.eye(len(starts))
+        assert np.abs(correlations).max() < 5 / math.sqrt(30_000)
+    lagged = [np.corrcoef(runs[0][lag:], runs[0][:-lag])[0, 1] for lag in (1, 2, 3, 16, 64, 576)]
+    assert np.abs(lagged).max() < 5 / math.sqrt(29_000)
 
 
 @given(
