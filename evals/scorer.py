@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 
 from .encoding import encode
 from .flat import FlatPlan, Request, plan_flat, rehearse, run_flat
+from .generating import HFLM, Generator
+from .generation import NonFiniteLogit
 from .quiet import quiet
 from .scores import ItemScores, NonFiniteScore, item_scores
 from .tasks import FrozenTask, TaskError
@@ -83,6 +85,7 @@ class Scorer:
         self.tasks = tuple(tasks)
         self.model, self.batch_size, self.path = model, batch_size, FLAT
         self._lm = _reference_lm(model, tokenizer, batch_size)
+        self._generator = Generator(self._lm, batch_size)
         splits = dict.fromkeys(chain.from_iterable(task.doc_ids for task in self.tasks))
         with quiet():
             self._plans = {split: self._plan(split) for split in splits}
@@ -129,8 +132,7 @@ class Scorer:
             if plan.requests:
                 rehearse(self.model, plan.flat, batches)
             if plan.generations:
-                some = list(plan.generations[: self.batch_size])
-                self._lm.generate_until(some, disable_tqdm=True)
+                self._generator.rehearse(plan.generations)
 
     def self_check(self, n: int = 32) -> PathReport:
         """Compare the flat loop with HFLM on up to ``n`` requests, and choose between them.
@@ -210,10 +212,16 @@ class Scorer:
         """Put fresh answers into the generation instances of a split, greedy ones."""
         if not plan.generations:
             return
-        self._refuse_non_finite_logits(plan.generations[0])
-        texts = self._lm.generate_until(list(plan.generations), disable_tqdm=True)
-        for instance, text in zip(plan.generations, texts, strict=True):
-            _answer(instance, text)
+        if self._generator.choice.path == HFLM:
+            self._refuse_non_finite_logits(plan.generations[0])
+        try:
+            answers = self._generator.answers(plan.generations)
+        except NonFiniteLogit as error:
+            instance = plan.generations[error.row]
+            name, row = str(instance.task_name), int(instance.doc_id or 0)
+            raise NonFiniteScore(name, row, "logit", error.value) from error
+        for instance, answer in zip(plan.generations, answers, strict=True):
+            _answer(instance, answer.text)
 
     def _refuse_non_finite_logits(self, instance: "Instance") -> None:
         """Look at one prompt's logits: generation would turn NaN into some token in silence."""
