@@ -5,8 +5,7 @@ own filters and metrics turn answers into values. ``self_check`` compares the fl
 lm-eval's HFLM on the model at hand; where they differ, HFLM does the work.
 """
 
-import hashlib
-import json
+import importlib.metadata
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,12 +17,13 @@ import torch
 from numpy.typing import NDArray
 
 from .encoding import encode
+from .fingerprint import digest, fingerprint_of, tokenizer_digest
 from .flat import FlatPlan, Request, plan_flat, rehearse, run_flat
 from .generating import HFLM, Generator
 from .generation import NonFiniteLogit
 from .quiet import quiet
 from .scores import ItemScores, NonFiniteScore, item_scores
-from .tasks import FrozenTask, TaskError
+from .tasks import FrozenTask, TaskError, task_ingredients
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -36,6 +36,10 @@ FLAT, HFLM_PATH = "flat", "hflm"
 # shape sum in another order. Float32: 1e-5 seen; 16 bit: one unit in the last place of a logit
 # near 16 is 0.06 (bfloat16) or 0.008 (float16). A wrong mask or a lost soft-cap gives 0.1 to 10.
 _TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.12}
+
+
+_DECIDING = ("torch", "transformers", "tokenizers", "lm_eval")
+"""Packages whose versions decide a score."""
 
 
 @dataclass(frozen=True)
@@ -89,15 +93,27 @@ class Scorer:
         splits = dict.fromkeys(chain.from_iterable(task.doc_ids for task in self.tasks))
         with quiet():
             self._plans = {split: self._plan(split) for split in splits}
+        self._fingerprint = fingerprint_of(self._ingredients())
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over tasks, token ids and model length: equal ones give comparable scores."""
-        body: list[Any] = [[task.fingerprint for task in self.tasks], self._lm.max_length]
+        """All that makes scores comparable; see `heterosis.evals.fingerprint`."""
+        return self._fingerprint
+
+    def _ingredients(self) -> dict[str, Any]:
+        """Named parts of the fingerprint."""
+        requests: list[Any] = []
         for split, plan in self._plans.items():
-            body.append([split, [[r.context, r.continuation] for r in plan.requests]])
-            body.append([self._lm.tok_encode(i.args[0]) for i in plan.generations])
-        return hashlib.sha256(json.dumps(body).encode()).hexdigest()
+            requests.append([split, [[r.context, r.continuation] for r in plan.requests]])
+            requests.append([self._lm.tok_encode(i.args[0]) for i in plan.generations])
+        return {
+            **task_ingredients(self.tasks),
+            "tokens": digest(requests),
+            "tokenizer": tokenizer_digest(self._lm.tokenizer),
+            "max_length": self._lm.max_length,
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            **{name: importlib.metadata.version(name) for name in _DECIDING},
+        }
 
     def items(self, split: str) -> int:
         """Number of items of a split; 0 if no task has it."""
@@ -123,7 +139,7 @@ class Scorer:
         with quiet():
             self._answer_likelihoods(plan)
             self._answer_generations(plan)
-            return _measure(plan.tasks, split)
+            return _measure(plan.tasks, split, self.fingerprint)
 
     def rehearse(self, split: str, batches: int = 3) -> None:
         """Do a small share of the work of `score` and forget the answers; for timing it."""
@@ -287,7 +303,7 @@ def _answer(instance: "Instance", response: Any) -> None:
     instance.filtered_resps = {}
 
 
-def _measure(tasks: Sequence[FrozenTask], split: str) -> ItemScores:
+def _measure(tasks: Sequence[FrozenTask], split: str, fingerprint: str) -> ItemScores:
     """Turn answers into item scores with lm-eval's own filters and ``process_results``."""
     columns: dict[str, list[float]] = {
         name: [] for name in ("task_index", "doc_id", "value", "weight", "margin")
@@ -308,7 +324,7 @@ def _measure(tasks: Sequence[FrozenTask], split: str) -> ItemScores:
         "aggregations": [task.metric.aggregation for task in tasks],
         "higher_is_better": [task.higher_is_better for task in tasks],
     }
-    return item_scores(header, columns)
+    return item_scores(header, columns, fingerprint)
 
 
 def _filter(task: FrozenTask, instances: "list[Instance]") -> None:

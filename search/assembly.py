@@ -139,7 +139,7 @@ def _objective(config: Config, tasks: tuple[FrozenTask, ...]) -> Objective:
 def identity(parts: Parts) -> dict[str, Any]:
     """Return all that must be unchanged for a study to be continued.
 
-    The token ids of all requests come on top (``requests``), once a scorer is there.
+    The parts of the scorer's fingerprint come on top (``requests``), once a scorer is there.
     """
     config = parts.config
     return {
