@@ -14,6 +14,7 @@ import torch
 
 from .generation import (
     Group,
+    NonFiniteLogit,
     encode_prompt,
     first_seen,
     penalised,
@@ -21,6 +22,7 @@ from .generation import (
     run_group,
     unusable_cache,
 )
+from .scores import NonFiniteScore
 from .stopping import Answer, StopRule
 
 if TYPE_CHECKING:
@@ -81,7 +83,7 @@ class Generator:
         """Answer requests with the weights that the model now holds.
 
         Raises:
-            NonFiniteLogit: If a logit is NaN or infinite; not on the "hflm" path.
+            NonFiniteScore: If a logit is NaN or infinite; not on the "hflm" path.
         """
         return self._run(instances, self.plan(instances), self.choice.path)
 
@@ -130,8 +132,7 @@ class Generator:
             if path == HFLM or group.rule.unsupported:
                 answers |= _run_hflm(self._lm, group, instances)
             else:
-                for row, tokens in run_group(self._lm, group):
-                    answers[row] = group.rule.answer(self._lm, tokens)
+                answers |= _run_loop(self._lm, group, instances)
         return [answers[row] for row in range(len(instances))]
 
     def _compare(
@@ -144,6 +145,8 @@ class Generator:
         except (TypeError, ValueError, NotImplementedError, AttributeError, IndexError) as error:
             reason = f"the model's forward refuses the loop: {' '.join(str(error).split())}"
             return Choice(HFLM, reason)
+        except NonFiniteScore as error:
+            return Choice(HFLM, str(error))
         rules = {row: g.rule for g in groups for batch in g.batches for row in batch.rows}
         ties = [
             _tie(self._lm, instances[i], rules[i], a, b)
@@ -157,7 +160,9 @@ class Generator:
         slow = sorted({g.rule.unsupported for g in groups if g.rule.unsupported})
         but = f"; lm-eval's own loop where {', '.join(slow)}" if slow else ""
         same = f"equal to HFLM on {len(expected)} prompts"
-        return Choice(path, same + (f", {len(ties)} of them after a tie" if ties else "") + but, widest)
+        return Choice(
+            path, same + (f", {len(ties)} of them after a tie" if ties else "") + but, widest
+        )
 
 
 def _spread(instances: "Sequence[Instance]", n: int) -> "list[Instance]":
@@ -178,6 +183,16 @@ def _shortened(lm: Any, instance: "Instance") -> "Instance":
     short = copy.copy(instance)
     short.arguments = (prompt, asked)
     return short
+
+
+def _run_loop(lm: Any, group: Group, instances: "Sequence[Instance]") -> dict[int, Answer]:
+    """Answers of a group by our own loop; request's index -> answer."""
+    try:
+        return {row: group.rule.answer(lm, tokens) for row, tokens in run_group(lm, group)}
+    except NonFiniteLogit as error:
+        instance = instances[error.row]
+        name, row = str(instance.task_name), int(instance.doc_id or 0)
+        raise NonFiniteScore(name, row, "logit", error.value) from error
 
 
 def _run_hflm(lm: Any, group: Group, instances: "Sequence[Instance]") -> dict[int, Answer]:

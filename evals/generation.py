@@ -135,9 +135,7 @@ def _make_batch(rows: Sequence[int], prompts: Sequence[tuple[int, ...]], device:
     padding = [width - len(prompt) for prompt in prompts]
     ids = [(prompt[0],) * n + prompt for prompt, n in zip(prompts, padding, strict=True)]
     mask = [[0] * n + [1] * (width - n) for n in padding]
-    return Batch(
-        tuple(rows), torch.tensor(ids, device=device), torch.tensor(mask, device=device)
-    )
+    return Batch(tuple(rows), torch.tensor(ids, device=device), torch.tensor(mask, device=device))
 
 
 def attention_window(config: Any) -> float:

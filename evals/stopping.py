@@ -17,15 +17,19 @@ _LOOKBACK = 2
 # Settings of generation that a greedy loop may ignore: they shape random draws, name tokens that
 # are handled here, or say how and not what is computed.
 _IRRELEVANT = frozenset(
-    ("until", "max_gen_toks", "do_sample", "temperature", "top_p", "top_k", "min_p", "typical_p")
-    + ("epsilon_cutoff", "eta_cutoff", "top_h", "bos_token_id", "eos_token_id", "pad_token_id")
-    + ("decoder_start_token_id", "max_new_tokens", "use_cache", "cache_implementation")
-    + ("transformers_version", "renormalize_logits", "_from_model_config", "repetition_penalty")
+    [
+        *("until", "max_gen_toks", "max_new_tokens", "repetition_penalty"),
+        *("do_sample", "temperature", "top_p", "top_k", "top_h", "min_p", "typical_p"),
+        *("epsilon_cutoff", "eta_cutoff", "renormalize_logits"),
+        *("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"),
+        *("use_cache", "cache_implementation", "transformers_version", "_from_model_config"),
+    ]
 )
-
 _NEUTRAL_AT_ONE = frozenset(
-    ("num_beams", "num_return_sequences", "guidance_scale", "length_penalty")
-    + ("encoder_repetition_penalty",)
+    [
+        *("num_beams", "num_return_sequences", "length_penalty", "guidance_scale"),
+        "encoder_repetition_penalty",
+    ]
 )
 
 
@@ -60,9 +64,7 @@ class StopRule:
 
     def is_over(self, lm: Any, tokens: Sequence[int]) -> bool:
         """Whether an answer ends with the last of these tokens (at least one)."""
-        return (
-            tokens[-1] in self.ends or len(tokens) >= self.limit or self._is_stopped(lm, tokens)
-        )
+        return tokens[-1] in self.ends or len(tokens) >= self.limit or self._is_stopped(lm, tokens)
 
     def answer(self, lm: Any, tokens: Sequence[int]) -> Answer:
         """Make lm-eval's text of an answer that is over."""
