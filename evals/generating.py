@@ -23,7 +23,7 @@ from .generation import (
     unusable_cache,
 )
 from .scores import NonFiniteScore
-from .stopping import Answer, StopRule
+from .stopping import Answer, StopRule, stop_rule
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -98,9 +98,10 @@ class Generator:
         Answers of up to 32 tokens must be the same, but where the model's best two tokens lie
         closer together than another order of summation moves them.
         """
-        if self.choice.path == HFLM or not instances or n < 1:
+        some = [_shortened(self._lm, i) for i in _spread(instances, n)]
+        some = [i for i in some if not stop_rule(self._lm, i.args[1]).unsupported]
+        if self.choice.path == HFLM or not some:
             return self.choice
-        some = [_shortened(self._lm, instance) for instance in _spread(instances, n)]
         expected = self._run(some, self._plan(some, HFLM, batch_size=1), HFLM)
         reasons = []
         for path in (PREFIX, BATCHED):
@@ -110,8 +111,9 @@ class Generator:
             reasons.append(choice.reason)
         else:
             log.warning("generating with lm-eval's own loop, which is slower: %s", choice.reason)
-        self._plans.clear()
-        self._planned.clear()
+        if choice.path != self.choice.path:
+            self._plans.clear()
+            self._planned.clear()
         reason = "; ".join([choice.reason, *reasons[:1]]) if choice.path == BATCHED else None
         self.choice = Choice(choice.path, reason or choice.reason, choice.widest_tie)
         return self.choice
@@ -157,12 +159,9 @@ class Generator:
         if widest > _TIE.get(self._lm.model.dtype, 1e-3):
             different = f"{len(ties)} of {len(expected)} texts differ from HFLM's"
             return Choice(HFLM, f"{different}, by up to {widest:.2g} nats", widest)
-        slow = sorted({g.rule.unsupported for g in groups if g.rule.unsupported})
-        but = f"; lm-eval's own loop where {', '.join(slow)}" if slow else ""
         same = f"equal to HFLM on {len(expected)} prompts"
-        return Choice(
-            path, same + (f", {len(ties)} of them after a tie" if ties else "") + but, widest
-        )
+        tied = f", {len(ties)} of them up to a tie" if ties else ""
+        return Choice(path, same + tied, widest)
 
 
 def _spread(instances: "Sequence[Instance]", n: int) -> "list[Instance]":

@@ -194,12 +194,14 @@ class Scorer:
         for instance in instances:
             if instance.request_type == "generate_until":
                 _refuse_long_answers(self._lm, instance)
+        generations = tuple(i for i in instances if i.request_type == "generate_until")
+        self._generator.plan(generations)
         windows = [encode(self._lm, instance) for instance in likelihoods]
         requests = tuple(chain.from_iterable(windows))
         return _SplitPlan(
             tasks=tasks,
             likelihoods=likelihoods,
-            generations=tuple(i for i in instances if i.request_type == "generate_until"),
+            generations=generations,
             requests=requests,
             owner=np.repeat(np.arange(len(windows)), [len(w) for w in windows]),
             flat=self._flat_plan(requests),
