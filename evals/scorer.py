@@ -7,7 +7,7 @@ lm-eval's HFLM on the model at hand; where they differ, HFLM does the work.
 
 import importlib.metadata
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any, cast
@@ -16,11 +16,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from .audit import NOT_GENERATED, audit_item, fallbacks
 from .encoding import encode
 from .fingerprint import digest, fingerprint_of, tokenizer_digest
 from .flat import FlatPlan, Request, plan_flat, rehearse, run_flat
+from .generating import HFLM, Generator
 from .quiet import quiet
-from .scores import ItemScores, NonFiniteScore, item_scores
+from .scores import COLUMNS, ItemScores, NonFiniteScore, item_scores
+from .stopping import Answer
 from .tasks import FrozenTask, TaskError, task_ingredients
 
 if TYPE_CHECKING:
@@ -29,6 +32,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FLAT, HFLM_PATH = "flat", "hflm"
+
+# Prompts whose answers the self-check compares: each is generated twice.
+_CHECKED_PROMPTS = 6
 
 # Largest difference per scored token, in nats, between two right ways to score: batches of another
 # shape sum in another order. Float32: 1e-5 seen; 16 bit: one unit in the last place of a logit
@@ -87,6 +93,9 @@ class Scorer:
         self.tasks = tuple(tasks)
         self.model, self.batch_size, self.path = model, batch_size, FLAT
         self._lm = _reference_lm(model, tokenizer, batch_size)
+        self._generator = Generator(self._lm, batch_size)
+        self.generation_report: PathReport | None = None
+        self._written: dict[int, Answer] = {}  # by id of the instance, which the tasks hold
         splits = dict.fromkeys(chain.from_iterable(task.doc_ids for task in self.tasks))
         with quiet():
             self._plans = {split: self._plan(split) for split in splits}
@@ -136,7 +145,7 @@ class Scorer:
         with quiet():
             self._answer_likelihoods(plan)
             self._answer_generations(plan)
-            return _measure(plan.tasks, split, self.fingerprint)
+            return _measure(plan.tasks, split, self.fingerprint, self._written)
 
     def rehearse(self, split: str, batches: int = 3) -> None:
         """Do a small share of the work of `score` and forget the answers; for timing it."""
@@ -145,15 +154,15 @@ class Scorer:
             if plan.requests:
                 rehearse(self.model, plan.flat, batches)
             if plan.generations:
-                some = list(plan.generations[: self.batch_size])
-                self._lm.generate_until(some, disable_tqdm=True)
+                self._generator.rehearse(plan.generations)
 
     def self_check(self, n: int = 32) -> PathReport:
         """Compare the flat loop with HFLM on up to ``n`` requests, and choose between them.
 
         Requests are drawn evenly from all splits, shortest to longest. From then on `score` uses
-        the path in the report.
+        the path in the report. Generation is checked likewise, in `generation_report`.
         """
+        self._check_generations(n)
         every = list(dict.fromkeys(chain.from_iterable(p.requests for p in self._plans.values())))
         every.sort(key=lambda request: (len(request.context), len(request.continuation)))
         if not every or n < 1:
@@ -165,6 +174,15 @@ class Scorer:
             log.warning("scoring with lm-eval's own loop, which is slower: %s", report.reason)
         self.path = report.path
         return report
+
+    def _check_generations(self, n: int) -> None:
+        """Compare the generation loop with HFLM on a handful of prompts, and choose a path."""
+        every = list(chain.from_iterable(plan.generations for plan in self._plans.values()))
+        with quiet():
+            choice = self._generator.check(every, min(n, _CHECKED_PROMPTS))
+        if every:
+            reason, tie = choice.reason, choice.widest_tie
+            self.generation_report = PathReport(choice.path, reason, tie)
 
     def _plan(self, split: str) -> _SplitPlan:
         """Tokenise and batch one split."""
@@ -226,10 +244,12 @@ class Scorer:
         """Put fresh answers into the generation instances of a split, greedy ones."""
         if not plan.generations:
             return
-        self._refuse_non_finite_logits(plan.generations[0])
-        texts = self._lm.generate_until(list(plan.generations), disable_tqdm=True)
-        for instance, text in zip(plan.generations, texts, strict=True):
-            _answer(instance, text)
+        if self._generator.choice.path == HFLM:
+            self._refuse_non_finite_logits(plan.generations[0])
+        answers = self._generator.answers(plan.generations)
+        for instance, answer in zip(plan.generations, answers, strict=True):
+            _answer(instance, answer.text)
+            self._written[id(instance)] = answer
 
     def _refuse_non_finite_logits(self, instance: "Instance") -> None:
         """Look at one prompt's logits: generation would turn NaN into some token in silence."""
@@ -295,19 +315,21 @@ def _answer(instance: "Instance", response: Any) -> None:
     instance.filtered_resps = {}
 
 
-def _measure(tasks: Sequence[FrozenTask], split: str, fingerprint: str) -> ItemScores:
+def _measure(
+    tasks: Sequence[FrozenTask], split: str, fingerprint: str, written: Mapping[int, Answer]
+) -> ItemScores:
     """Turn answers into item scores with lm-eval's own filters and ``process_results``."""
-    columns: dict[str, list[float]] = {
-        name: [] for name in ("task_index", "doc_id", "value", "weight", "margin")
-    }
+    columns: dict[str, list[float]] = {name: [] for name in COLUMNS}
     for index, task in enumerate(tasks):
         requests = task.instances(split)
         _filter(task, list(chain.from_iterable(requests)))
+        unread = fallbacks(task.task, task.metric.filter)
         for row, own in zip(task.doc_ids[split], requests, strict=True):
             answers = [instance.filtered_resps[task.metric.filter] for instance in own]
             values: Any = task.task.process_results(own[0].doc, answers)
             value, weight = task.metric.item(values, task.name, row)
-            item = (index, row, value, weight, _margin(task, row, own))
+            audit = _audit(task, own[0], written, unread)
+            item = (index, row, value, weight, _margin(task, row, own), *audit)
             for column, number in zip(columns.values(), item, strict=True):
                 column.append(number)
     header = {
@@ -317,6 +339,16 @@ def _measure(tasks: Sequence[FrozenTask], split: str, fingerprint: str) -> ItemS
         "higher_is_better": [task.higher_is_better for task in tasks],
     }
     return item_scores(header, columns, fingerprint)
+
+
+def _audit(
+    task: FrozenTask, instance: "Instance", written: Mapping[int, Answer], unread: frozenset[str]
+) -> tuple[float, ...]:
+    """Audit columns of an item."""
+    answer = written.get(id(instance))
+    if answer is None:
+        return NOT_GENERATED
+    return audit_item(answer, instance.filtered_resps[task.metric.filter], unread)
 
 
 def _filter(task: FrozenTask, instances: "list[Instance]") -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .chat import Chat
 from .fingerprint import digest
 from .metrics import Metric, choose_metric
 from .prompts import Prompts, build_prompts
@@ -111,7 +112,9 @@ class FrozenTask:
         return {self.name: list(self.doc_ids.get(split, ()))}
 
 
-def load_tasks(specs: Sequence[TaskSpec], *, splits: Splits) -> tuple[FrozenTask, ...]:
+def load_tasks(
+    specs: Sequence[TaskSpec], *, splits: Splits, chat: Chat | None = None
+) -> tuple[FrozenTask, ...]:
     """Load, check, split and freeze tasks; everything that needs no model.
 
     lm-eval's index of built-in tasks (5 to 15 s) is read only if a built-in name is asked for.
@@ -119,6 +122,7 @@ def load_tasks(specs: Sequence[TaskSpec], *, splits: Splits) -> tuple[FrozenTask
     Args:
         specs: What is wanted; groups expand to their tasks.
         splits: How documents are shared between search and confirm; guard tasks stay whole.
+        chat: How prompts are wrapped; None: plain text.
 
     Raises:
         TaskError: If a task, its data, its metric or its prompts cannot be used as asked.
@@ -127,7 +131,7 @@ def load_tasks(specs: Sequence[TaskSpec], *, splits: Splits) -> tuple[FrozenTask
         pairs = [(spec, leaves) for spec in specs for leaves in [_load(spec)]]
         _refuse_duplicates(pairs)
         return tuple(
-            _freeze(task, spec, spec.weight / len(leaves), splits)
+            _freeze(task, spec, spec.weight / len(leaves), splits, chat or Chat())
             for spec, leaves in pairs
             for task in leaves
         )
@@ -217,7 +221,7 @@ def _refuse_duplicates(pairs: "Sequence[tuple[TaskSpec, list[Task]]]") -> None:
             asked[task.task_name] = spec.task
 
 
-def _freeze(task: Any, spec: TaskSpec, weight: float, splits: Splits) -> FrozenTask:
+def _freeze(task: Any, spec: TaskSpec, weight: float, splits: Splits, chat: Chat) -> FrozenTask:
     """Choose metric and documents, then build the prompts of each split."""
     metric = choose_metric(task, spec.metric)
     if spec.num_fewshot is not None:
@@ -227,7 +231,7 @@ def _freeze(task: Any, spec: TaskSpec, weight: float, splits: Splits) -> FrozenT
     docs = list(task.eval_docs)
     hashes = [doc_hash(doc) for doc in docs]
     rows = _rows_by_split(hashes, spec, splits, task.task_name)
-    prompts = build_prompts(task, docs, rows, seed=FEWSHOT_SEED)
+    prompts = build_prompts(task, docs, rows, seed=FEWSHOT_SEED, chat=chat)
     used = {row: hashes[row] for ids in rows.values() for row in ids}
     return FrozenTask(
         name=task.task_name,
@@ -238,7 +242,7 @@ def _freeze(task: Any, spec: TaskSpec, weight: float, splits: Splits) -> FrozenT
         num_fewshot=int(task.config.num_fewshot or 0),
         doc_ids=rows,
         doc_hashes=used,
-        ingredients=_ingredients(task, metric, rows, used, prompts),
+        ingredients=_ingredients(task, metric, rows, used, prompts) | {"template": chat.digest},
         prompts=prompts,
         task=task,
     )
