@@ -6,7 +6,7 @@ it is the log-likelihood (nats) and ``weight`` counts what it is spread over (wo
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -102,6 +102,27 @@ class ItemScores:
     def n(self) -> int:
         """Number of items."""
         return int(self.value.size)
+
+    def added_to(self, before: "ItemScores | None") -> "ItemScores":
+        """The items that are not in ``before``, an earlier rung of the same split.
+
+        Raises:
+            ValueError: If an item of ``before`` is missing here.
+        """
+        if before is None:
+            return self
+        mine, theirs = self._keys(), before._keys()
+        if not np.isin(theirs, mine).all():
+            raise ValueError(
+                f"a rung must hold the items of the rung before it, got {self.n} and {before.n} "
+                "items that do not; score the split again from its first rung"
+            )
+        rows = np.flatnonzero(~np.isin(mine, theirs))
+        return replace(self, **{name: getattr(self, name)[rows] for name in COLUMNS})
+
+    def _keys(self) -> NDArray[np.int64]:
+        """One number per (task, document), the same in every rung of a split (n,)."""
+        return self.task_index * np.int64(2**40) + self.doc_id
 
     def rows(self, task: str) -> NDArray[np.int64]:
         """Positions of a task's items.

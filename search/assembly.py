@@ -38,7 +38,7 @@ from .proposer import rehearse
 from .sections import TaskSection
 from .space import Space, build_space
 
-PACKAGES = ("torch", "transformers", "lm_eval", "datasets", "optuna", "cmaes")
+PACKAGES = ("torch", "transformers", "tokenizers", "lm_eval", "datasets", "optuna", "cmaes")
 """Packages whose versions decide what a study computes."""
 
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -229,4 +230,23 @@ def test_a_journal_that_lost_a_record_is_told(tmp_path):
     lines = (tmp_path / JOURNAL).read_bytes().splitlines(keepends=True)
     (tmp_path / JOURNAL).write_bytes(b"".join([*lines[:3], *lines[4:]]))
     with pytest.raises(StudyError, match="must be whole and in order, got number 2 in place"):
+        read_leaderboard(tmp_path)
+
+
+def test_items_that_were_scored_otherwise_are_refused(tmp_path):
+    make_study(tmp_path, [("base", "base", 0.3, 0.3), ("candidate 1", "candidate", 0.6, 0.6)])
+    scores = replace(scores_of(0.6), fingerprint="dtype=bfloat16")
+    ItemStore(tmp_path / "items").append(1, "confirm", scores)
+    with pytest.raises(StudyError, match=r"items of trial 1 are not of this study.*earlier"):
+        read_leaderboard(tmp_path)
+    journal = Journal(tmp_path, write=True)
+    journal.write_manifest(
+        journal.begun | {"identity": journal.begun["identity"] | {"requests": {"dtype": "float32"}}}
+    )
+    for trial, split in sorted(ItemStore(tmp_path / "items").fingerprints()):
+        kept = ItemStore(tmp_path / "items").read(trial, split)
+        dtype = "float32" if trial == 0 else "bfloat16"
+        again = replace(kept, fingerprint=f"dtype={dtype}")
+        ItemStore(tmp_path / "items").append(trial, split, again)
+    with pytest.raises(StudyError, match=r"dtype \(float32 and bfloat16\).*or remove them from"):
         read_leaderboard(tmp_path)
