@@ -20,6 +20,7 @@ from .generation import (
     penalised,
     plan_groups,
     run_group,
+    settings_of,
     unusable_cache,
 )
 from .scores import NonFiniteScore
@@ -99,7 +100,7 @@ class Generator:
         closer together than another order of summation moves them.
         """
         some = [_shortened(self._lm, i) for i in _spread(instances, n)]
-        some = [i for i in some if not stop_rule(self._lm, i.args[1]).unsupported]
+        some = [i for i in some if not stop_rule(self._lm, settings_of(i)).unsupported]
         if self.choice.path == HFLM or not some:
             return self.choice
         expected = self._run(some, self._plan(some, HFLM, batch_size=1), HFLM)
@@ -176,11 +177,10 @@ def _shortened(lm: Any, instance: "Instance") -> "Instance":
     """A copy of a request whose answer ends after a few tokens."""
     from lm_eval.models.utils import normalize_gen_kwargs
 
-    prompt, settings = instance.args
-    asked: dict[str, Any] = dict(normalize_gen_kwargs(dict(settings), lm.max_gen_toks))
+    asked: dict[str, Any] = dict(normalize_gen_kwargs(settings_of(instance), lm.max_gen_toks))
     asked["max_gen_toks"] = min(asked["max_gen_toks"], _CHECKED_TOKENS)
     short = copy.copy(instance)
-    short.arguments = (prompt, asked)
+    short.arguments = (instance.args[0], asked)
     return short
 
 

@@ -11,7 +11,7 @@ import copy
 import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -86,16 +86,22 @@ def plan_groups(
     """
     groups: dict[tuple[str, str], list[int]] = {}
     for row, instance in enumerate(instances):
-        key = (str(instance.task_name), repr(instance.args[1]))
+        key = (str(instance.task_name), repr(settings_of(instance)))
         groups.setdefault(key, []).append(row)
     window = attention_window(lm.model.config) if shared else 0
     return tuple(_plan_group(lm, instances, rows, batch_size, window) for rows in groups.values())
 
 
+def settings_of(instance: "Instance") -> dict[str, Any]:
+    """The ``generation_kwargs`` of a request."""
+    _, settings = cast("tuple[str, dict[str, Any]]", instance.args)
+    return settings
+
+
 def _plan_group(
     lm: Any, instances: "Sequence[Instance]", rows: list[int], batch_size: int, window: float
 ) -> Group:
-    rule = stop_rule(lm, instances[rows[0]].args[1])
+    rule = stop_rule(lm, settings_of(instances[rows[0]]))
     prompts = {row: encode_prompt(lm, instances[row], rule) for row in rows}
     longest = max(map(len, prompts.values()))
     # Padding lies between prefix and suffix, where a window would count it as tokens.

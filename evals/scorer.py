@@ -10,7 +10,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,9 +21,10 @@ from .encoding import encode
 from .fingerprint import digest, fingerprint_of, tokenizer_digest
 from .flat import FlatPlan, Request, plan_flat, rehearse, run_flat
 from .generating import HFLM, Generator
+from .generation import settings_of
 from .quiet import quiet
 from .scores import COLUMNS, ItemScores, NonFiniteScore, item_scores
-from .stopping import Answer
+from .stopping import Answer, stop_rule
 from .tasks import FrozenTask, TaskError, task_ingredients
 
 if TYPE_CHECKING:
@@ -287,8 +288,7 @@ class Scorer:
 
 def _refuse_long_answers(lm: Any, instance: "Instance") -> None:
     """Raise TaskError if a generation could outgrow the model: lm-eval only asserts it."""
-    _, settings = cast("tuple[str, dict[str, Any]]", instance.args)
-    limit = settings.get("max_gen_toks", lm.max_gen_toks)
+    limit = stop_rule(lm, settings_of(instance)).limit
     if limit >= lm.max_length:
         raise TaskError(
             f"task '{instance.task_name}': `max_gen_toks` must be below the model's length "

@@ -47,7 +47,11 @@ def shots(tmp_path_factory) -> Path:
         fewshot_config={"sampler": "first_n"},
         doc_to_text="Question: {{q}}\nAnswer:",
         doc_to_target="{{a}}",
-        generation_kwargs={"until": ["\n", "st", "i", "o", "k"], "max_gen_toks": 10, "do_sample": False},
+        generation_kwargs={
+            "until": ["\n", "st", "i", "o", "k"],
+            "max_gen_toks": 10,
+            "do_sample": False,
+        },
         metric_list=metric_list("exact_match"),
         filter_list=[
             {
