@@ -161,9 +161,10 @@ def test_the_certificate_is_not_hollow(case):
         assert 0 < results[name][key] < 1, name
     scorer_ = scorer(case, {"rolling": "word_perplexity", "letters": "acc"})
     plan = scorer_._plans["search"]
-    assert len(plan.requests) > len(plan.likelihoods)
-    rows = sum(batch.ids.shape[0] for batch in plan.flat.batches)
-    assert rows < len(plan.requests) - 3 * 20
+    requests = plan.windows.requests
+    assert len(requests) > len(plan.likelihoods)
+    rows = sum(batch.ids.shape[0] for batch in plan.windows.plan("flat").batches)
+    assert rows < len(requests) - 3 * 20
 
 
 def test_a_group_is_lm_evals(case):
