@@ -68,6 +68,8 @@ def _original_length(config: Any, rope: dict[str, Any]) -> int | None:
     if rope.get("rope_type") not in _LENGTH_BOUND:
         return None
     own = rope.get("original_max_position_embeddings")
-    return own or getattr(config, "original_max_position_embeddings", None) or (
-        config.max_position_embeddings
+    return (
+        own
+        or getattr(config, "original_max_position_embeddings", None)
+        or (config.max_position_embeddings)
     )

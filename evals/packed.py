@@ -39,6 +39,7 @@ from .prefix import read_prefix
 # Tokens of a packed row. Every token meets every key of its row, masked or not, so rows are kept
 # short against the model's width; measured in docs/experiments.md, "Packed scorer".
 ROW_TOKENS = 256
+_FULLNESS = 0.75  # of the widest row of a batch; an emptier row begins a narrower batch
 
 Caches = dict[Row, Cache]  # keys and values of prefixes, by their tokens
 
@@ -102,13 +103,9 @@ def plan_packed(
         prefix = prefixes.get(task, ())
         behind: dict[Row, list[int]] = {}
         for row, own in rows.items():
-            if len(row) > longest_packed:
-                place = alone
-            elif prefix and row[: len(prefix)] == prefix and _free(row, own, requests) >= len(prefix):
-                place = behind
-            else:
-                place = loose
-            place.setdefault(row, []).extend(own)
+            fits = row[: len(prefix)] == prefix and _free(row, own, requests) >= len(prefix)
+            place = behind if prefix and fits else loose
+            (place if len(row) <= longest_packed else alone).setdefault(row, []).extend(own)
         builder.add(behind, prefix)
     builder.add(loose, ())
     builder.add_alone(alone)
@@ -204,7 +201,8 @@ class _Builder:
             while stop < len(rows):
                 own = sum(len(piece.scored(self.requests)) for piece in rows[stop])
                 full = (stop - start + 1) * width > self.batch_tokens
-                if stop > start and (full or n_scored + own > self.most_scored):
+                hollow = sum(piece.length for piece in rows[stop]) < _FULLNESS * width
+                if stop > start and (full or hollow or n_scored + own > self.most_scored):
                     break
                 stop, n_scored = stop + 1, n_scored + own
             self._append(rows[start:stop], width, prefix, plain)

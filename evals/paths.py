@@ -1,4 +1,4 @@
-"""The ways to score log-likelihoods, and the check that chooses one. Knows torch and lm-eval's HFLM.
+"""The ways to score log-likelihoods, and the check that chooses one. Knows torch and HFLM.
 
 Three paths give the same answers: ``packed``, the fastest, for models whose attention allows it;
 ``flat``, one request a row; ``hflm``, lm-eval's own loop. `choose_path` compares the first two with
@@ -160,7 +160,8 @@ def _run_hflm(lm: Any, requests: Sequence[Request]) -> Answers:
 def sample(requests: Sequence[Request], tasks: Sequence[int], n: int) -> list[int]:
     """Up to ``n`` requests from shortest to longest context, with siblings of the same context."""
     contexts: dict[tuple[int, tuple[int, ...]], list[int]] = {}
-    for index in dict(zip(reversed(requests), reversed(range(len(requests))), strict=True)).values():
+    first = {request: index for index, request in reversed(list(enumerate(requests)))}
+    for index in first.values():
         contexts.setdefault((tasks[index], requests[index].context), []).append(index)
     ordered = sorted(contexts, key=lambda key: (len(key[1]), key))
     own = [sorted(contexts[key])[:_SIBLINGS] for key in ordered]
@@ -169,7 +170,7 @@ def sample(requests: Sequence[Request], tasks: Sequence[int], n: int) -> list[in
 
 
 def choose_path(lm: Any, some: Likelihoods) -> PathReport:
-    """Compare the packed and the flat path with HFLM on some requests, and take the first equal one.
+    """Compare the packed and the flat path with HFLM, and take the first that agrees.
 
     Args:
         lm: HFLM around the model.
@@ -213,7 +214,7 @@ def judge(
     found: Answers,
     expected: Answers,
 ) -> PathReport:
-    """Compare answers; a greedy flag may differ only where two tokens are all but equally likely."""
+    """Compare answers; greedy flags may differ only where two tokens are almost equally likely."""
     tolerance = _TOLERANCE.get(dtype, 1e-3)
     lengths = np.array([len(request.continuation) for request in requests])
     with np.errstate(invalid="ignore"):
@@ -228,5 +229,3 @@ def judge(
         reason = f"{flips} of {len(requests)} greedy flags differ"
         return PathReport(HFLM_PATH, reason, worst)
     return PathReport(path, f"equal to HFLM on {len(requests)} requests", worst)
-
-

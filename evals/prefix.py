@@ -18,12 +18,14 @@ class PrefixLayer(DynamicLayer):
         super().__init__()
         self.lazy_initialization(keys, values)
         self.keys, self.values = keys, values
+        self._prefix = keys, values
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
         """Return prefix and new states (B, K, P + T, D); the layer itself stays as it is."""
-        return self._before(self.keys, key_states), self._before(self.values, value_states)
+        keys, values = self._prefix
+        return self._before(keys, key_states), self._before(values, value_states)
 
     @staticmethod
     def _before(prefix: Tensor, states: Tensor) -> Tensor:

@@ -5,8 +5,7 @@ own filters and metrics turn answers into values. How log-likelihoods are comput
 `paths.py`; ``self_check`` chooses the fastest path that agrees with lm-eval's HFLM.
 """
 
-import hashlib
-import json
+import importlib.metadata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -17,19 +16,29 @@ import torch
 from numpy.typing import NDArray
 
 from .architecture import why_not_packed
+from .audit import NOT_GENERATED, audit_item, fallbacks
 from .encoding import encode
+from .fingerprint import digest, fingerprint_of, tokenizer_digest
+from .generating import HFLM, Generator
 from .packed import Caches
 from .packing import Row
 from .paths import FLAT, PACKED, Likelihoods, PathReport, choose_path, limits_of, sample
 from .quiet import quiet
 from .rungs import joined, rung_rows
-from .scores import ItemScores, NonFiniteScore, item_scores
-from .tasks import FrozenTask, TaskError
+from .scores import COLUMNS, ItemScores, NonFiniteScore, item_scores
+from .stopping import Answer
+from .tasks import FrozenTask, TaskError, task_ingredients
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
 
 __all__ = ["PathReport", "Scorer"]
+
+# Prompts whose answers the self-check compares: each is generated twice.
+_CHECKED_PROMPTS = 6
+
+_DECIDING = ("torch", "transformers", "tokenizers", "lm_eval")
+"""Packages whose versions decide a score."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,19 +94,34 @@ class Scorer:
         self._lm = _reference_lm(model, tokenizer, batch_size)
         self.path = FLAT if why_not_packed(model) else PACKED
         self._limits = limits_of(self._lm, batch_size, batch_tokens)
+        self._generator = Generator(self._lm, batch_size)
+        self.generation_report: PathReport | None = None
+        self._written: dict[int, Answer] = {}  # by id of the instance, which the tasks hold
         splits = dict.fromkeys(chain.from_iterable(task.doc_ids for task in self.tasks))
         self._rungs: dict[str, tuple[_SplitPlan, ...]] = {}
         with quiet():
             self._plans = {split: self._plan(self._rows(split)) for split in splits}
+        self._fingerprint = fingerprint_of(self._ingredients())
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over tasks, token ids and model length: equal ones give comparable scores."""
-        body: list[Any] = [[task.fingerprint for task in self.tasks], self._lm.max_length]
+        """All that makes scores comparable; see `heterosis.evals.fingerprint`."""
+        return self._fingerprint
+
+    def _ingredients(self) -> dict[str, Any]:
+        """Named parts of the fingerprint."""
+        requests: list[Any] = []
         for split, plan in self._plans.items():
-            body.append([split, [[r.context, r.continuation] for r in plan.windows.requests]])
-            body.append([self._lm.tok_encode(i.args[0]) for i in plan.generations])
-        return hashlib.sha256(json.dumps(body).encode()).hexdigest()
+            requests.append([split, [[r.context, r.continuation] for r in plan.windows.requests]])
+            requests.append([self._lm.tok_encode(i.args[0]) for i in plan.generations])
+        return {
+            **task_ingredients(self.tasks),
+            "tokens": digest(requests),
+            "tokenizer": tokenizer_digest(self._lm.tokenizer),
+            "max_length": self._lm.max_length,
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            **{name: importlib.metadata.version(name) for name in _DECIDING},
+        }
 
     def items(self, split: str) -> int:
         """Number of items of a split; 0 if no task has it."""
@@ -119,7 +143,7 @@ class Scorer:
         with quiet():
             self._answer_likelihoods(plan)
             self._answer_generations(plan)
-            return _measure(plan)
+            return _measure(plan, self.fingerprint, self._written)
 
     def plan_rungs(
         self, split: str, order: Sequence[tuple[str, int]] | Sequence[int], ends: Sequence[int]
@@ -149,7 +173,8 @@ class Scorer:
         read once for all rungs, so the weights must not change between two of them.
 
         Yields:
-            Scores of all items up to the rung's end; one wait for the device each.
+            Scores of all items up to the rung's end, with every task of the split in the header;
+            one wait for the device each.
 
         Raises:
             ValueError: If the split's rungs are not planned. Else as `score`.
@@ -158,13 +183,12 @@ class Scorer:
             raise ValueError(f"split '{split}' has no rungs; call `plan_rungs` first")
         caches: Caches = {}
         done: list[ItemScores] = []
-        names = [task.name for task in self.tasks]
         for rung in self._rungs[split]:
             with quiet():
                 self._answer_likelihoods(rung, caches)
                 self._answer_generations(rung)
-                done.append(_measure(rung))
-            yield joined(done, names)
+                done.append(_measure(rung, self.fingerprint, self._written))
+            yield joined(done)
 
     def rehearse(self, split: str, batches: int = 3) -> None:
         """Do a small share of the work of `score` and forget the answers; for timing it."""
@@ -173,15 +197,16 @@ class Scorer:
             if plan.likelihoods:
                 plan.windows.rehearse(self.path, self._lm, batches)
             if plan.generations:
-                some = list(plan.generations[: self.batch_size])
-                self._lm.generate_until(some, disable_tqdm=True)
+                self._generator.rehearse(plan.generations)
 
     def self_check(self, n: int = 32) -> PathReport:
         """Compare the fast paths with HFLM on up to ``n`` requests, and choose one.
 
         Requests are drawn evenly from all splits, shortest to longest, with others of the same
-        document. From then on `score` uses the path in the report.
+        document. From then on `score` uses the path in the report. Generation is checked
+        likewise, in `generation_report`.
         """
+        self._check_generations(n)
         plans = self._plans.values()
         every = list(chain.from_iterable(plan.windows.requests for plan in plans))
         tasks = list(chain.from_iterable(plan.windows.tasks for plan in plans))
@@ -193,6 +218,15 @@ class Scorer:
             report = choose_path(self._lm, some)
         self.path = report.path
         return report
+
+    def _check_generations(self, n: int) -> None:
+        """Compare the generation loop with HFLM on a handful of prompts, and choose a path."""
+        every = list(chain.from_iterable(plan.generations for plan in self._plans.values()))
+        with quiet():
+            choice = self._generator.check(every, min(n, _CHECKED_PROMPTS))
+        if every:
+            reason, tie = choice.reason, choice.widest_tie
+            self.generation_report = PathReport(choice.path, reason, tie)
 
     def _rows(self, split: str) -> dict[str, tuple[int, ...]]:
         """Rows of each task that has the split."""
@@ -209,7 +243,7 @@ class Scorer:
         self, rows: Mapping[str, Sequence[int]], whole: _SplitPlan | None = None
     ) -> _SplitPlan:
         """Tokenise some documents; those of a rung share the prefixes of the whole split."""
-        tasks = tuple(task for task in self.tasks if task.name in rows)
+        tasks = tuple(task for task in self.tasks if task.name in rows)  # even without rows
         likelihoods: list[Instance] = []
         generations: list[Instance] = []
         windows, labels = [], []
@@ -252,10 +286,12 @@ class Scorer:
         """Put fresh answers into the generation instances of a split, greedy ones."""
         if not plan.generations:
             return
-        self._refuse_non_finite_logits(plan.generations[0])
-        texts = self._lm.generate_until(list(plan.generations), disable_tqdm=True)
-        for instance, text in zip(plan.generations, texts, strict=True):
-            _answer(instance, text)
+        if self._generator.choice.path == HFLM:
+            self._refuse_non_finite_logits(plan.generations[0])
+        answers = self._generator.answers(plan.generations)
+        for instance, answer in zip(plan.generations, answers, strict=True):
+            _answer(instance, answer.text)
+            self._written[id(instance)] = answer
 
     def _refuse_non_finite_logits(self, instance: "Instance") -> None:
         """Look at one prompt's logits: generation would turn NaN into some token in silence."""
@@ -301,20 +337,20 @@ def _answer(instance: "Instance", response: Any) -> None:
     instance.filtered_resps = {}
 
 
-def _measure(plan: _SplitPlan) -> ItemScores:
+def _measure(plan: _SplitPlan, fingerprint: str, written: Mapping[int, Answer]) -> ItemScores:
     """Turn answers into item scores with lm-eval's own filters and ``process_results``."""
-    columns: dict[str, list[float]] = {
-        name: [] for name in ("task_index", "doc_id", "value", "weight", "margin")
-    }
+    columns: dict[str, list[float]] = {name: [] for name in COLUMNS}
     tasks = plan.tasks
     for index, task in enumerate(tasks):
         requests = plan.instances(task)
         _filter(task, list(chain.from_iterable(requests)))
+        unread = fallbacks(task.task, task.metric.filter)
         for row, own in zip(plan.rows[task.name], requests, strict=True):
             answers = [instance.filtered_resps[task.metric.filter] for instance in own]
             values: Any = task.task.process_results(own[0].doc, answers)
             value, weight = task.metric.item(values, task.name, row)
-            item = (index, row, value, weight, _margin(task, row, own))
+            audit = _audit(task, own[0], written, unread)
+            item = (index, row, value, weight, _margin(task, row, own), *audit)
             for column, number in zip(columns.values(), item, strict=True):
                 column.append(number)
     header = {
@@ -323,11 +359,23 @@ def _measure(plan: _SplitPlan) -> ItemScores:
         "aggregations": [task.metric.aggregation for task in tasks],
         "higher_is_better": [task.higher_is_better for task in tasks],
     }
-    return item_scores(header, columns)
+    return item_scores(header, columns, fingerprint)
+
+
+def _audit(
+    task: FrozenTask, instance: "Instance", written: Mapping[int, Answer], unread: frozenset[str]
+) -> tuple[float, ...]:
+    """Audit columns of an item."""
+    answer = written.get(id(instance))
+    if answer is None:
+        return NOT_GENERATED
+    return audit_item(answer, instance.filtered_resps[task.metric.filter], unread)
 
 
 def _filter(task: FrozenTask, instances: "list[Instance]") -> None:
-    """Apply the metric's filter of a task to its instances."""
+    """Apply the metric's filter of a task to its instances; lm-eval refuses an empty list."""
+    if not instances:
+        return
     for ensemble in task.task._filters:
         if ensemble.name == task.metric.filter:
             ensemble.apply(instances)

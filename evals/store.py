@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .scores import ItemScores, item_scores
+from .scores import AUDIT, COLUMNS, PER_TASK, ItemScores, item_scores
 
 _FOLDED = "items.parquet"
 _PART = re.compile(r"trial-(\d{6,})\.([a-z]+)\.parquet")
@@ -33,19 +33,20 @@ _SCHEMA = pa.schema(
         ("value", pa.float64()),
         ("weight", pa.float64()),
         ("margin", pa.float64()),
+        *((name, pa.float64()) for name in AUDIT),
     ]
 )
-_NUMBERS = ("task_index", "doc_id", "value", "weight", "margin")
-_PER_TASK = ("tasks", "metrics", "aggregations", "higher_is_better")
+_UNAUDITED = pa.schema([field for field in _SCHEMA if field.name not in AUDIT])
 
 
 class StoreError(ValueError):
     """A file in the store's folder cannot be read as what its name says."""
 
 
-def _header(scores: ItemScores) -> dict[str, list[Any]]:
-    """What an `ItemScores` says once per task, as JSON-ready lists."""
-    return {name: list(getattr(scores, name)) for name in _PER_TASK}
+def _header(scores: ItemScores) -> dict[str, Any]:
+    """What an `ItemScores` says once, ready for JSON: lists per task, and the fingerprint."""
+    per_task: dict[str, Any] = {name: list(getattr(scores, name)) for name in PER_TASK}
+    return per_task | {"fingerprint": scores.fingerprint}
 
 
 def _to_table(trial: int, split: str, scores: ItemScores) -> pa.Table:
@@ -56,25 +57,34 @@ def _to_table(trial: int, split: str, scores: ItemScores) -> pa.Table:
         "header": np.zeros(scores.n, dtype=np.int64),
         "task": [scores.tasks[i] for i in scores.task_index],
     }
-    columns |= {name: np.asarray(getattr(scores, name)) for name in _NUMBERS}
+    columns |= {name: np.asarray(getattr(scores, name)) for name in COLUMNS}
     table = pa.table(columns, schema=_SCHEMA)
     return table.replace_schema_metadata({_HEADERS: json.dumps([_header(scores)])})
 
 
-def _headers(table: pa.Table) -> list[dict[str, list[Any]]]:
-    """The per-task headers that a file carries in its metadata."""
+def _headers(table: pa.Table) -> list[dict[str, Any]]:
+    """The headers that a file carries in its metadata."""
     return json.loads((table.schema.metadata or {})[_HEADERS])
 
 
 def _to_scores(table: pa.Table) -> ItemScores:
     """Rows of one (trial, split) back to `ItemScores`; (n,) columns."""
     header = _headers(table)[table["header"][0].as_py() if table.num_rows else 0]
-    return item_scores(header, {name: table[name].to_numpy() for name in _NUMBERS})
+    columns = {name: table[name].to_numpy() for name in COLUMNS}
+    return item_scores(header, columns, header.get("fingerprint", ""))
+
+
+def _with_empty_audit(table: pa.Table) -> pa.Table:
+    """A table of a study from before generated answers were audited, with nan in its place."""
+    empty = pa.array(np.full(table.num_rows, np.nan))
+    for name in AUDIT:
+        table = table.append_column(_SCHEMA.field(name), empty)
+    return table
 
 
 def _fold(tables: list[pa.Table]) -> pa.Table:
     """Join tables, sharing equal headers between them."""
-    headers: list[dict[str, list[Any]]] = []
+    headers: list[dict[str, Any]] = []
     for position, table in enumerate(tables):
         own = _headers(table)
         headers += [header for header in own if header not in headers]
@@ -211,6 +221,8 @@ class ItemStore:
                 f"{path} must be a readable parquet file, got: {str(error).splitlines()[0]}; "
                 "remove it: the same search command scores again what it held"
             ) from error
+        if table.schema.equals(_UNAUDITED):
+            table = _with_empty_audit(table)
         if not table.schema.equals(_SCHEMA) or _HEADERS not in (table.schema.metadata or {}):
             raise StoreError(
                 f"{path} must hold the item columns {', '.join(_SCHEMA.names)}, got "

@@ -4,14 +4,14 @@
 every request that any candidate will ever be asked.
 """
 
-import hashlib
 import inspect
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .chat import Chat
+from .fingerprint import digest
 from .metrics import Metric, choose_metric
 from .prompts import Prompts, build_prompts
 from .quiet import quiet
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
     from lm_eval.api.task import Task
 
-__all__ = ["FrozenTask", "TaskError", "TaskSpec", "load_tasks"]
+__all__ = ["FrozenTask", "TaskError", "TaskSpec", "load_tasks", "task_ingredients"]
 
 # lm-eval's own default for `--seed`: with it, its command line builds the same few-shot prompts.
 FEWSHOT_SEED = 1234
@@ -75,8 +75,8 @@ class FrozenTask:
         num_fewshot: Examples in each prompt.
         doc_ids: Rows of the task's data by split, ascending.
         doc_hashes: SHA-256 of each used document, by row.
-        fingerprint: SHA-256 over metric, splits, documents and prompts; equal fingerprints mean
-            comparable scores.
+        ingredients: Digests of what decides its scores: ``items`` (splits and documents),
+            ``prompts`` (requests and answers) and ``scoring`` (metric and filters).
         prompts: The lm-eval requests by row, and the gold answers.
         task: The lm-eval object, for its filters and metrics.
     """
@@ -89,7 +89,7 @@ class FrozenTask:
     num_fewshot: int
     doc_ids: Mapping[str, tuple[int, ...]]
     doc_hashes: Mapping[int, str]
-    fingerprint: str
+    ingredients: Mapping[str, str]
     prompts: Prompts = field(repr=False)
     task: "Task" = field(repr=False)
 
@@ -97,6 +97,11 @@ class FrozenTask:
     def higher_is_better(self) -> bool:
         """Whether a higher score of the metric is better."""
         return self.metric.higher_is_better
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of all `ingredients`: equal ones mean comparable scores of one model."""
+        return digest(dict(self.ingredients))
 
     def instances(self, split: str) -> "list[list[Instance]]":
         """Requests of each document of a split, in the order of `doc_ids`."""
@@ -107,7 +112,9 @@ class FrozenTask:
         return {self.name: list(self.doc_ids.get(split, ()))}
 
 
-def load_tasks(specs: Sequence[TaskSpec], *, splits: Splits) -> tuple[FrozenTask, ...]:
+def load_tasks(
+    specs: Sequence[TaskSpec], *, splits: Splits, chat: Chat | None = None
+) -> tuple[FrozenTask, ...]:
     """Load, check, split and freeze tasks; everything that needs no model.
 
     lm-eval's index of built-in tasks (5 to 15 s) is read only if a built-in name is asked for.
@@ -115,6 +122,7 @@ def load_tasks(specs: Sequence[TaskSpec], *, splits: Splits) -> tuple[FrozenTask
     Args:
         specs: What is wanted; groups expand to their tasks.
         splits: How documents are shared between search and confirm; guard tasks stay whole.
+        chat: How prompts are wrapped; None: plain text.
 
     Raises:
         TaskError: If a task, its data, its metric or its prompts cannot be used as asked.
@@ -123,7 +131,7 @@ def load_tasks(specs: Sequence[TaskSpec], *, splits: Splits) -> tuple[FrozenTask
         pairs = [(spec, leaves) for spec in specs for leaves in [_load(spec)]]
         _refuse_duplicates(pairs)
         return tuple(
-            _freeze(task, spec, spec.weight / len(leaves), splits)
+            _freeze(task, spec, spec.weight / len(leaves), splits, chat or Chat())
             for spec, leaves in pairs
             for task in leaves
         )
@@ -213,7 +221,7 @@ def _refuse_duplicates(pairs: "Sequence[tuple[TaskSpec, list[Task]]]") -> None:
             asked[task.task_name] = spec.task
 
 
-def _freeze(task: Any, spec: TaskSpec, weight: float, splits: Splits) -> FrozenTask:
+def _freeze(task: Any, spec: TaskSpec, weight: float, splits: Splits, chat: Chat) -> FrozenTask:
     """Choose metric and documents, then build the prompts of each split."""
     metric = choose_metric(task, spec.metric)
     if spec.num_fewshot is not None:
@@ -223,7 +231,7 @@ def _freeze(task: Any, spec: TaskSpec, weight: float, splits: Splits) -> FrozenT
     docs = list(task.eval_docs)
     hashes = [doc_hash(doc) for doc in docs]
     rows = _rows_by_split(hashes, spec, splits, task.task_name)
-    prompts = build_prompts(task, docs, rows, seed=FEWSHOT_SEED)
+    prompts = build_prompts(task, docs, rows, seed=FEWSHOT_SEED, chat=chat)
     used = {row: hashes[row] for ids in rows.values() for row in ids}
     return FrozenTask(
         name=task.task_name,
@@ -234,7 +242,7 @@ def _freeze(task: Any, spec: TaskSpec, weight: float, splits: Splits) -> FrozenT
         num_fewshot=int(task.config.num_fewshot or 0),
         doc_ids=rows,
         doc_hashes=used,
-        fingerprint=_fingerprint(task, metric, rows, used, prompts),
+        ingredients=_ingredients(task, metric, rows, used, prompts) | {"template": chat.digest},
         prompts=prompts,
         task=task,
     )
@@ -273,29 +281,35 @@ def _described(config: Any, name: str) -> Any:
     return inspect.getsource(value) if inspect.isfunction(value) else value
 
 
-def _fingerprint(
+def _ingredients(
     task: Any,
     metric: Metric,
     rows: Mapping[str, tuple[int, ...]],
     hashes: Mapping[int, str],
     prompts: Prompts,
-) -> str:
-    """SHA-256 over all that decides a task's scores besides the model and tokenizer."""
-    body = {
-        "name": task.task_name,
-        "metric": [metric.key, metric.aggregation, metric.higher_is_better],
-        "scoring": {name: _described(task.config, name) for name in _SCORING},
-        "splits": {split: list(ids) for split, ids in rows.items()},
-        "docs": [
-            [
-                row,
-                hashes[row],
-                [list(instance.args) for instance in prompts.instances[row]],
-                prompts.targets[row],
-                prompts.gold.get(row),
-            ]
-            for row in sorted(hashes)
-        ],
+) -> dict[str, str]:
+    """Digests over all that decides a task's scores besides the model and tokenizer."""
+    asked = [
+        [
+            row,
+            [list(instance.args) for instance in prompts.instances[row]],
+            prompts.targets[row],
+            prompts.gold.get(row),
+        ]
+        for row in sorted(hashes)
+    ]
+    settings = {name: _described(task.config, name) for name in _SCORING}
+    counts = [metric.key, metric.aggregation, metric.higher_is_better]
+    return {
+        "items": digest(
+            [task.task_name, {split: list(ids) for split, ids in rows.items()}, hashes]
+        ),
+        "prompts": digest([task.task_name, asked]),
+        "scoring": digest([task.task_name, counts, settings]),
     }
-    text = json.dumps(body, sort_keys=True, ensure_ascii=False, default=str)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def task_ingredients(tasks: Sequence[FrozenTask]) -> dict[str, str]:
+    """Digests of several tasks together, by ingredient; see `FrozenTask`."""
+    names = dict.fromkeys(name for task in tasks for name in task.ingredients)
+    return {name: digest([task.ingredients[name] for task in tasks]) for name in names}

@@ -150,6 +150,7 @@ class Moody(LlamaForCausalLM):
     def forward(self, input_ids=None, position_ids=None, use_cache=None, **rest):
         output = super().forward(input_ids=input_ids, position_ids=position_ids, **rest)
         if use_cache is not None:
+            assert output.logits is not None
             output.logits = output.logits * self.factor
         return output
 
@@ -182,9 +183,7 @@ def odd_model(kind: type) -> Any:
         (Strict, "hflm", r"not flat: the model's forward refuses it: forward\(\) got an unexp"),
     ],
 )
-def test_a_wrong_path_gives_way_to_the_next(
-    kind, path, reason, tasks_folder, tokenizer, caplog
-):
+def test_a_wrong_path_gives_way_to_the_next(kind, path, reason, tasks_folder, tokenizer, caplog):
     names = ("mc_first", "letters", "ll", "rolling")
     expected = make(tasks_folder, tokenizer, names).score("search")
     scorer_ = make(tasks_folder, tokenizer, names, model=odd_model(kind))
@@ -282,7 +281,7 @@ def test_rungs_add_up_to_the_score(as_indices, scorer):
         chosen = sorted(places[:end])
         assert scores.value == pytest.approx(whole.value[chosen], rel=1e-5)
         assert scores.margin == pytest.approx(whole.margin[chosen], abs=1e-4, nan_ok=True)
-    assert found[-1].tasks == whole.tasks
+        assert scores.tasks == whole.tasks
     assert all(map(same, found, scorer.rungs("search")))
 
 
@@ -290,7 +289,8 @@ def test_rungs_read_a_prefix_once(scorer):
     items = items_of(scorer.score("search"))
     scorer.plan_rungs("search", items, [20, 30, len(items)])
     whole = scorer._plans["search"].windows.plan("packed").prefixes
-    keys = {p.tokens for rung in scorer._rungs["search"] for p in rung.windows.plan("packed").prefixes}
+    plans = [rung.windows.plan("packed") for rung in scorer._rungs["search"]]
+    keys = {prefix.tokens for plan in plans for prefix in plan.prefixes}
     assert keys
     assert keys <= {prefix.tokens for prefix in whole}
 

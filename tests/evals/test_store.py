@@ -1,13 +1,15 @@
 """The item store: round trips, kills at any instant, torn and foreign files."""
 
+import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from heterosis.evals.scores import ItemScores, item_scores
+from heterosis.evals.scores import AUDIT, COLUMNS, PER_TASK, ItemScores, item_scores
 from heterosis.evals.store import ItemStore, StoreError
 
 
@@ -26,16 +28,17 @@ def some_scores(seed: int, tasks: tuple[str, ...] = ("mc", "ppl")) -> ItemScores
         "value": rng.normal(size=n),
         "weight": rng.integers(1, 9, n),
         "margin": np.where(np.arange(n) < 5, rng.normal(size=n), math.nan),
+        "length": rng.integers(1, 9, n),
     }
-    return item_scores(header, columns)
+    return item_scores(header, columns, f"items=ab seed={seed}")
 
 
 def assert_same(a: ItemScores | None, b: ItemScores | None) -> None:
     assert a is not None
     assert b is not None
-    for name in ("tasks", "metrics", "aggregations", "higher_is_better"):
+    for name in (*PER_TASK, "fingerprint"):
         assert getattr(a, name) == getattr(b, name)
-    for name in ("task_index", "doc_id", "value", "weight", "margin"):
+    for name in COLUMNS:
         left, right = getattr(a, name), getattr(b, name)
         assert left.dtype == right.dtype
         assert left.tobytes() == right.tobytes()
@@ -173,3 +176,24 @@ def test_a_foreign_file_is_named(store):
 def test_keys_that_are_no_file_names_are_refused(store, trial, split):
     with pytest.raises(ValueError, match="`trial` must be >= 0 and `split` a-z, got"):
         store.append(trial, split, some_scores(0))
+
+
+def written_before_audits(store: ItemStore, scores: ItemScores) -> ItemScores:
+    """Write trial 0 as the first version of the program did; return what it should read as."""
+    path = store.append(0, "search", scores)
+    table = pq.read_table(path)
+    headers = json.loads(table.schema.metadata[b"heterosis.headers"])
+    del headers[0]["fingerprint"]
+    plain = table.drop_columns(list(AUDIT))
+    pq.write_table(plain.replace_schema_metadata({"heterosis.headers": json.dumps(headers)}), path)
+    nothing = np.full(scores.n, math.nan)
+    return replace(scores, fingerprint="", **dict.fromkeys(AUDIT, nothing))
+
+
+def test_a_store_from_before_audits_is_readable_and_has_no_fingerprint(store):
+    expected = written_before_audits(store, some_scores(0))
+    store.append(1, "search", some_scores(1))
+    for _ in range(2):
+        assert_same(store.read(0, "search"), expected)
+        assert_same(store.read(1, "search"), some_scores(1))
+        store.compact()
