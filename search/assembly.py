@@ -163,6 +163,7 @@ def identity(parts: Parts) -> dict[str, Any]:
         "dtype": config.merge.dtype,
         "device": torch.device(choose_device(config)).type,
         "batch_size": config.eval.batch_size,
+        "batch_tokens": config.eval.batch_tokens,
         "architecture": dict(parts.parents.config),
         "versions": versions(),
     }
@@ -281,6 +282,7 @@ def make_scorer(parts: Parts, model: PreTrainedModel) -> Scorer:
         model,
         parts.tokenizer,
         batch_size=parts.config.eval.batch_size,
+        batch_tokens=parts.config.eval.batch_tokens,
     )
 
 

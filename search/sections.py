@@ -294,6 +294,9 @@ class EvalSection(Section):
     """How models are scored."""
 
     batch_size: int = Field(default=32, ge=1)
+    batch_tokens: int | None = Field(default=None, ge=1)
+    """Most tokens of a forward pass where requests are packed; default: 256 for each of
+    `batch_size`."""
     threads: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = "auto"
     """CPU threads of torch; `auto` measures at the start of the study and keeps to it."""
     apply_chat_template: bool = False

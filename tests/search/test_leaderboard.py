@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from heterosis.evals.audit import Audit
 from heterosis.evals.scores import item_scores
 from heterosis.evals.splits import CONFIRM, SEARCH
 from heterosis.evals.store import ItemStore
@@ -48,7 +49,7 @@ def scores_of(right: float, seed: int = 0):
     )
 
 
-def make_study(folder, rows, finalists=5, rule="mean"):
+def make_study(folder, rows, finalists=5, rule="mean", audit=()):
     """A study on disk from (name, kind, share right in search, in confirm or None)."""
     folder.mkdir(exist_ok=True)
     journal, store = Journal(folder, write=True), ItemStore(folder / "items")
@@ -68,7 +69,8 @@ def make_study(folder, rows, finalists=5, rule="mean"):
             scores = scores_of(search)
             store.append(number, SEARCH, scores)
             value = search
-            candidate = Candidate(number, name, kind, recipe, value, scores.task_scores())
+            numbers = scores.task_scores()
+            candidate = Candidate(number, name, kind, recipe, value, numbers, dict(audit))
         if confirm is not None:
             store.append(number, CONFIRM, scores_of(confirm, seed=1))
         journal.append(proposer.given(None, value, candidate.to_attribute()))
@@ -178,6 +180,21 @@ def test_csv_holds_the_numbers_in_full(tmp_path):
     assert float(first["vs_uniform_p"]) == board.rows[0].to_uniform.p
     assert float(first["confirm:skill_b"]) == pytest.approx(0.8)
     assert lines[-1]["failure"] == "NaN in x, by | design"
+
+
+def test_views_show_how_generated_answers_came_about(tmp_path):
+    audit = {"skill_b": Audit(truncated=0.25, no_answer=0.5, length=31.4, repetition=0.1)}
+    rows = [*BASELINES, ("c", "candidate", 0.8, 0.8), ("f", "candidate", None, None)]
+    board = make_study(tmp_path, rows, audit=audit.items())
+    page = views.markdown(board)
+    assert "skill_b answers" in page
+    assert "25% cut short, 50% without an answer, 31 tokens, 10% repeated" in page
+    assert "share cut short at the token limit" in page
+    lines = list(csv.DictReader(io.StringIO(views.csv_text(board))))
+    assert (lines[0]["search:skill_b:length"], lines[-1]["search:skill_b:length"]) == ("31.4", "")
+    out = io.StringIO()
+    Console(file=out, width=250).print(views.table(board, width=250))
+    assert "skill_b cut" in out.getvalue()
 
 
 def test_the_terminal_table_fits_and_shows_recipes(tmp_path):
