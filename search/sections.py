@@ -302,7 +302,8 @@ class EvalSection(Section):
     apply_chat_template: bool = False
     """Whether prompts are rendered by the base tokenizer's chat template, as lm-eval does."""
     system_instruction: str | None = None
-    """Text before every prompt; the system's turn in a chat template."""
+    """The system's turn in a chat template; without one, text that stands directly before every
+    prompt, as in lm-eval: end it with a line break."""
     fewshot_as_multiturn: bool | None = None
     """Whether few-shot examples are turns of their own; default: as `apply_chat_template`."""
 
