@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .catalogue import builtin_index, refuse_missing_data, task_configs
 from .chat import Chat
 from .fingerprint import digest
 from .metrics import Metric, choose_metric
 from .prompts import Prompts, build_prompts
 from .quiet import quiet
 from .splits import CONFIRM, GUARD, SEARCH, SPLIT_NAMES, Splits, cap_rank, capped, doc_hash
-from .task_files import TaskError, is_path, leaf_configs, nearest
+from .task_files import TaskError, is_path, leaf_configs
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -33,7 +34,8 @@ class TaskSpec:
     """One task, or group of tasks, as the person asks for it.
 
     Args:
-        task: lm-eval's name, or the path of a YAML file.
+        task: lm-eval's name, the path of a YAML file, or a task's configuration as a dictionary,
+            whose ``custom_dataset`` may be a function.
         num_fewshot: Examples per prompt; None: what the task says.
         metric: ``acc`` or ``exact_match,strict``; None: the task's first.
         weight: Weight in the mean over tasks; a group's tasks share it equally.
@@ -44,7 +46,7 @@ class TaskSpec:
         ValueError: If a number is out of range.
     """
 
-    task: str
+    task: str | Mapping[str, Any]
     num_fewshot: int | None = None
     metric: str | None = None
     weight: float = 1.0
@@ -128,6 +130,7 @@ def load_tasks(
         TaskError: If a task, its data, its metric or its prompts cannot be used as asked.
     """
     with quiet():
+        refuse_missing_data([spec.task for spec in specs])
         pairs = [(spec, leaves) for spec in specs for leaves in [_load(spec)]]
         _refuse_duplicates(pairs)
         return tuple(
@@ -139,6 +142,8 @@ def load_tasks(
 
 def _load(spec: TaskSpec) -> "list[Task]":
     """lm-eval's task objects that a spec stands for."""
+    if not isinstance(spec.task, str):
+        return [_construct(config) for config in task_configs(spec.task)]
     if not is_path(spec.task):
         return _load_builtin(spec.task)
     tasks: list[Task] = []
@@ -158,26 +163,8 @@ def _construct(config: dict[str, Any]) -> "Task":
 
 
 def _load_builtin(name: str) -> "list[Task]":
-    """Task objects of a name in lm-eval's own index."""
-    manager = _builtin_index()
-    if name not in manager.task_index:
-        raise TaskError(
-            f"lm-eval has no task '{name}'{nearest(name, manager.all_tasks) or ';'} "
-            "a task of your own is named by the path of its YAML file"
-        )
-    return _with_data(name, lambda: manager.load([name])["tasks"].values())
-
-
-_INDEX: list[Any] = []
-
-
-def _builtin_index() -> Any:
-    """lm-eval's index of built-in tasks, read once per process."""
-    from lm_eval.tasks import TaskManager
-
-    if not _INDEX:
-        _INDEX.append(TaskManager())
-    return _INDEX[0]
+    """Task objects of a name in lm-eval's own index, which has it."""
+    return _with_data(name, lambda: builtin_index().load([name])["tasks"].values())
 
 
 def _with_data(name: str, load: Any) -> "list[Task]":
@@ -197,10 +184,19 @@ def _with_data(name: str, load: Any) -> "list[Task]":
     except DatasetGenerationError as error:
         cause = error.__cause__ or error
         raise TaskError(f"task '{name}': its data cannot be read: {_line(cause)}") from error
-    except (ValueError, KeyError, TypeError, IndexError, AssertionError, OSError) as error:
+    except TypeError as error:
+        raise TaskError(f"task '{name}' cannot be built: {_line(error)}{_advice(error)}") from error
+    except (ValueError, KeyError, IndexError, AttributeError, AssertionError, OSError) as error:
         raise TaskError(f"task '{name}' cannot be built: {_line(error)}") from error
     except TemplateError as error:
         raise TaskError(f"task '{name}': a template fails on its data: {_line(error)}") from error
+
+
+def _advice(error: TypeError) -> str:
+    """What to do where lm-eval passed a task's own function more than it takes."""
+    if "unexpected keyword argument" not in str(error):
+        return ""
+    return "; lm-eval passes the task's `metadata` too: let the function take **kwargs"
 
 
 def _line(error: BaseException) -> str:
@@ -215,10 +211,15 @@ def _refuse_duplicates(pairs: "Sequence[tuple[TaskSpec, list[Task]]]") -> None:
         for task in leaves:
             if task.task_name in asked:
                 raise TaskError(
-                    f"task names must differ, got '{task.task_name}' from '{spec.task}' and from "
-                    f"'{asked[task.task_name]}'; remove one, or give it another `task:` name"
+                    f"task names must differ, got '{task.task_name}' from '{_label(spec)}' and "
+                    f"from '{asked[task.task_name]}'; remove one, or give it another `task:` name"
                 )
-            asked[task.task_name] = spec.task
+            asked[task.task_name] = _label(spec)
+
+
+def _label(spec: TaskSpec) -> str:
+    """What a person knows a spec by."""
+    return spec.task if isinstance(spec.task, str) else f"dictionary {spec.task.get('task')}"
 
 
 def _freeze(task: Any, spec: TaskSpec, weight: float, splits: Splits, chat: Chat) -> FrozenTask:
@@ -237,7 +238,7 @@ def _freeze(task: Any, spec: TaskSpec, weight: float, splits: Splits, chat: Chat
         name=task.task_name,
         metric=metric,
         weight=weight,
-        source=Path(spec.task).resolve() if is_path(spec.task) else None,
+        source=_source(spec),
         output_type=str(task.OUTPUT_TYPE),
         num_fewshot=int(task.config.num_fewshot or 0),
         doc_ids=rows,
@@ -246,6 +247,13 @@ def _freeze(task: Any, spec: TaskSpec, weight: float, splits: Splits, chat: Chat
         prompts=prompts,
         task=task,
     )
+
+
+def _source(spec: TaskSpec) -> Path | None:
+    """The YAML file that a spec names, if it names one."""
+    if isinstance(spec.task, str) and is_path(spec.task):
+        return Path(spec.task).resolve()
+    return None
 
 
 def _rows_by_split(
