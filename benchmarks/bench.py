@@ -3,8 +3,8 @@
 `make bench` runs it: prints hardware, versions and date, then one table; ``--out FILE`` also writes
 every sample as JSON. Parts: `merge`, materialising a recipe against copying the weights once;
 `peer`, mergekit's merge of the same recipe against ours (where its environment is made: `make
-mergekit`); `score`, lm-eval against the scorer on the same documents; `search`, each part of a real
-search's candidate against the whole.
+mergekit`); `score` and `generate`, lm-eval against the scorer on the same documents; `search`, each
+part of a real search's candidate against the whole.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 import optuna
 import torch
 import transformers
+from generating import generation_rows
 from heterosis.evals.quiet import quiet
 from heterosis.search.assembly import build_engine, open_parts
 from heterosis.search.config import BaselinesSection, Config, TaskSection, find_config, load_config
@@ -74,6 +75,7 @@ def all_rows(options: argparse.Namespace, console: Console) -> Iterator[Row]:
     if options.merge_only:
         return
     yield from score_rows(small, options.repeats)
+    yield from generation_rows(small, options.repeats)
     yield from search_rows(small)
     if not options.smollm2:
         return
@@ -83,6 +85,7 @@ def all_rows(options: argparse.Namespace, console: Console) -> Iterator[Row]:
         return
     yield from merge_rows(large, repeats=options.repeats)
     yield from score_rows(large, options.repeats)
+    yield from generation_rows(large, options.repeats, options.docs)
 
 
 def positive(text: str) -> int:

@@ -33,9 +33,9 @@ def lm_eval_model(parts: Parts, engine: MergeEngine) -> Any:
         )
 
 
-def unanswered(scorer: Scorer) -> list[Any]:
-    """Copies of the frozen requests of the search split, without answers."""
-    frozen = [i for task in scorer.tasks for own in task.instances(SEARCH) for i in own]
+def unanswered(scorer: Scorer, split: str = SEARCH) -> list[Any]:
+    """Copies of the frozen requests of a split, without answers."""
+    frozen = [i for task in scorer.tasks for own in task.instances(split) for i in own]
     requests = [copy.copy(instance) for instance in frozen]
     for request in requests:
         request.resps, request.filtered_resps = [], {}

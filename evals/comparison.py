@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from .fingerprint import refuse_incomparable
 from .scores import MEAN, ItemScores, spread
 
 EXACT_BELOW = 60
@@ -86,7 +87,8 @@ def paired_difference(a: ItemScores, b: ItemScores, combination: Combination) ->
         See `Difference`.
 
     Raises:
-        ValueError: If items, metrics or tasks differ, or a task that counts has no items.
+        ValueError: If items, metrics, tasks or fingerprints differ, or a task that counts has no
+            items.
     """
     _refuse_unpaired(a, b)
     values_a, values_b = _values(a, combination), _values(b, combination)
@@ -139,6 +141,7 @@ def _refuse_unpaired(a: ItemScores, b: ItemScores) -> None:
             f"paired scores need the same items, got {a.n} and {b.n} items that do not match; "
             "score both models on one split of one study"
         )
+    refuse_incomparable(a.fingerprint, b.fingerprint, "paired scores")
 
 
 def _p_value(strata: list[_Stratum], value: float, se: float) -> tuple[float, str]:

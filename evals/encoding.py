@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .flat import Request
+from .batches import Request
 from .task_files import TaskError
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .chat import Chat
 from .task_files import TaskError
 
 if TYPE_CHECKING:
@@ -33,7 +34,12 @@ class Prompts:
 
 
 def build_prompts(
-    task: "Task", docs: Sequence[Any], rows: Mapping[str, Sequence[int]], *, seed: int
+    task: "Task",
+    docs: Sequence[Any],
+    rows: Mapping[str, Sequence[int]],
+    *,
+    seed: int,
+    chat: Chat,
 ) -> Prompts:
     """Build the requests of every split, each as lm-eval builds it under ``--samples``.
 
@@ -45,6 +51,7 @@ def build_prompts(
         docs: Its evaluation documents, in order.
         rows: Rows of ``docs`` by split, ascending.
         seed: Seed of the few-shot examples.
+        chat: How prompts are wrapped.
 
     Raises:
         TaskError: If a prompt cannot be built, or the task samples its answers.
@@ -55,7 +62,9 @@ def build_prompts(
     for ids in rows.values():
         task.set_fewshot_seed(seed)
         for row in ids:
-            instances[row] = _guarded(task, row, lambda row=row: _requests(task, docs[row], row))
+            instances[row] = _guarded(
+                task, row, lambda row=row: _requests(task, docs[row], row, chat)
+            )
     gold: dict[int, tuple[int, ...]] = {}
     n_choices: dict[int, int] = {}
     if task.OUTPUT_TYPE == "multiple_choice" and hasattr(task, "doc_to_choice"):
@@ -111,23 +120,23 @@ def _guarded(task: "Task", row: int, build: Callable[[], Any]) -> Any:
         ) from error
 
 
-def _requests(task: Any, doc: Any, row: int) -> "list[Instance]":
+def _requests(task: Any, doc: Any, row: int, chat: Chat) -> "list[Instance]":
     """lm-eval's requests of one document (``Task.build_all_requests``, loop body)."""
     context = task.fewshot_context(
         doc,
         num_fewshot=task.config.num_fewshot,
-        system_instruction=None,
-        apply_chat_template=False,
-        fewshot_as_multiturn=False,
-        chat_template=None,
+        system_instruction=chat.options.system_instruction,
+        apply_chat_template=chat.options.apply_chat_template,
+        fewshot_as_multiturn=chat.options.as_multiturn,
+        chat_template=chat.render,
         gen_prefix=task.doc_to_prefix(doc),
     )
     built = task.construct_requests(
         doc=doc,
         ctx=context,
         metadata=(task.config["task"], row, task.config.repeats),
-        apply_chat_template=False,
-        chat_template=None,
+        apply_chat_template=chat.options.apply_chat_template,
+        chat_template=chat.render,
     )
     requests = built if isinstance(built, list) else [built]
     return sorted(requests, key=lambda request: request.idx)

@@ -1,60 +1,61 @@
 """A model in memory to item scores, for whatever weights it holds now. Knows torch and lm-eval.
 
 The `Scorer` tokenises and batches once. Per call only forward passes are repeated, then lm-eval's
-own filters and metrics turn answers into values. ``self_check`` compares the flat loop with
-lm-eval's HFLM on the model at hand; where they differ, HFLM does the work.
+own filters and metrics turn answers into values. How log-likelihoods are computed is the matter of
+`paths.py`; ``self_check`` chooses the fastest path that agrees with lm-eval's HFLM.
 """
 
-import hashlib
-import json
-import logging
-from collections.abc import Sequence
+import importlib.metadata
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from .architecture import why_not_packed
+from .audit import NOT_GENERATED, audit_item, fallbacks
 from .encoding import encode
-from .flat import FlatPlan, Request, plan_flat, rehearse, run_flat
+from .fingerprint import digest, fingerprint_of, tokenizer_digest
+from .generating import HFLM, Generator
+from .generation import settings_of
+from .packed import Caches
+from .packing import Row
+from .paths import FLAT, PACKED, Likelihoods, PathReport, choose_path, limits_of, sample
 from .quiet import quiet
-from .scores import ItemScores, NonFiniteScore, item_scores
-from .tasks import FrozenTask, TaskError
+from .rungs import joined, rung_rows
+from .scores import COLUMNS, ItemScores, NonFiniteScore, item_scores
+from .stopping import Answer, stop_rule
+from .tasks import FrozenTask, TaskError, task_ingredients
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
 
-log = logging.getLogger(__name__)
+__all__ = ["PathReport", "Scorer"]
 
-FLAT, HFLM_PATH = "flat", "hflm"
+# Prompts whose answers the self-check compares: each is generated twice.
+_CHECKED_PROMPTS = 6
 
-# Largest difference per scored token, in nats, between two right ways to score: batches of another
-# shape sum in another order. Float32: 1e-5 seen; 16 bit: one unit in the last place of a logit
-# near 16 is 0.06 (bfloat16) or 0.008 (float16). A wrong mask or a lost soft-cap gives 0.1 to 10.
-_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.12}
-
-
-@dataclass(frozen=True)
-class PathReport:
-    """Which loop scores, why, and how far apart the two were (nats per scored token)."""
-
-    path: str
-    reason: str
-    max_difference: float
+_DECIDING = ("torch", "transformers", "tokenizers", "lm_eval")
+"""Packages whose versions decide a score."""
 
 
 @dataclass(frozen=True, eq=False)
 class _SplitPlan:
-    """Requests of one split: what to ask, and which answers belong to which lm-eval request."""
+    """Requests of one split or rung: what to ask, and which lm-eval request each answer is for."""
 
     tasks: tuple[FrozenTask, ...]
+    rows: Mapping[str, Sequence[int]]  # of each task's data, ascending
     likelihoods: "tuple[Instance, ...]"
     generations: "tuple[Instance, ...]"
-    requests: tuple[Request, ...]  # all windows of all `likelihoods`
+    windows: Likelihoods  # all windows of all `likelihoods`
     owner: NDArray[np.int64]  # (R,) index into `likelihoods`
-    flat: FlatPlan
+
+    def instances(self, task: FrozenTask) -> "list[list[Instance]]":
+        """Requests of each document of a task, in the order of ``rows``."""
+        return [task.prompts.instances[row] for row in self.rows[task.name]]
 
 
 class Scorer:
@@ -66,35 +67,62 @@ class Scorer:
             overwritten in place between calls.
         tokenizer: Its tokenizer; gets a pad token if it has none (HFLM does that).
         batch_size: Rows per forward pass, the same for every candidate.
+        batch_tokens: Tokens per forward pass of the packed path; None: 256 for each of
+            ``batch_size``.
 
     Raises:
         TaskError: If a prompt cannot be scored with this tokenizer and model length.
-        ValueError: If ``batch_size`` is below 1 or a task name occurs twice.
+        ValueError: If a batch holds less than 1, or a task name occurs twice.
     """
 
     def __init__(
-        self, tasks: Sequence[FrozenTask], model: Any, tokenizer: Any, *, batch_size: int = 32
+        self,
+        tasks: Sequence[FrozenTask],
+        model: Any,
+        tokenizer: Any,
+        *,
+        batch_size: int = 32,
+        batch_tokens: int | None = None,
     ) -> None:
-        """Tokenise and batch everything; see the class."""
-        if batch_size < 1:
-            raise ValueError(f"`batch_size` must be at least 1, got {batch_size}")
+        """Tokenise everything; see the class."""
+        for name, value in (("batch_size", batch_size), ("batch_tokens", batch_tokens)):
+            if value is not None and value < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {value}")
         if len({task.name for task in tasks}) < len(tasks):
             raise ValueError(f"task names must differ, got {[task.name for task in tasks]}")
         self.tasks = tuple(tasks)
-        self.model, self.batch_size, self.path = model, batch_size, FLAT
+        self.model, self.batch_size = model, batch_size
         self._lm = _reference_lm(model, tokenizer, batch_size)
+        self.path = FLAT if why_not_packed(model) else PACKED
+        self._limits = limits_of(self._lm, batch_size, batch_tokens)
+        self._generator = Generator(self._lm, batch_size)
+        self.generation_report: PathReport | None = None
+        self._written: dict[int, Answer] = {}  # by id of the instance, which the tasks hold
         splits = dict.fromkeys(chain.from_iterable(task.doc_ids for task in self.tasks))
+        self._rungs: dict[str, tuple[_SplitPlan, ...]] = {}
         with quiet():
-            self._plans = {split: self._plan(split) for split in splits}
+            self._plans = {split: self._plan(self._rows(split)) for split in splits}
+        self._fingerprint = fingerprint_of(self._ingredients())
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over tasks, token ids and model length: equal ones give comparable scores."""
-        body: list[Any] = [[task.fingerprint for task in self.tasks], self._lm.max_length]
+        """All that makes scores comparable; see `heterosis.evals.fingerprint`."""
+        return self._fingerprint
+
+    def _ingredients(self) -> dict[str, Any]:
+        """Named parts of the fingerprint."""
+        requests: list[Any] = []
         for split, plan in self._plans.items():
-            body.append([split, [[r.context, r.continuation] for r in plan.requests]])
-            body.append([self._lm.tok_encode(i.args[0]) for i in plan.generations])
-        return hashlib.sha256(json.dumps(body).encode()).hexdigest()
+            requests.append([split, [[r.context, r.continuation] for r in plan.windows.requests]])
+            requests.append([self._lm.tok_encode(i.args[0]) for i in plan.generations])
+        return {
+            **task_ingredients(self.tasks),
+            "tokens": digest(requests),
+            "tokenizer": tokenizer_digest(self._lm.tokenizer),
+            "max_length": self._lm.max_length,
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            **{name: importlib.metadata.version(name) for name in _DECIDING},
+        }
 
     def items(self, split: str) -> int:
         """Number of items of a split; 0 if no task has it."""
@@ -112,81 +140,140 @@ class Scorer:
             ValueError: If no task has such a split.
             torch.OutOfMemoryError: As it comes.
         """
-        if split not in self._plans:
-            raise ValueError(
-                f"no task has items in split '{split}'; there are {', '.join(self._plans)}"
-            )
-        plan = self._plans[split]
+        plan = self._planned(split)
         with quiet():
             self._answer_likelihoods(plan)
             self._answer_generations(plan)
-            return _measure(plan.tasks, split)
+            return _measure(plan, self.fingerprint, self._written)
+
+    def plan_rungs(
+        self, split: str, order: Sequence[tuple[str, int]] | Sequence[int], ends: Sequence[int]
+    ) -> None:
+        """Fix the rungs of a split: which items come when, in batches of their own.
+
+        Args:
+            split: Whose items.
+            order: Every item of the split once, as (task, row of its data) or as its place in
+                what `score` returns.
+            ends: How many items each rung has scored when it ends, growing; the last is all.
+
+        Raises:
+            ValueError: If items are missing, unknown or repeated, or ``ends`` does not grow to all.
+        """
+        whole = self._planned(split)
+        items = [(task.name, row) for task in whole.tasks for row in whole.rows[task.name]]
+        rungs = rung_rows(items, order, ends)
+        with quiet():
+            self._rungs[split] = tuple(self._plan(rows, whole) for rows in rungs)
+
+    def rungs(self, split: str) -> Iterator[ItemScores]:
+        """Score a split rung by rung with the weights the model now holds.
+
+        The last rung's scores are those of `score`: the same items and answers, with
+        log-likelihoods that differ by rounding, since a rung's batches are its own. Prefixes are
+        read once for all rungs, so the weights must not change between two of them.
+
+        Yields:
+            Scores of all items up to the rung's end, with every task of the split in the header;
+            one wait for the device each.
+
+        Raises:
+            ValueError: If the split's rungs are not planned. Else as `score`.
+        """
+        if split not in self._rungs:
+            raise ValueError(f"split '{split}' has no rungs; call `plan_rungs` first")
+        caches: Caches = {}
+        done: list[ItemScores] = []
+        for rung in self._rungs[split]:
+            with quiet():
+                self._answer_likelihoods(rung, caches)
+                self._answer_generations(rung)
+                done.append(_measure(rung, self.fingerprint, self._written))
+            yield joined(done)
 
     def rehearse(self, split: str, batches: int = 3) -> None:
         """Do a small share of the work of `score` and forget the answers; for timing it."""
         plan = self._plans[split]
         with quiet():
-            if plan.requests:
-                rehearse(self.model, plan.flat, batches)
+            if plan.likelihoods:
+                plan.windows.rehearse(self.path, self._lm, batches)
             if plan.generations:
-                some = list(plan.generations[: self.batch_size])
-                self._lm.generate_until(some, disable_tqdm=True)
+                self._generator.rehearse(plan.generations)
 
     def self_check(self, n: int = 32) -> PathReport:
-        """Compare the flat loop with HFLM on up to ``n`` requests, and choose between them.
+        """Compare the fast paths with HFLM on up to ``n`` requests, and choose one.
 
-        Requests are drawn evenly from all splits, shortest to longest. From then on `score` uses
-        the path in the report.
+        Requests are drawn evenly from all splits, shortest to longest, with others of the same
+        document. From then on `score` uses the path in the report. Generation is checked
+        likewise, in `generation_report`.
         """
-        every = list(dict.fromkeys(chain.from_iterable(p.requests for p in self._plans.values())))
-        every.sort(key=lambda request: (len(request.context), len(request.continuation)))
-        if not every or n < 1:
+        self._check_generations(n)
+        plans = self._plans.values()
+        every = list(chain.from_iterable(plan.windows.requests for plan in plans))
+        tasks = list(chain.from_iterable(plan.windows.tasks for plan in plans))
+        picks = sample(every, tasks, n)
+        if not picks:
             return PathReport(self.path, "no log-likelihood requests to compare", 0.0)
-        picks = np.unique(np.linspace(0, len(every) - 1, min(n, len(every))).round().astype(int))
+        some = Likelihoods([every[i] for i in picks], [tasks[i] for i in picks], self._limits)
         with quiet():
-            report = self._compare([every[i] for i in picks])
-        if report.path == HFLM_PATH:
-            log.warning("scoring with lm-eval's own loop, which is slower: %s", report.reason)
+            report = choose_path(self._lm, some)
         self.path = report.path
         return report
 
-    def _plan(self, split: str) -> _SplitPlan:
-        """Tokenise and batch one split."""
-        tasks = tuple(task for task in self.tasks if task.doc_ids.get(split))
-        instances = list(
-            chain.from_iterable(chain.from_iterable(task.instances(split) for task in tasks))
-        )
-        likelihoods = tuple(i for i in instances if i.request_type != "generate_until")
-        for instance in instances:
-            if instance.request_type == "generate_until":
-                _refuse_long_answers(self._lm, instance)
-        windows = [encode(self._lm, instance) for instance in likelihoods]
-        requests = tuple(chain.from_iterable(windows))
+    def _check_generations(self, n: int) -> None:
+        """Compare the generation loop with HFLM on a handful of prompts, and choose a path."""
+        every = list(chain.from_iterable(plan.generations for plan in self._plans.values()))
+        with quiet():
+            choice = self._generator.check(every, min(n, _CHECKED_PROMPTS))
+        if every:
+            reason, tie = choice.reason, choice.widest_tie
+            self.generation_report = PathReport(choice.path, reason, tie)
+
+    def _rows(self, split: str) -> dict[str, tuple[int, ...]]:
+        """Rows of each task that has the split."""
+        return {task.name: ids for task in self.tasks if (ids := task.doc_ids.get(split))}
+
+    def _planned(self, split: str) -> _SplitPlan:
+        if split not in self._plans:
+            raise ValueError(
+                f"no task has items in split '{split}'; there are {', '.join(self._plans)}"
+            )
+        return self._plans[split]
+
+    def _plan(
+        self, rows: Mapping[str, Sequence[int]], whole: _SplitPlan | None = None
+    ) -> _SplitPlan:
+        """Tokenise some documents; those of a rung share the prefixes of the whole split."""
+        tasks = tuple(task for task in self.tasks if task.name in rows)  # even without rows
+        likelihoods: list[Instance] = []
+        generations: list[Instance] = []
+        windows, labels = [], []
+        for task in tasks:
+            label = self.tasks.index(task)
+            for instance in chain.from_iterable(task.prompts.instances[r] for r in rows[task.name]):
+                if instance.request_type == "generate_until":
+                    _refuse_long_answers(self._lm, instance)
+                    generations.append(instance)
+                    continue
+                likelihoods.append(instance)
+                windows.append(encode(self._lm, instance))
+                labels += [label] * len(windows[-1])
+        self._generator.plan(tuple(generations))
+        prefixes: dict[int, Row] | None = whole.windows.prefixes if whole else None
         return _SplitPlan(
             tasks=tasks,
-            likelihoods=likelihoods,
-            generations=tuple(i for i in instances if i.request_type == "generate_until"),
-            requests=requests,
+            rows=rows,
+            likelihoods=tuple(likelihoods),
+            generations=tuple(generations),
+            windows=Likelihoods(list(chain(*windows)), labels, self._limits, prefixes),
             owner=np.repeat(np.arange(len(windows)), [len(w) for w in windows]),
-            flat=self._flat_plan(requests),
         )
 
-    def _flat_plan(self, requests: Sequence[Request]) -> FlatPlan:
-        return plan_flat(
-            requests,
-            batch_size=self.batch_size,
-            max_length=self._lm.max_length,
-            device=self._lm.device,
-        )
-
-    def _answer_likelihoods(self, plan: _SplitPlan) -> None:
+    def _answer_likelihoods(self, plan: _SplitPlan, caches: Caches | None = None) -> None:
         """Put fresh answers into the log-likelihood instances of a split."""
-        if not plan.requests and not plan.likelihoods:
+        if not plan.likelihoods:
             return
-        if self.path == FLAT:
-            lls, greedy = run_flat(self.model, plan.flat)
-        else:
-            lls, greedy = self._run_hflm(plan.requests)
+        lls, greedy, _ = plan.windows.run(self.path, self._lm, caches)
         for index in np.flatnonzero(~np.isfinite(lls)):
             instance = plan.likelihoods[plan.owner[index]]
             name, row = str(instance.task_name), int(instance.doc_id or 0)
@@ -197,23 +284,16 @@ class Scorer:
             rolling = instance.request_type == "loglikelihood_rolling"
             _answer(instance, ll if rolling else (ll, bool(misses == 0)))
 
-    def _run_hflm(
-        self, requests: Sequence[Request]
-    ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """Score requests with lm-eval's own loop: log-likelihoods (R,) and greedy flags (R,)."""
-        encoded = [(None, list(r.context), list(r.continuation)) for r in requests]
-        answers = self._lm._loglikelihood_tokens(encoded, disable_tqdm=True)
-        lls = np.array([ll for ll, _ in answers], dtype=np.float64)
-        return lls, np.array([greedy for _, greedy in answers], dtype=np.bool_)
-
     def _answer_generations(self, plan: _SplitPlan) -> None:
         """Put fresh answers into the generation instances of a split, greedy ones."""
         if not plan.generations:
             return
-        self._refuse_non_finite_logits(plan.generations[0])
-        texts = self._lm.generate_until(list(plan.generations), disable_tqdm=True)
-        for instance, text in zip(plan.generations, texts, strict=True):
-            _answer(instance, text)
+        if self._generator.choice.path == HFLM:
+            self._refuse_non_finite_logits(plan.generations[0])
+        answers = self._generator.answers(plan.generations)
+        for instance, answer in zip(plan.generations, answers, strict=True):
+            _answer(instance, answer.text)
+            self._written[id(instance)] = answer
 
     def _refuse_non_finite_logits(self, instance: "Instance") -> None:
         """Look at one prompt's logits: generation would turn NaN into some token in silence."""
@@ -226,31 +306,10 @@ class Scorer:
             name, row = str(instance.task_name), int(instance.doc_id or 0)
             raise NonFiniteScore(name, row, "logit", worst)
 
-    def _compare(self, requests: Sequence[Request]) -> PathReport:
-        """Score requests both ways; see `self_check`."""
-        tolerance = _TOLERANCE.get(self.model.dtype, 1e-3)
-        expected, expected_greedy = self._run_hflm(requests)
-        try:
-            found, greedy = run_flat(self.model, self._flat_plan(requests))
-        except (TypeError, ValueError, NotImplementedError, AttributeError) as error:
-            reason = f"the model's forward refuses the flat loop: {' '.join(str(error).split())}"
-            return PathReport(HFLM_PATH, reason, float("inf"))
-        lengths = np.array([len(request.continuation) for request in requests])
-        with np.errstate(invalid="ignore"):
-            worst = float(np.nan_to_num(np.abs(found - expected) / lengths, nan=np.inf).max())
-        if worst > tolerance:
-            reason = f"log-likelihoods differ by {worst:.2g} nats per token, above {tolerance:g}"
-            return PathReport(HFLM_PATH, reason, worst)
-        if flips := int((greedy != expected_greedy).sum()):
-            reason = f"{flips} of {len(requests)} greedy flags differ"
-            return PathReport(HFLM_PATH, reason, worst)
-        return PathReport(FLAT, f"equal to HFLM on {len(requests)} requests", worst)
-
 
 def _refuse_long_answers(lm: Any, instance: "Instance") -> None:
     """Raise TaskError if a generation could outgrow the model: lm-eval only asserts it."""
-    _, settings = cast("tuple[str, dict[str, Any]]", instance.args)
-    limit = settings.get("max_gen_toks", lm.max_gen_toks)
+    limit = stop_rule(lm, settings_of(instance)).limit
     if limit >= lm.max_length:
         raise TaskError(
             f"task '{instance.task_name}': `max_gen_toks` must be below the model's length "
@@ -279,19 +338,20 @@ def _answer(instance: "Instance", response: Any) -> None:
     instance.filtered_resps = {}
 
 
-def _measure(tasks: Sequence[FrozenTask], split: str) -> ItemScores:
+def _measure(plan: _SplitPlan, fingerprint: str, written: Mapping[int, Answer]) -> ItemScores:
     """Turn answers into item scores with lm-eval's own filters and ``process_results``."""
-    columns: dict[str, list[float]] = {
-        name: [] for name in ("task_index", "doc_id", "value", "weight", "margin")
-    }
+    columns: dict[str, list[float]] = {name: [] for name in COLUMNS}
+    tasks = plan.tasks
     for index, task in enumerate(tasks):
-        requests = task.instances(split)
+        requests = plan.instances(task)
         _filter(task, list(chain.from_iterable(requests)))
-        for row, own in zip(task.doc_ids[split], requests, strict=True):
+        unread = fallbacks(task.task, task.metric.filter)
+        for row, own in zip(plan.rows[task.name], requests, strict=True):
             answers = [instance.filtered_resps[task.metric.filter] for instance in own]
             values: Any = task.task.process_results(own[0].doc, answers)
             value, weight = task.metric.item(values, task.name, row)
-            item = (index, row, value, weight, _margin(task, row, own))
+            audit = _audit(task, own[0], written, unread)
+            item = (index, row, value, weight, _margin(task, row, own), *audit)
             for column, number in zip(columns.values(), item, strict=True):
                 column.append(number)
     header = {
@@ -300,11 +360,23 @@ def _measure(tasks: Sequence[FrozenTask], split: str) -> ItemScores:
         "aggregations": [task.metric.aggregation for task in tasks],
         "higher_is_better": [task.higher_is_better for task in tasks],
     }
-    return item_scores(header, columns)
+    return item_scores(header, columns, fingerprint)
+
+
+def _audit(
+    task: FrozenTask, instance: "Instance", written: Mapping[int, Answer], unread: frozenset[str]
+) -> tuple[float, ...]:
+    """Audit columns of an item."""
+    answer = written.get(id(instance))
+    if answer is None:
+        return NOT_GENERATED
+    return audit_item(answer, instance.filtered_resps[task.metric.filter], unread)
 
 
 def _filter(task: FrozenTask, instances: "list[Instance]") -> None:
-    """Apply the metric's filter of a task to its instances."""
+    """Apply the metric's filter of a task to its instances; lm-eval refuses an empty list."""
+    if not instances:
+        return
     for ensemble in task.task._filters:
         if ensemble.name == task.metric.filter:
             ensemble.apply(instances)

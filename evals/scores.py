@@ -6,13 +6,21 @@ it is the log-likelihood (nats) and ``weight`` counts what it is spread over (wo
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 MEAN, PERPLEXITY, BITS = "mean", "perplexity", "bits_per_byte"
+
+PER_TASK = ("tasks", "metrics", "aggregations", "higher_is_better")
+"""Fields of `ItemScores` that hold one entry per task."""
+AUDIT = ("truncated", "no_answer", "length", "repetition")
+"""Columns that tell how a generated answer came about."""
+_INTEGERS = ("task_index", "doc_id")
+COLUMNS = (*_INTEGERS, "value", "weight", "margin", *AUDIT)
+"""Fields of `ItemScores` that hold one number per item."""
 
 
 class NonFiniteScore(RuntimeError):  # noqa: N818 - named for what the leaderboard shows
@@ -56,6 +64,12 @@ class ItemScores:
         weight: What the value is spread over (n,) float64; 1 except for rolling perplexities.
         margin: Nats (n,) float64. Multiple choice: gold minus best other; loglikelihood: gold;
             else nan.
+        truncated: 1 where a generated answer was cut off at the token limit, else 0 (n,) float64;
+            nan where nothing was generated, as in the next three.
+        no_answer: 1 where the task's filter found no answer in the text, else 0 (n,) float64.
+        length: Tokens generated (n,) float64.
+        repetition: Share of a generated text that repeats itself, in [0, 1] (n,) float64.
+        fingerprint: Of the scorer; see `heterosis.evals.fingerprint`. Empty: not known.
     """
 
     tasks: tuple[str, ...]
@@ -67,10 +81,15 @@ class ItemScores:
     value: NDArray[np.float64]
     weight: NDArray[np.float64]
     margin: NDArray[np.float64]
+    truncated: NDArray[np.float64]
+    no_answer: NDArray[np.float64]
+    length: NDArray[np.float64]
+    repetition: NDArray[np.float64]
+    fingerprint: str = ""
 
     def __post_init__(self) -> None:
         """Freeze the arrays and refuse non-finite values."""
-        for name in ("task_index", "doc_id", "value", "weight", "margin"):
+        for name in COLUMNS:
             getattr(self, name).setflags(write=False)
         broken = np.flatnonzero(~np.isfinite(self.value))
         if broken.size:
@@ -83,6 +102,27 @@ class ItemScores:
     def n(self) -> int:
         """Number of items."""
         return int(self.value.size)
+
+    def added_to(self, before: "ItemScores | None") -> "ItemScores":
+        """The items that are not in ``before``, an earlier rung of the same split.
+
+        Raises:
+            ValueError: If an item of ``before`` is missing here.
+        """
+        if before is None:
+            return self
+        mine, theirs = self._keys(), before._keys()
+        if not np.isin(theirs, mine).all():
+            raise ValueError(
+                f"a rung must hold the items of the rung before it, got {self.n} and {before.n} "
+                "items that do not; score the split again from its first rung"
+            )
+        rows = np.flatnonzero(~np.isin(mine, theirs))
+        return replace(self, **{name: getattr(self, name)[rows] for name in COLUMNS})
+
+    def _keys(self) -> NDArray[np.int64]:
+        """One number per (task, document), the same in every rung of a split (n,)."""
+        return self.task_index * np.int64(2**40) + self.doc_id
 
     def rows(self, task: str) -> NDArray[np.int64]:
         """Positions of a task's items.
@@ -135,10 +175,6 @@ class ItemScores:
         return {task: self.task_score(task) for task in self.tasks}
 
 
-_ARRAYS = ("task_index", "doc_id", "value", "weight", "margin")
-_HEADER = tuple(field.name for field in fields(ItemScores) if field.name not in _ARRAYS)
-
-
 def _exp(x: float) -> float:
     """``exp`` that gives infinity where a perplexity leaves float64, instead of OverflowError."""
     return math.exp(x) if x < 709.0 else math.inf
@@ -153,9 +189,20 @@ def spread(influence: NDArray[np.float64]) -> float:
     return math.sqrt(n / (n - 1) * float((influence**2).sum())) if n > 1 else math.nan
 
 
-def item_scores(header: Mapping[str, Sequence[Any]], columns: Mapping[str, Any]) -> ItemScores:
-    """Build `ItemScores` from plain sequences: ``header`` per task, ``columns`` per item."""
-    integers, floats = ("task_index", "doc_id"), ("value", "weight", "margin")
-    arrays: dict[str, Any] = {name: np.array(columns[name], dtype=np.int64) for name in integers}
-    arrays |= {name: np.array(columns[name], dtype=np.float64) for name in floats}
-    return ItemScores(**{name: tuple(header[name]) for name in _HEADER}, **arrays)
+def item_scores(
+    header: Mapping[str, Sequence[Any]], columns: Mapping[str, Any], fingerprint: str = ""
+) -> ItemScores:
+    """Build `ItemScores` from plain sequences.
+
+    Args:
+        header: What is said once per task (`PER_TASK`).
+        columns: What is said of each item (`COLUMNS`); those of `AUDIT` may be left out: nan.
+        fingerprint: The scorer's.
+    """
+    n = len(columns["value"])
+    arrays: dict[str, Any] = {}
+    for name in COLUMNS:
+        given = columns[name] if name in columns or name not in AUDIT else np.full(n, math.nan)
+        arrays[name] = np.array(given, dtype=np.int64 if name in _INTEGERS else np.float64)
+    per_task: dict[str, Any] = {name: tuple(header[name]) for name in PER_TASK}
+    return ItemScores(**per_task, **arrays, fingerprint=fingerprint)

@@ -4,25 +4,26 @@
 every request that any candidate will ever be asked.
 """
 
-import hashlib
 import inspect
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .catalogue import builtin_index, refuse_missing_data, task_configs
+from .chat import Chat
+from .fingerprint import digest
 from .metrics import Metric, choose_metric
 from .prompts import Prompts, build_prompts
 from .quiet import quiet
 from .splits import CONFIRM, GUARD, SEARCH, SPLIT_NAMES, Splits, cap_rank, capped, doc_hash
-from .task_files import TaskError, is_path, leaf_configs, nearest
+from .task_files import TaskError, is_path, leaf_configs
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
     from lm_eval.api.task import Task
 
-__all__ = ["FrozenTask", "TaskError", "TaskSpec", "load_tasks"]
+__all__ = ["FrozenTask", "TaskError", "TaskSpec", "load_tasks", "task_ingredients"]
 
 # lm-eval's own default for `--seed`: with it, its command line builds the same few-shot prompts.
 FEWSHOT_SEED = 1234
@@ -33,7 +34,8 @@ class TaskSpec:
     """One task, or group of tasks, as the person asks for it.
 
     Args:
-        task: lm-eval's name, or the path of a YAML file.
+        task: lm-eval's name, the path of a YAML file, or a task's configuration as a dictionary,
+            whose ``custom_dataset`` may be a function.
         num_fewshot: Examples per prompt; None: what the task says.
         metric: ``acc`` or ``exact_match,strict``; None: the task's first.
         weight: Weight in the mean over tasks; a group's tasks share it equally.
@@ -44,7 +46,7 @@ class TaskSpec:
         ValueError: If a number is out of range.
     """
 
-    task: str
+    task: str | Mapping[str, Any]
     num_fewshot: int | None = None
     metric: str | None = None
     weight: float = 1.0
@@ -75,8 +77,8 @@ class FrozenTask:
         num_fewshot: Examples in each prompt.
         doc_ids: Rows of the task's data by split, ascending.
         doc_hashes: SHA-256 of each used document, by row.
-        fingerprint: SHA-256 over metric, splits, documents and prompts; equal fingerprints mean
-            comparable scores.
+        ingredients: Digests of what decides its scores: ``items`` (splits and documents),
+            ``prompts`` (requests and answers) and ``scoring`` (metric and filters).
         prompts: The lm-eval requests by row, and the gold answers.
         task: The lm-eval object, for its filters and metrics.
     """
@@ -89,7 +91,7 @@ class FrozenTask:
     num_fewshot: int
     doc_ids: Mapping[str, tuple[int, ...]]
     doc_hashes: Mapping[int, str]
-    fingerprint: str
+    ingredients: Mapping[str, str]
     prompts: Prompts = field(repr=False)
     task: "Task" = field(repr=False)
 
@@ -97,6 +99,11 @@ class FrozenTask:
     def higher_is_better(self) -> bool:
         """Whether a higher score of the metric is better."""
         return self.metric.higher_is_better
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of all `ingredients`: equal ones mean comparable scores of one model."""
+        return digest(dict(self.ingredients))
 
     def instances(self, split: str) -> "list[list[Instance]]":
         """Requests of each document of a split, in the order of `doc_ids`."""
@@ -107,7 +114,9 @@ class FrozenTask:
         return {self.name: list(self.doc_ids.get(split, ()))}
 
 
-def load_tasks(specs: Sequence[TaskSpec], *, splits: Splits) -> tuple[FrozenTask, ...]:
+def load_tasks(
+    specs: Sequence[TaskSpec], *, splits: Splits, chat: Chat | None = None
+) -> tuple[FrozenTask, ...]:
     """Load, check, split and freeze tasks; everything that needs no model.
 
     lm-eval's index of built-in tasks (5 to 15 s) is read only if a built-in name is asked for.
@@ -115,15 +124,17 @@ def load_tasks(specs: Sequence[TaskSpec], *, splits: Splits) -> tuple[FrozenTask
     Args:
         specs: What is wanted; groups expand to their tasks.
         splits: How documents are shared between search and confirm; guard tasks stay whole.
+        chat: How prompts are wrapped; None: plain text.
 
     Raises:
         TaskError: If a task, its data, its metric or its prompts cannot be used as asked.
     """
     with quiet():
+        refuse_missing_data([spec.task for spec in specs])
         pairs = [(spec, leaves) for spec in specs for leaves in [_load(spec)]]
         _refuse_duplicates(pairs)
         return tuple(
-            _freeze(task, spec, spec.weight / len(leaves), splits)
+            _freeze(task, spec, spec.weight / len(leaves), splits, chat or Chat())
             for spec, leaves in pairs
             for task in leaves
         )
@@ -131,6 +142,8 @@ def load_tasks(specs: Sequence[TaskSpec], *, splits: Splits) -> tuple[FrozenTask
 
 def _load(spec: TaskSpec) -> "list[Task]":
     """lm-eval's task objects that a spec stands for."""
+    if not isinstance(spec.task, str):
+        return [_construct(config) for config in task_configs(spec.task)]
     if not is_path(spec.task):
         return _load_builtin(spec.task)
     tasks: list[Task] = []
@@ -150,26 +163,8 @@ def _construct(config: dict[str, Any]) -> "Task":
 
 
 def _load_builtin(name: str) -> "list[Task]":
-    """Task objects of a name in lm-eval's own index."""
-    manager = _builtin_index()
-    if name not in manager.task_index:
-        raise TaskError(
-            f"lm-eval has no task '{name}'{nearest(name, manager.all_tasks) or ';'} "
-            "a task of your own is named by the path of its YAML file"
-        )
-    return _with_data(name, lambda: manager.load([name])["tasks"].values())
-
-
-_INDEX: list[Any] = []
-
-
-def _builtin_index() -> Any:
-    """lm-eval's index of built-in tasks, read once per process."""
-    from lm_eval.tasks import TaskManager
-
-    if not _INDEX:
-        _INDEX.append(TaskManager())
-    return _INDEX[0]
+    """Task objects of a name in lm-eval's own index, which has it."""
+    return _with_data(name, lambda: builtin_index().load([name])["tasks"].values())
 
 
 def _with_data(name: str, load: Any) -> "list[Task]":
@@ -189,10 +184,19 @@ def _with_data(name: str, load: Any) -> "list[Task]":
     except DatasetGenerationError as error:
         cause = error.__cause__ or error
         raise TaskError(f"task '{name}': its data cannot be read: {_line(cause)}") from error
-    except (ValueError, KeyError, TypeError, IndexError, AssertionError, OSError) as error:
+    except TypeError as error:
+        raise TaskError(f"task '{name}' cannot be built: {_line(error)}{_advice(error)}") from error
+    except (ValueError, KeyError, IndexError, AttributeError, AssertionError, OSError) as error:
         raise TaskError(f"task '{name}' cannot be built: {_line(error)}") from error
     except TemplateError as error:
         raise TaskError(f"task '{name}': a template fails on its data: {_line(error)}") from error
+
+
+def _advice(error: TypeError) -> str:
+    """What to do where lm-eval passed a task's own function more than it takes."""
+    if "unexpected keyword argument" not in str(error):
+        return ""
+    return "; lm-eval passes the task's `metadata` too: let the function take **kwargs"
 
 
 def _line(error: BaseException) -> str:
@@ -207,13 +211,18 @@ def _refuse_duplicates(pairs: "Sequence[tuple[TaskSpec, list[Task]]]") -> None:
         for task in leaves:
             if task.task_name in asked:
                 raise TaskError(
-                    f"task names must differ, got '{task.task_name}' from '{spec.task}' and from "
-                    f"'{asked[task.task_name]}'; remove one, or give it another `task:` name"
+                    f"task names must differ, got '{task.task_name}' from '{_label(spec)}' and "
+                    f"from '{asked[task.task_name]}'; remove one, or give it another `task:` name"
                 )
-            asked[task.task_name] = spec.task
+            asked[task.task_name] = _label(spec)
 
 
-def _freeze(task: Any, spec: TaskSpec, weight: float, splits: Splits) -> FrozenTask:
+def _label(spec: TaskSpec) -> str:
+    """What a person knows a spec by."""
+    return spec.task if isinstance(spec.task, str) else f"dictionary {spec.task.get('task')}"
+
+
+def _freeze(task: Any, spec: TaskSpec, weight: float, splits: Splits, chat: Chat) -> FrozenTask:
     """Choose metric and documents, then build the prompts of each split."""
     metric = choose_metric(task, spec.metric)
     if spec.num_fewshot is not None:
@@ -223,21 +232,28 @@ def _freeze(task: Any, spec: TaskSpec, weight: float, splits: Splits) -> FrozenT
     docs = list(task.eval_docs)
     hashes = [doc_hash(doc) for doc in docs]
     rows = _rows_by_split(hashes, spec, splits, task.task_name)
-    prompts = build_prompts(task, docs, rows, seed=FEWSHOT_SEED)
+    prompts = build_prompts(task, docs, rows, seed=FEWSHOT_SEED, chat=chat)
     used = {row: hashes[row] for ids in rows.values() for row in ids}
     return FrozenTask(
         name=task.task_name,
         metric=metric,
         weight=weight,
-        source=Path(spec.task).resolve() if is_path(spec.task) else None,
+        source=_source(spec),
         output_type=str(task.OUTPUT_TYPE),
         num_fewshot=int(task.config.num_fewshot or 0),
         doc_ids=rows,
         doc_hashes=used,
-        fingerprint=_fingerprint(task, metric, rows, used, prompts),
+        ingredients=_ingredients(task, metric, rows, used, prompts) | {"template": chat.digest},
         prompts=prompts,
         task=task,
     )
+
+
+def _source(spec: TaskSpec) -> Path | None:
+    """The YAML file that a spec names, if it names one."""
+    if isinstance(spec.task, str) and is_path(spec.task):
+        return Path(spec.task).resolve()
+    return None
 
 
 def _rows_by_split(
@@ -273,29 +289,35 @@ def _described(config: Any, name: str) -> Any:
     return inspect.getsource(value) if inspect.isfunction(value) else value
 
 
-def _fingerprint(
+def _ingredients(
     task: Any,
     metric: Metric,
     rows: Mapping[str, tuple[int, ...]],
     hashes: Mapping[int, str],
     prompts: Prompts,
-) -> str:
-    """SHA-256 over all that decides a task's scores besides the model and tokenizer."""
-    body = {
-        "name": task.task_name,
-        "metric": [metric.key, metric.aggregation, metric.higher_is_better],
-        "scoring": {name: _described(task.config, name) for name in _SCORING},
-        "splits": {split: list(ids) for split, ids in rows.items()},
-        "docs": [
-            [
-                row,
-                hashes[row],
-                [list(instance.args) for instance in prompts.instances[row]],
-                prompts.targets[row],
-                prompts.gold.get(row),
-            ]
-            for row in sorted(hashes)
-        ],
+) -> dict[str, str]:
+    """Digests over all that decides a task's scores besides the model and tokenizer."""
+    asked = [
+        [
+            row,
+            [list(instance.args) for instance in prompts.instances[row]],
+            prompts.targets[row],
+            prompts.gold.get(row),
+        ]
+        for row in sorted(hashes)
+    ]
+    settings = {name: _described(task.config, name) for name in _SCORING}
+    counts = [metric.key, metric.aggregation, metric.higher_is_better]
+    return {
+        "items": digest(
+            [task.task_name, {split: list(ids) for split, ids in rows.items()}, hashes]
+        ),
+        "prompts": digest([task.task_name, asked]),
+        "scoring": digest([task.task_name, counts, settings]),
     }
-    text = json.dumps(body, sort_keys=True, ensure_ascii=False, default=str)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def task_ingredients(tasks: Sequence[FrozenTask]) -> dict[str, str]:
+    """Digests of several tasks together, by ingredient; see `FrozenTask`."""
+    names = dict.fromkeys(name for task in tasks for name in task.ingredients)
+    return {name: digest([task.ingredients[name] for task in tasks]) for name in names}

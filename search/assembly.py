@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from ..evals.chat import Chat, ChatOptions
+from ..evals.fingerprint import tokenizer_digest
 from ..evals.scorer import Scorer
 from ..evals.splits import GUARD, SEARCH, Splits
 from ..evals.tasks import FrozenTask, TaskSpec, load_tasks
@@ -36,7 +38,7 @@ from .proposer import rehearse
 from .sections import TaskSection
 from .space import Space, build_space
 
-PACKAGES = ("torch", "transformers", "lm_eval", "datasets", "optuna", "cmaes")
+PACKAGES = ("torch", "transformers", "tokenizers", "lm_eval", "datasets", "optuna", "cmaes")
 """Packages whose versions decide what a study computes."""
 
 
@@ -48,6 +50,7 @@ class Parts:
         config: As read.
         parents: Opened: headers, tokenizers and configurations match.
         tokenizer: The base's, for the whole study.
+        chat: How prompts are wrapped, and by which template.
         tasks: What makes the objective, prompts built.
         guard: What must not get worse.
         space: What may vary.
@@ -58,6 +61,7 @@ class Parts:
     config: Config
     parents: ParentSet
     tokenizer: PreTrainedTokenizerBase
+    chat: Chat
     tasks: tuple[FrozenTask, ...]
     guard: tuple[FrozenTask, ...]
     space: Space
@@ -83,12 +87,15 @@ def open_parts(config: Config) -> Parts:
         rehearse(space, config.search)
     specs = [_spec(task) for task in config.tasks]
     specs += [_spec(task, guard=True) for task in config.guard]
-    frozen = load_tasks(specs, splits=Splits(**config.splits.model_dump()))
+    tokenizer = load_tokenizer(parents)
+    chat = Chat(ChatOptions(**config.eval.chat), tokenizer)
+    frozen = load_tasks(specs, splits=Splits(**config.splits.model_dump()), chat=chat)
     tasks = tuple(task for task in frozen if GUARD not in task.doc_ids)
     return Parts(
         config=config,
         parents=parents,
-        tokenizer=load_tokenizer(parents),
+        tokenizer=tokenizer,
+        chat=chat,
         tasks=tasks,
         guard=tuple(task for task in frozen if GUARD in task.doc_ids),
         space=space,
@@ -139,12 +146,14 @@ def _objective(config: Config, tasks: tuple[FrozenTask, ...]) -> Objective:
 def identity(parts: Parts) -> dict[str, Any]:
     """Return all that must be unchanged for a study to be continued.
 
-    The token ids of all requests come on top (``requests``), once a scorer is there.
+    The parts of the scorer's fingerprint come on top (``requests``), once a scorer is there.
     """
     config = parts.config
     return {
         "parents": parts.parents.digests(),
         "tokenizer": config.merge.tokenizer,
+        "tokenizer_digest": tokenizer_digest(parts.tokenizer),
+        "chat": config.eval.chat | {"template_sha256": parts.chat.template_sha256},
         "space": parts.space.to_dict(),
         "baselines": [[b.name, b.recipe.digest] for b in parts.baselines],
         "tasks": {task.name: task.fingerprint for task in parts.tasks},
@@ -154,6 +163,7 @@ def identity(parts: Parts) -> dict[str, Any]:
         "dtype": config.merge.dtype,
         "device": torch.device(choose_device(config)).type,
         "batch_size": config.eval.batch_size,
+        "batch_tokens": config.eval.batch_tokens,
         "architecture": dict(parts.parents.config),
         "versions": versions(),
     }
@@ -272,6 +282,7 @@ def make_scorer(parts: Parts, model: PreTrainedModel) -> Scorer:
         model,
         parts.tokenizer,
         batch_size=parts.config.eval.batch_size,
+        batch_tokens=parts.config.eval.batch_tokens,
     )
 
 

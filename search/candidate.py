@@ -12,6 +12,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
+from ..evals.audit import Audit
 from ..evals.scores import TaskScore
 from ..merge.recipe import Recipe
 from .journal import StudyError
@@ -30,6 +31,7 @@ class Candidate:
         recipe: All that determines the merge.
         value: Objective on the search items; None if the candidate failed.
         scores: Task name -> score on the search items.
+        audit: Task name -> how its generated answers came about; no entry for other tasks.
         seconds: Spent on loading and scoring.
         failure: Why there is no value, or None.
     """
@@ -40,6 +42,7 @@ class Candidate:
     recipe: Recipe
     value: float | None = None
     scores: Mapping[str, TaskScore] = field(default_factory=dict)
+    audit: Mapping[str, Audit] = field(default_factory=dict)
     seconds: float = 0.0
     failure: str | None = None
 
@@ -56,6 +59,7 @@ class Candidate:
             "kind": self.kind,
             "recipe": self.recipe.to_dict(),
             "scores": {task: asdict(score) for task, score in self.scores.items()},
+            "audit": {task: asdict(audit) for task, audit in self.audit.items()},
             "seconds": round(self.seconds, 4),
             "failure": self.failure,
         }
@@ -80,6 +84,7 @@ def candidate_of(trial: FrozenTrial) -> Candidate:
         recipe=Recipe.from_dict(kept["recipe"]),
         value=trial.value if trial.state == TrialState.COMPLETE else None,
         scores={task: TaskScore(**score) for task, score in kept["scores"].items()},
+        audit={task: Audit(**audit) for task, audit in kept.get("audit", {}).items()},
         seconds=kept["seconds"],
         failure=kept["failure"],
     )

@@ -105,6 +105,7 @@ def _check(parts: Parts, layers: bool) -> Iterator[str]:
     yield _kernels_line(parts, engine)
     scorer = make_scorer(parts, engine.model)
     report = scorer.self_check()
+    yield from _answers_lines(scorer.generation_report)
     forecast = measure(parts, engine, scorer, report)
     yield from _forecast_lines(parts, scorer, forecast)
 
@@ -168,6 +169,12 @@ def _kernels_line(parts: Parts, engine: MergeEngine) -> str:
 
 
 def _tasks_lines(parts: Parts) -> Iterator[str]:
+    if parts.chat.options.apply_chat_template:
+        turns = "turns of their own" if parts.chat.options.as_multiturn else "part of one turn"
+        yield (
+            f"chat template: sha256 {str(parts.chat.template_sha256)[:12]}..., few-shot examples "
+            f"are {turns}"
+        )
     for task in parts.tasks:
         yield (
             f"task {task.name}: {task.metric.key}, weight {task.weight:g}: "
@@ -215,6 +222,11 @@ def _space_lines(parts: Parts) -> Iterator[str]:
             f"advice: {trials} trials are few for {count} genes; "
             "take a coarser `depth`, or at least five trials a gene"
         )
+
+
+def _answers_lines(report: PathReport | None) -> Iterator[str]:
+    if report is not None:
+        yield f"generating: {report.path} path ({report.reason})"
 
 
 def _forecast_lines(parts: Parts, scorer: Scorer, forecast: Forecast) -> Iterator[str]:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from ..evals.fingerprint import differing
 from ..evals.scores import ItemScores
 from ..evals.splits import CONFIRM, SEARCH
 from ..evals.store import ItemStore
@@ -21,6 +22,7 @@ from ..merge.export import export_model
 from ..merge.resident import resident_dtype
 from ..merge.writer import check_goal, shard_bytes
 from .assembly import (
+    PACKAGES,
     Parts,
     build_engine,
     check_identity,
@@ -158,6 +160,7 @@ def _verify(
     scorer.path = machine["path"]
     for split, expected in stored.items():
         found = scorer.score(split)
+        _refuse_other_scorer(expected, found)
         if not np.array_equal(found.value, expected.value):
             wrong = int((found.value != expected.value).sum())
             raise ExportMismatchError(
@@ -165,3 +168,14 @@ def _verify(
                 f"{split} items differ; was the study made on another machine or by other "
                 "versions (see recipe.json)?"
             )
+
+
+def _refuse_other_scorer(stored: ItemScores, found: ItemScores) -> None:
+    """Raise ExportMismatchError if the items were scored otherwise, versions aside."""
+    changes = differing(stored.fingerprint, found.fingerprint)
+    names = [name for name in changes if name not in PACKAGES] if stored.fingerprint else []
+    if names:
+        raise ExportMismatchError(
+            f"the saved files are scored otherwise than the candidate was: {', '.join(names)} "
+            "differ; restore what the study was begun with"
+        )

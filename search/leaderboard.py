@@ -12,11 +12,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..evals.comparison import Difference, paired_difference
+from ..evals.fingerprint import fingerprint_of, refuse_incomparable
 from ..evals.scores import ItemScores, TaskScore
 from ..evals.splits import CONFIRM, GUARD
 from ..evals.store import ItemStore
 from .candidate import Candidate, candidate_of, finalists
-from .journal import Journal
+from .journal import Journal, StudyError
 from .objective import Objective
 
 ALPHA = 0.05
@@ -104,6 +105,7 @@ def read_leaderboard(folder: Path) -> Leaderboard:
         StudyError: If there is no study, or it has not begun, or it is damaged.
     """
     journal, store = Journal(folder), ItemStore(folder / "items")
+    _refuse_mixed(folder, store, journal.begun["identity"].get("requests"))
     config, objective = journal.begun["config"], Objective(**journal.begun["identity"]["objective"])
     candidates = [candidate_of(trial) for trial in journal.trials]
     chosen = finalists(candidates, config["search"]["finalists"])
@@ -121,6 +123,27 @@ def read_leaderboard(folder: Path) -> Leaderboard:
         best_parent=parent.candidate.name if parent else None,
         finished=searched >= config["search"]["trials"],
     )
+
+
+def _refuse_mixed(folder: Path, store: ItemStore, known: object) -> None:
+    """Raise StudyError if items were scored otherwise than the study's record says.
+
+    Args:
+        folder: The study's.
+        store: Its items.
+        known: Parts of the scorer's fingerprint in the study's manifest; a study of an earlier
+            version has none, then the items need only agree among themselves.
+    """
+    found = sorted(store.fingerprints().items())
+    own = fingerprint_of(known) if isinstance(known, dict) else None
+    for (trial, split), fingerprint in found:
+        try:
+            refuse_incomparable(found[0][1] if own is None else own, fingerprint)
+        except ValueError as error:
+            raise StudyError(
+                f"{folder}: the {split} items of trial {trial} are not of this study: {error}; or "
+                f"remove them from {store.folder}: the same search command scores them again"
+            ) from error
 
 
 def _read(store: ItemStore, candidates: Sequence[Candidate], split: str) -> dict[int, ItemScores]:

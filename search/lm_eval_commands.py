@@ -11,6 +11,7 @@ import shlex
 from collections import defaultdict
 from pathlib import Path
 
+from ..evals.chat import ChatOptions
 from ..evals.splits import CONFIRM
 from ..evals.tasks import FrozenTask
 from .assembly import Parts, choose_device
@@ -48,6 +49,16 @@ def _groups(parts: Parts) -> dict[tuple[Path | None, int], list[FrozenTask]]:
     return groups
 
 
+def _chat_words(options: ChatOptions) -> list[str]:
+    """lm-eval's options on how prompts are wrapped."""
+    words = ["--apply_chat_template"] if options.apply_chat_template else []
+    if options.apply_chat_template:
+        words += ["--fewshot_as_multiturn", str(options.as_multiturn).lower()]
+    if options.system_instruction is not None:
+        words += ["--system_instruction", shlex.quote(options.system_instruction)]
+    return words
+
+
 def _command(parts: Parts, model: str, folder: str, shots: int, tasks: list[FrozenTask]) -> str:
     """One shell line; ``model`` and ``folder`` are shell words, quoted where they need it."""
     config = parts.config
@@ -55,7 +66,7 @@ def _command(parts: Parts, model: str, folder: str, shots: int, tasks: list[Froz
     words += [f"dtype={config.merge.dtype}", "softmax_dtype=float32"]
     words += ["--device", choose_device(config), "--batch_size", str(config.eval.batch_size)]
     words += ["--tasks", *(shlex.quote(task.name) for task in tasks), "--num_fewshot", str(shots)]
-    words += ["--samples", f"{model}/{CONFIRM_SAMPLES}"]
+    words += [*_chat_words(parts.chat.options), "--samples", f"{model}/{CONFIRM_SAMPLES}"]
     if tasks[0].source is None:
         return " ".join(words)
     return f"cd {folder} && {' '.join([*words, '--include_path', '.'])}"

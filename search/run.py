@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
+from ..evals.fingerprint import parts_of
 from ..evals.scorer import PathReport
 from ..evals.store import ItemStore
 from .assembly import (
@@ -64,7 +65,7 @@ def run_search(
         if known:
             check_identity(known["identity"], now, folder)
         bench, machine = _bench(parts, known.get("machine", {}), reporter)
-        requests = {"requests": bench.scorer.fingerprint}
+        requests = {"requests": parts_of(bench.scorer.fingerprint)}
         if known:
             check_identity(known["identity"], requests, folder)
         journal.write_manifest(_manifest(parts, now | requests, machine))

@@ -19,9 +19,13 @@ from pydantic import (
     model_validator,
 )
 
+from ..evals.chat import ChatOptions
 from ..merge.groups import Grouping
 from ..merge.hints import hint
 from ..merge.methods import METHODS
+
+CHAT_KEYS = ("apply_chat_template", "system_instruction", "fewshot_as_multiturn")
+"""Keys of `eval` that say how prompts are wrapped; lm-eval's words."""
 
 MOST_POINTS = 1000
 """Upper bound of `depth`'s K: more than any model has layers."""
@@ -283,5 +287,25 @@ class EvalSection(Section):
     """How models are scored."""
 
     batch_size: int = Field(default=32, ge=1)
+    batch_tokens: int | None = Field(default=None, ge=1)
+    """Most tokens of a forward pass where requests are packed; default: 256 for each of
+    `batch_size`."""
     threads: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = "auto"
     """CPU threads of torch; `auto` measures at the start of the study and keeps to it."""
+    apply_chat_template: bool = False
+    """Whether prompts are rendered by the base tokenizer's chat template, as lm-eval does."""
+    system_instruction: str | None = None
+    """The system's turn in a chat template; without one, text that stands directly before every
+    prompt, as in lm-eval: end it with a line break."""
+    fewshot_as_multiturn: bool | None = None
+    """Whether few-shot examples are turns of their own; default: as `apply_chat_template`."""
+
+    @model_validator(mode="after")
+    def _turns_of_a_template(self) -> EvalSection:
+        ChatOptions(**self.chat)
+        return self
+
+    @property
+    def chat(self) -> dict[str, Any]:
+        """Arguments of `ChatOptions`."""
+        return {name: getattr(self, name) for name in CHAT_KEYS}

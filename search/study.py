@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from optuna.trial import FrozenTrial
 
+from ..evals.audit import audits
 from ..evals.scorer import Scorer
 from ..evals.scores import ItemScores, NonFiniteScore
 from ..evals.splits import CONFIRM, GUARD, SEARCH
@@ -187,7 +188,8 @@ class Study:
         if not math.isfinite(value):
             reason = f"the objective is {value}: a task's score has left the range of numbers"
             return replace(candidate, seconds=seconds, failure=reason), None
-        return replace(candidate, value=value, scores=by_task, seconds=seconds), scores
+        candidate = replace(candidate, value=value, scores=by_task, audit=audits(scores))
+        return replace(candidate, seconds=seconds), scores
 
     def _keep(self, trial: FrozenTrial, candidate: Candidate, scores: ItemScores | None) -> None:
         """Write items first: a journal line promises that they are there."""

@@ -13,8 +13,9 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from ..evals.audit import Audit
 from ..evals.comparison import Difference
-from ..evals.scores import TaskScore
+from ..evals.scores import AUDIT, TaskScore
 from .format import p_value, recipe_line, score, short, signed
 from .leaderboard import Leaderboard, Row
 
@@ -72,6 +73,7 @@ def _page_columns(board: Leaderboard) -> list[Column]:
         Column("confirm ± SE", lambda row: _score(row.confirm)),
         *_difference_columns(board.best_parent or "best parent"),
         *_task_columns(_guard_of, board.guards, [f"guard {task} ± SE" for task in board.guards]),
+        *_audit_columns(board, [f"{task} answers" for task in _audited(board)], _audit),
         Column("recipe", _recipe),
     ]
 
@@ -86,6 +88,7 @@ def _terminal_columns(board: Leaderboard) -> list[Column]:
         Column("confirm", lambda row: _score(row.confirm, short)),
         *_difference_columns("parent"),
         *_task_columns(_guard_of, board.guards, guards, short, leave_out=1),
+        *_audit_columns(board, [f"{task} cut" for task in _audited(board)], _cut),
     ]
 
 
@@ -108,6 +111,36 @@ def _task_columns(
         Column(title, lambda row, task=task: _score(scores(row).get(task), write), leave_out)
         for task, title in zip(tasks, titles, strict=True)
     ]
+
+
+def _audited(board: Leaderboard) -> tuple[str, ...]:
+    """Tasks of the objective whose answers are generated."""
+    found = {task for row in board.rows for task in row.candidate.audit}
+    return tuple(task for task in board.tasks if task in found)
+
+
+def _audit_columns(
+    board: Leaderboard, titles: Sequence[str], write: Callable[[Audit | None], str]
+) -> list[Column]:
+    return [
+        Column(title, lambda row, task=task: write(row.candidate.audit.get(task)), leave_out=1)
+        for task, title in zip(_audited(board), titles, strict=True)
+    ]
+
+
+def _cut(audit: Audit | None) -> str:
+    """Share of answers that the token limit cut short."""
+    return "-" if audit is None else f"{audit.truncated:.0%}"
+
+
+def _audit(audit: Audit | None) -> str:
+    """How the answers came about, in words."""
+    if audit is None:
+        return "-"
+    return (
+        f"{audit.truncated:.0%} cut short, {audit.no_answer:.0%} without an answer, "
+        f"{audit.length:.0f} tokens, {audit.repetition:.0%} repeated"
+    )
 
 
 def _difference_columns(parent: str) -> list[Column]:
@@ -238,6 +271,12 @@ def _notes(board: Leaderboard) -> Iterable[str]:
         "confirm items; p is two-sided and, for searched candidates, Holm-corrected for the number "
         "of finalists."
     )
+    if _audited(board):
+        yield (
+            "Generated answers, on the search items: share cut short at the token limit, share in "
+            "which the task's filter found no answer, mean length, mean share of repeated 4-grams. "
+            "Where they differ between rows, so may scores, with no difference in skill."
+        )
 
 
 def _markdown_line(texts: Iterable[str]) -> str:
@@ -252,6 +291,7 @@ def csv_text(board: Leaderboard) -> str:
     header = ["rank", "trial", "name", "baseline", "verdict", "search", "search_se"]
     for split, names in (("search", tasks), ("confirm", tasks), ("guard", guards)):
         header += [f"{split}:{name}{suffix}" for name in names for suffix in ("", ":se", ":n")]
+    header += [f"search:{name}:{column}" for name in _audited(board) for column in AUDIT]
     header += ["confirm", "confirm_se", "best_parent"]
     for other in ("parent", "uniform"):
         header += [f"vs_{other}", f"vs_{other}_se", f"vs_{other}_p"]
@@ -270,6 +310,8 @@ def _csv_row(board: Leaderboard, row: Row) -> list[object]:
         (row.guard, board.guards),
     ):
         out += [number for name in names for number in _numbers(scores.get(name))]
+    for audit in (candidate.audit.get(name) for name in _audited(board)):
+        out += ["" if audit is None else getattr(audit, column) for column in AUDIT]
     out += [*_numbers(row.confirm)[:2], board.best_parent]
     for difference in (row.to_parent, row.to_uniform):
         found = difference is not None

@@ -102,6 +102,12 @@ def test_score_rows_compare_equal_answers(bench, tiny):
     assert all("and 0 of score" in row.note for row in rows)
 
 
+def test_generation_rows_compare_equal_texts(bench, tiny):
+    rows = list(bench.generation_rows(tiny, repeats=1, docs=4))
+    assert_sound(rows, 4)
+    assert all(row.note.startswith("4 of 4 texts equal") for row in rows)
+
+
 def test_search_rows_add_up(bench, tiny, tmp_path):
     rows = list(bench.search_rows(tiny))
     assert_sound(rows, 7)

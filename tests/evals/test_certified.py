@@ -161,9 +161,10 @@ def test_the_certificate_is_not_hollow(case):
         assert 0 < results[name][key] < 1, name
     scorer_ = scorer(case, {"rolling": "word_perplexity", "letters": "acc"})
     plan = scorer_._plans["search"]
-    assert len(plan.requests) > len(plan.likelihoods)
-    rows = sum(batch.ids.shape[0] for batch in plan.flat.batches)
-    assert rows < len(plan.requests) - 3 * 20
+    requests = plan.windows.requests
+    assert len(requests) > len(plan.likelihoods)
+    rows = sum(batch.ids.shape[0] for batch in plan.windows.plan("flat").batches)
+    assert rows < len(requests) - 3 * 20
 
 
 def test_a_group_is_lm_evals(case):
@@ -235,12 +236,12 @@ def test_lm_evals_own_command_line_gives_the_score(tmp_path, tasks_folder, token
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_half_precision_stays_on_the_flat_path(dtype, tasks_folder, tokenizer):
+def test_half_precision_stays_on_the_packed_path(dtype, tasks_folder, tokenizer):
     specs = [TaskSpec(str(tasks_folder[name])) for name in ("mc", "rolling")]
     model = tiny_model("llama", seed=3, dtype=dtype)
     scorer_ = Scorer(load_tasks(specs, splits=Splits(1.0)), model, tokenizer, batch_size=BATCH)
-    assert scorer_.self_check(64).path == "flat"
-    flat = scorer_.score("search")
+    assert scorer_.self_check(64).path == "packed"
+    fast = scorer_.score("search")
     scorer_.path = "hflm"
     slow = scorer_.score("search")
-    assert np.abs(flat.margin - slow.margin)[:24].max() < 0.5
+    assert np.abs(fast.margin - slow.margin)[:24].max() < 0.5

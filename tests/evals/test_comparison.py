@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -174,6 +174,9 @@ def test_unpaired_scores_are_refused():
         paired_difference(a, scores({"u": [1.0, 0.0]}), T)
     with pytest.raises(ValueError, match="need the same items, got 2 and 3 items"):
         paired_difference(a, scores({"t": [1.0, 0.0, 1.0]}), T)
+    one, other = (replace(a, fingerprint=f"dtype={dtype}") for dtype in ("float32", "bfloat16"))
+    with pytest.raises(ValueError, match=r"paired scores cannot.*dtype \(float32 and bfloat16\)"):
+        paired_difference(one, other, T)
 
 
 def test_a_task_without_items_is_refused():

@@ -1,16 +1,19 @@
 """The scorer: no memory of earlier calls, splits that agree, the fall-back, failures by name."""
 
 import logging
+import re
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from heterosis.evals import scorer as scorer_module
+from heterosis.evals.batches import Answers, Request
+from heterosis.evals.paths import judge
 from heterosis.evals.scorer import PathReport, Scorer
 from heterosis.evals.scores import ItemScores, NonFiniteScore
 from heterosis.evals.splits import Splits
 from heterosis.evals.tasks import TaskError, TaskSpec, load_tasks
+from transformers import LlamaForCausalLM
 
 from .tiny_models import metric_list, randomise, tiny_model, write_jsonl, write_task
 
@@ -116,91 +119,208 @@ def test_unknown_split_is_named(scorer):
 def test_useless_arguments_are_refused(scorer, tokenizer):
     with pytest.raises(ValueError, match="`batch_size` must be at least 1, got 0"):
         Scorer(scorer.tasks, scorer.model, tokenizer, batch_size=0)
+    with pytest.raises(ValueError, match="`batch_tokens` must be at least 1, got 0"):
+        Scorer(scorer.tasks, scorer.model, tokenizer, batch_tokens=0)
     with pytest.raises(ValueError, match="task names must differ"):
         Scorer([scorer.tasks[0]] * 2, scorer.model, tokenizer)
 
 
-# The two paths ------------------------------------------------------------------------------
+# The paths ----------------------------------------------------------------------------------
 
 
-def test_self_check_confirms_the_flat_path(scorer):
+def test_self_check_confirms_the_packed_path(scorer):
     report = scorer.self_check(1000)
-    assert report.path == scorer.path == "flat"
+    assert report.path == scorer.path == "packed"
     assert report.max_difference < 1e-5
     assert report.reason.startswith("equal to HFLM on ")
 
 
-def wrong_by(shift: float, flip: bool = False) -> Any:
-    right = scorer_module.run_flat
+class Deaf(LlamaForCausalLM):
+    """Obeys no mask."""
 
-    def run_wrong(model, plan):
-        ll, greedy = right(model, plan)
-        return ll + shift, greedy ^ flip
+    def forward(self, input_ids=None, attention_mask=None, position_ids=None, **rest):
+        return super().forward(input_ids=input_ids, **rest)
 
-    return run_wrong
+
+class Moody(LlamaForCausalLM):
+    """Gives other logits where it is told not to cache, as only our own loops tell it."""
+
+    factor = 2.0
+
+    def forward(self, input_ids=None, position_ids=None, use_cache=None, **rest):
+        output = super().forward(input_ids=input_ids, position_ids=position_ids, **rest)
+        if use_cache is not None:
+            assert output.logits is not None
+            output.logits = output.logits * self.factor
+        return output
+
+
+class Strange(Moody):
+    factor = float("nan")
+
+
+class Strict(LlamaForCausalLM):
+    """Takes ids alone."""
+
+    def forward(self, input_ids, position_ids=None, **rest):
+        if rest:
+            raise TypeError("forward() got an unexpected keyword argument 'use_cache'")
+        return super().forward(input_ids=input_ids)
+
+
+def odd_model(kind: type) -> Any:
+    model = tiny_model(seed=1)
+    model.__class__ = kind
+    return model
 
 
 @pytest.mark.parametrize(
-    ("wrong", "reason"),
+    ("kind", "path", "reason"),
     [
-        (wrong_by(0.5), r"log-likelihoods differ by .* nats per token, above 0.001"),
-        (wrong_by(float("nan")), "log-likelihoods differ by inf nats per token"),
-        (wrong_by(0.0, flip=True), "32 of 32 greedy flags differ"),
+        (Deaf, "flat", r"^equal to HFLM on .*; not packed: log-likelihoods differ by .* above"),
+        (Moody, "hflm", r"not packed: log-likel.*; not flat: log-likel.* per token, above 0.001"),
+        (Strange, "hflm", "not flat: log-likelihoods differ by inf nats per token"),
+        (Strict, "hflm", r"not flat: the model's forward refuses it: forward\(\) got an unexp"),
     ],
 )
-def test_a_wrong_flat_path_gives_way_to_hflm(
-    wrong, reason, tasks_folder, tokenizer, monkeypatch, caplog
-):
-    expected = make(tasks_folder, tokenizer).score("search")
-    scorer_ = make(tasks_folder, tokenizer)
-    monkeypatch.setattr(scorer_module, "run_flat", wrong)
-    with caplog.at_level(logging.WARNING):
+def test_a_wrong_path_gives_way_to_the_next(kind, path, reason, tasks_folder, tokenizer, caplog):
+    names = ("mc_first", "letters", "ll", "rolling")
+    expected = make(tasks_folder, tokenizer, names).score("search")
+    scorer_ = make(tasks_folder, tokenizer, names, model=odd_model(kind))
+    with caplog.at_level(logging.INFO):
         report = scorer_.self_check(32)
-    assert report.path == scorer_.path == "hflm"
-    assert "scoring with lm-eval's own loop, which is slower" in caplog.text
+    assert report.path == scorer_.path == path
+    assert re.search(reason, report.reason)
+    assert "the packed path is not used: " in caplog.text
+    assert ("scoring with lm-eval's own loop, which is slower" in caplog.text) == (path == "hflm")
     found = scorer_.score("search")
     assert found.value == pytest.approx(expected.value, rel=1e-5)
     assert found.margin == pytest.approx(expected.margin, abs=1e-4, nan_ok=True)
 
 
-def test_a_model_that_refuses_the_flat_call_is_scored_by_hflm(tasks_folder, tokenizer, monkeypatch):
-    def refuse(model, plan):
-        raise TypeError("forward() got an unexpected keyword argument 'logits_to_keep'")
-
-    scorer_ = make(tasks_folder, tokenizer)
-    monkeypatch.setattr(scorer_module, "run_flat", refuse)
-    report = scorer_.self_check()
-    assert report.path == "hflm"
-    assert "the model's forward refuses the flat loop: forward() got" in report.reason
-    assert scorer_.score("search").n == scorer_.items("search")
+def test_greedy_flags_must_agree_but_for_ties():
+    requests = [Request((1,), (2,))] * 3
+    lls, yes, no = np.zeros(3), np.ones(3, dtype=bool), np.zeros(3, dtype=bool)
+    expected = Answers(lls, yes, lls)
+    near = judge("flat", torch.float32, requests, Answers(lls, no, lls + 1e-4), expected)
+    assert near == PathReport("flat", "equal to HFLM on 3 requests", 0.0)
+    far = judge("flat", torch.float32, requests, Answers(lls, no, lls + 1.0), expected)
+    assert far == PathReport("hflm", "3 of 3 greedy flags differ", 0.0)
 
 
-def test_a_model_without_logits_to_keep_is_scored_flat(tasks_folder, tokenizer):
-    class Plain(type(tiny_model())):
-        def forward(self, input_ids=None, attention_mask=None, use_cache=None, **rest):
+def test_a_model_without_logits_to_keep_is_scored_packed(tasks_folder, tokenizer):
+    class Plain(LlamaForCausalLM):
+        def forward(self, input_ids=None, position_ids=None, attention_mask=None, **rest):
             assert "logits_to_keep" not in rest
-            return super().forward(input_ids=input_ids, use_cache=use_cache)
+            more = {"position_ids": position_ids, "attention_mask": attention_mask}
+            return super().forward(input_ids=input_ids, **more, **rest)
 
-    plain = tiny_model(seed=1)
-    plain.__class__ = Plain
     names = ("mc", "ll")
     expected = make(tasks_folder, tokenizer, names).score("search")
-    scorer_ = make(tasks_folder, tokenizer, names, model=plain)
-    assert scorer_.self_check().path == "flat"
+    scorer_ = make(tasks_folder, tokenizer, names, model=odd_model(Plain))
+    assert scorer_.self_check().path == "packed"
     assert scorer_.score("search").margin == pytest.approx(expected.margin, abs=1e-5)
 
 
 def test_self_check_without_likelihoods(tasks_folder, tokenizer):
     scorer_ = make(tasks_folder, tokenizer, ("gen",))
-    expected = PathReport("flat", "no log-likelihood requests to compare", 0.0)
+    expected = PathReport("packed", "no log-likelihood requests to compare", 0.0)
     assert scorer_.self_check() == expected
+
+
+@pytest.mark.parametrize("path", ["packed", "flat"])
+def test_batch_sizes_do_not_change_scores(path, tasks_folder, tokenizer):
+    names = ("mc", "mc_first", "letters", "rolling")
+    expected = make(tasks_folder, tokenizer, names).score("search")
+    for sizes in ({"batch_size": 1}, {"batch_size": 100}, {"batch_tokens": 64}):
+        specs = [TaskSpec(str(tasks_folder[name])) for name in names]
+        tasks = load_tasks(specs, splits=Splits(0.5))
+        scorer_ = Scorer(tasks, tiny_model(seed=1), tokenizer, **sizes)
+        scorer_.path = path
+        found = scorer_.score("search")
+        assert found.value == pytest.approx(expected.value, rel=1e-5)
+        assert found.margin == pytest.approx(expected.margin, abs=1e-4, nan_ok=True)
+
+
+def test_waits_for_the_device_once_per_call(scorer, monkeypatch):
+    waits = []
+    to_host = torch.Tensor.cpu
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda t: waits.append(t.shape) or to_host(t))
+    for path in ("packed", "flat"):
+        scorer.path = path
+        plan = scorer._plans["search"]
+        waits.clear()
+        scorer._answer_likelihoods(plan)
+        assert len(plan.windows.plan(path).batches) > 1
+        assert len(waits) == 1
+    scorer.path = "packed"
+
+
+# Rungs --------------------------------------------------------------------------------------
+
+
+def items_of(scores: ItemScores) -> list[tuple[str, int]]:
+    return [
+        (scores.tasks[t], d)
+        for t, d in zip(scores.task_index.tolist(), scores.doc_id.tolist(), strict=True)
+    ]
+
+
+@pytest.mark.parametrize("as_indices", [False, True])
+def test_rungs_add_up_to_the_score(as_indices, scorer):
+    randomise(scorer.model, 1)
+    whole = scorer.score("search")
+    items = items_of(whole)
+    places = np.random.default_rng(0).permutation(len(items)).tolist()
+    ends = [5, 12, 30, len(items)]
+    scorer.plan_rungs("search", places if as_indices else [items[i] for i in places], ends)
+    found = list(scorer.rungs("search"))
+    assert [scores.n for scores in found] == ends
+    for scores, end in zip(found, ends, strict=True):
+        assert items_of(scores) == [items[i] for i in sorted(places[:end])]
+        chosen = sorted(places[:end])
+        assert scores.value == pytest.approx(whole.value[chosen], rel=1e-5)
+        assert scores.margin == pytest.approx(whole.margin[chosen], abs=1e-4, nan_ok=True)
+        assert scores.tasks == whole.tasks
+    assert all(map(same, found, scorer.rungs("search")))
+
+
+def test_rungs_read_a_prefix_once(scorer):
+    items = items_of(scorer.score("search"))
+    scorer.plan_rungs("search", items, [20, 30, len(items)])
+    whole = scorer._plans["search"].windows.plan("packed").prefixes
+    plans = [rung.windows.plan("packed") for rung in scorer._rungs["search"]]
+    keys = {prefix.tokens for plan in plans for prefix in plan.prefixes}
+    assert keys
+    assert keys <= {prefix.tokens for prefix in whole}
+
+
+@pytest.mark.parametrize(
+    ("change", "ends", "message"),
+    [
+        (lambda o: o[1:], [5], r"`order` must name each of the \d+ items once, got \d+, \d+ of"),
+        (lambda o: [*o[1:], o[1]], [5], "`order` must name each of the"),
+        (lambda o: o, [5], r"`ends` must grow from above 0 to \d+, got \[5\]"),
+        (lambda o: o, [5, 5, len(NAMES) * 12], "`ends` must grow from above 0"),
+        (lambda o: o, [], "`ends` must grow from above 0"),
+    ],
+)
+def test_rungs_that_do_not_add_up_are_refused(change, ends, message, scorer):
+    items = items_of(scorer.score("search"))
+    with pytest.raises(ValueError, match=message):
+        scorer.plan_rungs("search", change(items), ends)
+
+
+def test_rungs_must_be_planned(scorer):
+    with pytest.raises(ValueError, match="split 'confirm' has no rungs; call `plan_rungs` first"):
+        next(scorer.rungs("confirm"))
 
 
 # Failures -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("name", "what"), [("ll", "log-likelihood"), ("gen", "logit")])
-@pytest.mark.parametrize("path", ["flat", "hflm"])
+@pytest.mark.parametrize("path", ["packed", "flat", "hflm"])
 def test_nan_weights_are_a_typed_failure(name, what, path, tasks_folder, tokenizer):
     scorer_ = make(tasks_folder, tokenizer, (name,))
     scorer_.path = path
@@ -211,15 +331,17 @@ def test_nan_weights_are_a_typed_failure(name, what, path, tasks_folder, tokeniz
     assert caught.value.task == name
 
 
-def test_out_of_memory_comes_as_it_is(scorer, monkeypatch):
-    def exhausted(model, plan):
-        raise torch.OutOfMemoryError("out of memory")
+def test_out_of_memory_comes_as_it_is(tasks_folder, tokenizer):
+    class Huge(LlamaForCausalLM):
+        def forward(self, input_ids=None, use_cache=None, **rest):
+            if use_cache is not None:
+                raise torch.OutOfMemoryError("out of memory")
+            return super().forward(input_ids=input_ids, **rest)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(scorer_module, "run_flat", exhausted)
-        for act in (lambda: scorer.score("search"), scorer.self_check):
-            with pytest.raises(torch.OutOfMemoryError):
-                act()
+    scorer_ = make(tasks_folder, tokenizer, ("mc", "ll"), model=odd_model(Huge))
+    for act in (lambda: scorer_.score("search"), scorer_.self_check):
+        with pytest.raises(torch.OutOfMemoryError):
+            act()
 
 
 def likelihood_task(folder, **changes) -> Any:

@@ -1,13 +1,15 @@
 """The item store: round trips, kills at any instant, torn and foreign files."""
 
+import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from heterosis.evals.scores import ItemScores, item_scores
+from heterosis.evals.scores import AUDIT, COLUMNS, PER_TASK, ItemScores, item_scores
 from heterosis.evals.store import ItemStore, StoreError
 
 
@@ -26,16 +28,17 @@ def some_scores(seed: int, tasks: tuple[str, ...] = ("mc", "ppl")) -> ItemScores
         "value": rng.normal(size=n),
         "weight": rng.integers(1, 9, n),
         "margin": np.where(np.arange(n) < 5, rng.normal(size=n), math.nan),
+        "length": rng.integers(1, 9, n),
     }
-    return item_scores(header, columns)
+    return item_scores(header, columns, f"items=ab seed={seed}")
 
 
 def assert_same(a: ItemScores | None, b: ItemScores | None) -> None:
     assert a is not None
     assert b is not None
-    for name in ("tasks", "metrics", "aggregations", "higher_is_better"):
+    for name in (*PER_TASK, "fingerprint"):
         assert getattr(a, name) == getattr(b, name)
-    for name in ("task_index", "doc_id", "value", "weight", "margin"):
+    for name in COLUMNS:
         left, right = getattr(a, name), getattr(b, name)
         assert left.dtype == right.dtype
         assert left.tobytes() == right.tobytes()
@@ -173,3 +176,134 @@ def test_a_foreign_file_is_named(store):
 def test_keys_that_are_no_file_names_are_refused(store, trial, split):
     with pytest.raises(ValueError, match="`trial` must be >= 0 and `split` a-z, got"):
         store.append(trial, split, some_scores(0))
+
+
+def written_before_audits(store: ItemStore, scores: ItemScores) -> ItemScores:
+    """Write trial 0 as the first version of the program did; return what it should read as."""
+    path = store.append(0, "search", scores)
+    table = pq.read_table(path)
+    headers = json.loads(table.schema.metadata[b"heterosis.headers"])
+    del headers[0]["fingerprint"]
+    plain = table.drop_columns(list(AUDIT))
+    pq.write_table(plain.replace_schema_metadata({"heterosis.headers": json.dumps(headers)}), path)
+    nothing = np.full(scores.n, math.nan)
+    return replace(scores, fingerprint="", **dict.fromkeys(AUDIT, nothing))
+
+
+def test_a_store_from_before_audits_is_readable_and_has_no_fingerprint(store):
+    expected = written_before_audits(store, some_scores(0))
+    store.append(1, "search", some_scores(1))
+    for _ in range(2):
+        assert_same(store.read(0, "search"), expected)
+        assert_same(store.read(1, "search"), some_scores(1))
+        store.compact()
+
+
+def rungs_of(scores: ItemScores, ends: tuple[int, ...]) -> list[ItemScores]:
+    """Cumulative scores after each rung; items come in an order of their own."""
+    order = np.random.default_rng(0).permutation(scores.n)
+    chosen = [np.sort(order[:end]) for end in ends]
+    return [
+        replace(scores, **{name: getattr(scores, name)[rows] for name in COLUMNS})
+        for rows in chosen
+    ]
+
+
+def append_rungs(store: ItemStore, rungs: list[ItemScores], trial: int = 0) -> None:
+    for number, scores in enumerate(rungs):
+        before = rungs[number - 1] if number else None
+        store.append(trial, "search", scores.added_to(before), rung=number)
+
+
+def test_rungs_are_parts_that_read_as_one(store):
+    rungs = rungs_of(some_scores(0), (3, 7, 10))
+    for number, scores in enumerate(rungs):
+        append_rungs(store, [scores] if not number else rungs[: number + 1])
+        assert_same(store.read(0, "search"), scores)
+        assert len(list(store.folder.iterdir())) == number + 1
+    store.compact()
+    assert [p.name for p in store.folder.iterdir()] == ["items.parquet"]
+    assert_same(store.read(0, "search"), some_scores(0))
+    assert store.keys() == {(0, "search")}
+    store.drop({0})
+    assert store.keys() == set()
+
+
+def test_a_first_rung_and_a_whole_split_replace_what_was_there(store):
+    append_rungs(store, rungs_of(some_scores(0), (3, 7, 10)))
+    other = rungs_of(some_scores(1), (4, 10))
+    store.append(0, "search", other[0], rung=0)
+    assert_same(store.read(0, "search"), other[0])
+    append_rungs(store, other)
+    store.append(0, "search", some_scores(2))
+    assert_same(store.read(0, "search"), some_scores(2))
+    assert len(list(store.folder.iterdir())) == 1
+    store.compact()
+    append_rungs(store, other)
+    assert_same(store.read(0, "search"), some_scores(1))
+
+
+def test_a_kill_in_any_rung_leaves_a_prefix_of_the_rungs(store, monkeypatch):
+    rungs = rungs_of(some_scores(0), (3, 7, 10))
+
+    def killed(self: Path, target: Path) -> Path:
+        raise Killed
+
+    for done in range(3):
+        append_rungs(store, rungs[:done])
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "replace", killed)
+            before = rungs[done - 1] if done else None
+            with pytest.raises(Killed):
+                store.append(0, "search", rungs[done].added_to(before), rung=done)
+        found = ItemStore(store.folder).read(0, "search")
+        assert (found is None) if not done else (assert_same(found, before) is None)
+
+
+def test_a_kill_while_rungs_are_removed_leaves_a_prefix(store, monkeypatch):
+    rungs = rungs_of(some_scores(0), (3, 7, 10))
+    append_rungs(store, rungs)
+    calls, unlink = [], Path.unlink
+
+    def killed(self: Path, missing_ok: bool = False) -> None:
+        calls.append(self)
+        if len(calls) == 2:
+            raise Killed
+        unlink(self, missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", killed)
+        with pytest.raises(Killed):
+            store.drop({0})
+    assert_same(ItemStore(store.folder).read(0, "search"), rungs[1])
+    store.drop({0})
+    append_rungs(store, rungs)
+    (store.folder / "trial-000000.search.rung-001.parquet").unlink()
+    assert_same(store.read(0, "search"), rungs[0])
+    append_rungs(store, rungs[:2])  # what lay behind the gap does not come back
+    assert_same(store.read(0, "search"), rungs[1])
+
+
+def test_rungs_out_of_order_or_of_another_kind_are_refused(store):
+    first, second = rungs_of(some_scores(0), (3, 7))
+    new = second.added_to(first)
+    with pytest.raises(ValueError, match=r"appended in order, from 0, got one after .*rung-000"):
+        store.append(0, "search", new, rung=1)
+    store.append(0, "search", first, rung=0)
+    with pytest.raises(ValueError, match="must have equal headers, got other fingerprint than"):
+        store.append(0, "search", replace(new, fingerprint="items=cd"), rung=1)
+    with pytest.raises(ValueError, match="must hold the items of the rung before it, got 3 and 7"):
+        first.added_to(second)
+
+
+def test_fingerprints_are_told_without_reading_items(store):
+    store.append(0, "search", some_scores(0))
+    store.append(0, "guard", some_scores(1))
+    store.compact()
+    append_rungs(store, rungs_of(some_scores(2), (3, 10)), trial=1)
+    store.append(0, "guard", some_scores(3))
+    assert store.fingerprints() == {
+        (0, "search"): "items=ab seed=0",
+        (0, "guard"): "items=ab seed=3",
+        (1, "search"): "items=ab seed=2",
+    }

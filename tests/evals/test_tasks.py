@@ -3,10 +3,12 @@
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
-from heterosis.evals import tasks as tasks_module
+from datasets import Dataset, DatasetDict, config
+from heterosis.evals import catalogue
 from heterosis.evals.splits import Splits, doc_hash
 from heterosis.evals.tasks import FrozenTask, TaskError, TaskSpec, load_tasks
 
@@ -41,7 +43,7 @@ def prompts(task: FrozenTask, split: str = "search") -> list[tuple[str, ...]]:
 
 
 def test_local_tasks_do_not_read_the_index_of_built_in_tasks(tasks_folder, monkeypatch):
-    monkeypatch.setattr(tasks_module, "_builtin_index", lambda: pytest.fail("index was read"))
+    monkeypatch.setattr(catalogue, "builtin_index", lambda: pytest.fail("index was read"))
     assert load_one(tasks_folder["mc"]).name == "mc"
 
 
@@ -306,15 +308,18 @@ class TestBuiltIn:
 
     @pytest.mark.slow
     def test_data_not_on_this_machine_are_a_quick_error(self):
-        tasks_module._builtin_index()
+        catalogue.builtin_index()
         start = time.monotonic()
-        refused("arc_easy", "'arc_easy': its data are not on this machine.*load the data set once")
-        assert time.monotonic() - start < 20
+        specs = [TaskSpec("arc_easy"), TaskSpec("piqa"), TaskSpec("mmlu")]
+        with pytest.raises(TaskError, match=r"59 .* ARC-Easy .*'piqa'.* 53 more") as e:
+            load_tasks(specs, splits=WHOLE)
+        assert time.monotonic() - start < 5
+        assert len(str(e.value).splitlines()) == 1
 
 
 def test_data_not_on_this_machine(tmp_path):
     path = choice_task(tmp_path, dataset_path="nobody/nothing", dataset_kwargs=None)
-    refused(path, "its data are not on this machine and the hub does not give them .*while online")
+    refused(path, r"data of 1 task.*: data set nobody/nothing is not in .*'small'.*switched off")
 
 
 def test_the_fingerprint_knows_how_answers_are_scored(tasks_folder, tmp_path):
@@ -344,3 +349,89 @@ def test_few_shot_examples_must_not_be_items(tasks_folder):
     ):
         load_tasks([TaskSpec(str(path), num_fewshot=2)], splits=WHOLE)
     assert load_tasks([TaskSpec(str(path), num_fewshot=0)], splits=WHOLE)
+
+
+def made_by_code(**kwargs):
+    """A task's data without any file; lm-eval passes the task's metadata and dataset_kwargs."""
+    docs = [{"q": f"word {i}", "gold": i % 2} for i in range(kwargs.get("n", 10))]
+    return DatasetDict({"test": Dataset.from_list(docs)})
+
+
+def in_a_dictionary(**changes) -> dict[str, Any]:
+    config = {
+        "task": "coded",
+        "custom_dataset": made_by_code,
+        "dataset_kwargs": {"n": 12},
+        "test_split": "test",
+        "output_type": "multiple_choice",
+        "doc_to_text": "{{q}}:",
+        "doc_to_choice": ["yes", "no"],
+        "doc_to_target": "gold",
+        "metric_list": metric_list("acc"),
+    }
+    return config | changes
+
+
+def test_a_dictionary_whose_data_are_made_by_a_function():
+    config = in_a_dictionary()
+    (task,) = load_tasks([TaskSpec(config)], splits=WHOLE)
+    assert (task.name, len(task.doc_ids["search"]), task.source) == ("coded", 12, None)
+    assert config == in_a_dictionary()
+    (again,) = load_tasks([TaskSpec(config)], splits=WHOLE)
+    assert again.fingerprint == task.fingerprint
+
+
+def test_a_function_named_in_a_yaml(tmp_path):
+    (tmp_path / "made.py").write_text(
+        "from datasets import Dataset, DatasetDict\n"
+        "def docs(**kwargs):\n"
+        "    rows = [{'q': str(i), 'gold': i % 2} for i in range(10)]\n"
+        "    return DatasetDict({'test': Dataset.from_list(rows)})\n"
+        "def strict():\n"
+        "    return docs()\n"
+    )
+    path = choice_task(tmp_path, dataset_path=None, dataset_kwargs=None)
+    plain = path.read_text()
+    path.write_text(f"{plain}custom_dataset: !function made.docs\n")
+    assert len(load_one(path).doc_ids["search"]) == 10
+    path.write_text(f"{plain}custom_dataset: !function made.strict\n")
+    refused(path, r"unexpected keyword argument .*let the function take \*\*kwargs")
+    path.write_text(f"{plain}custom_dataset: !function made.nothing\n")
+    refused(path, "`!function` cannot be loaded")
+
+
+def test_dictionaries_that_fail():
+    for made, match in (
+        (
+            {"output_type": "multiple_choice"},
+            "a task given as a dictionary needs its name in `task`",
+        ),
+        (in_a_dictionary(doc_to_txt="x"), "unknown key 'doc_to_txt'; did you mean 'doc_to_text'"),
+    ):
+        with pytest.raises(TaskError, match=match):
+            load_tasks([TaskSpec(made)], splits=WHOLE)
+    twice = [TaskSpec(in_a_dictionary())] * 2
+    with pytest.raises(TaskError, match="names must differ, got 'coded' from 'dictionary coded'"):
+        load_tasks(twice, splits=WHOLE)
+
+
+def test_all_missing_data_are_named_at_once(tmp_path):
+    one = choice_task(tmp_path, "one", dataset_path="nobody/nothing", dataset_kwargs=None)
+    two = choice_task(
+        tmp_path, "two", dataset_path="no/where", dataset_name="en", dataset_kwargs=None
+    )
+    specs = [TaskSpec(str(path)) for path in (one, choice_task(tmp_path), two)]
+    with pytest.raises(TaskError, match=r"2 task.* nobody/nothing .*'one'.* no/where en .*'two'"):
+        load_tasks(specs, splits=WHOLE)
+
+
+def test_a_hub_that_cannot_be_reached_is_told_at_once(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(config, "HF_HUB_OFFLINE", False)
+    path = choice_task(tmp_path, dataset_path="nobody/nothing", dataset_kwargs=None)
+    start = time.monotonic()
+    refused(path, r"nobody/nothing is not in the cache .*; the hub cannot be reached \(URLError")
+    assert time.monotonic() - start < 5

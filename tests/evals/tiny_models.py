@@ -11,11 +11,15 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
+    Gemma3TextConfig,
     GPTNeoXConfig,
     LlamaConfig,
+    MambaConfig,
+    PhiConfig,
     PretrainedConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
+    Qwen3Config,
 )
 
 WORDS = ["red", "green", "blue", "stone", "river", "cloud", "winter", "summer", "apple", "seven"]
@@ -39,7 +43,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def tiny_config(arch: str, *, hidden: int = 32, n_layers: int = 2) -> PretrainedConfig:
-    """A configuration of some 50 thousand parameters; Gemma2 with soft-caps that bite."""
+    """A configuration of some 50 thousand parameters; soft-caps and sliding windows that bite."""
     shared: dict[str, Any] = {
         "vocab_size": 320,
         "hidden_size": hidden,
@@ -53,18 +57,29 @@ def tiny_config(arch: str, *, hidden: int = 32, n_layers: int = 2) -> Pretrained
     }
     if arch == "gpt_neox":
         return GPTNeoXConfig(**shared)
+    if arch == "mamba":
+        names = ("vocab_size", "hidden_size", "num_hidden_layers", "pad_token_id")
+        names += ("bos_token_id", "eos_token_id")
+        return MambaConfig(state_size=4, **{name: shared[name] for name in names})
     shared |= {"num_key_value_heads": 2}
     if arch == "gemma2":
         return Gemma2Config(
             head_dim=8, final_logit_softcapping=2.0, attn_logit_softcapping=5.0, **shared
         )
-    return {"llama": LlamaConfig, "qwen2": Qwen2Config}[arch](**shared)
+    if arch == "gemma3":
+        kinds = ["sliding_attention", "full_attention"] * n_layers
+        return Gemma3TextConfig(
+            head_dim=8, sliding_window=16, layer_types=kinds[:n_layers], **shared
+        )
+    if arch == "qwen3":
+        return Qwen3Config(head_dim=8, **shared)
+    return {"llama": LlamaConfig, "qwen2": Qwen2Config, "phi": PhiConfig}[arch](**shared)
 
 
 def tiny_model(arch: str = "llama", *, seed: int = 0, dtype: str = "float32", **size: int) -> Any:
     """A random model in eval mode; weights are large enough for uneven predictions."""
     config = tiny_config(arch, **size)
-    config._attn_implementation = "eager" if arch == "gemma2" else "sdpa"
+    config._attn_implementation = "eager" if arch in ("gemma2", "mamba") else "sdpa"
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     randomise(model, seed)
     return model.to(getattr(torch, dtype)).eval()

@@ -154,6 +154,10 @@ def test_depth_shapes(tmp_path, depth, shape, count):
         ("search: {sampler_args: {seed: 3}}\n", r"must not hold `seed`.*use `search.run_seed`"),
         ("baselines: {ties_drop_rates: [1.0]}\n", r"baselines.ties_drop_rates.0: .*less than 1"),
         ("baselines: {lambdas: [.nan]}\n", r"baselines.lambdas.0: .*finite"),
+        (
+            "eval: {fewshot_as_multiturn: true}\n",
+            r"eval: `fewshot_as_multiturn: true` needs `apply_chat_template: true`",
+        ),
         ("eval: {threads: 100000}\n", r"eval.threads.*less than or equal to 1024"),
         ("space: {depth: {control_points: 1001}}\n", r"K in 1..1000, got"),
         ("space: {}\nspace: {}\n", r"the key `space` stands twice"),

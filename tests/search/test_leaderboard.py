@@ -3,9 +3,11 @@
 import csv
 import io
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from heterosis.evals.audit import Audit
 from heterosis.evals.scores import item_scores
 from heterosis.evals.splits import CONFIRM, SEARCH
 from heterosis.evals.store import ItemStore
@@ -47,7 +49,7 @@ def scores_of(right: float, seed: int = 0):
     )
 
 
-def make_study(folder, rows, finalists=5, rule="mean"):
+def make_study(folder, rows, finalists=5, rule="mean", audit=()):
     """A study on disk from (name, kind, share right in search, in confirm or None)."""
     folder.mkdir(exist_ok=True)
     journal, store = Journal(folder, write=True), ItemStore(folder / "items")
@@ -67,7 +69,8 @@ def make_study(folder, rows, finalists=5, rule="mean"):
             scores = scores_of(search)
             store.append(number, SEARCH, scores)
             value = search
-            candidate = Candidate(number, name, kind, recipe, value, scores.task_scores())
+            numbers = scores.task_scores()
+            candidate = Candidate(number, name, kind, recipe, value, numbers, dict(audit))
         if confirm is not None:
             store.append(number, CONFIRM, scores_of(confirm, seed=1))
         journal.append(proposer.given(None, value, candidate.to_attribute()))
@@ -179,6 +182,21 @@ def test_csv_holds_the_numbers_in_full(tmp_path):
     assert lines[-1]["failure"] == "NaN in x, by | design"
 
 
+def test_views_show_how_generated_answers_came_about(tmp_path):
+    audit = {"skill_b": Audit(truncated=0.25, no_answer=0.5, length=31.4, repetition=0.1)}
+    rows = [*BASELINES, ("c", "candidate", 0.8, 0.8), ("f", "candidate", None, None)]
+    board = make_study(tmp_path, rows, audit=audit.items())
+    page = views.markdown(board)
+    assert "skill_b answers" in page
+    assert "25% cut short, 50% without an answer, 31 tokens, 10% repeated" in page
+    assert "share cut short at the token limit" in page
+    lines = list(csv.DictReader(io.StringIO(views.csv_text(board))))
+    assert (lines[0]["search:skill_b:length"], lines[-1]["search:skill_b:length"]) == ("31.4", "")
+    out = io.StringIO()
+    Console(file=out, width=250).print(views.table(board, width=250))
+    assert "skill_b cut" in out.getvalue()
+
+
 def test_the_terminal_table_fits_and_shows_recipes(tmp_path):
     board = make_study(tmp_path, [*BASELINES, ("c", "candidate", 0.8, 0.8)])
     out = io.StringIO()
@@ -229,4 +247,23 @@ def test_a_journal_that_lost_a_record_is_told(tmp_path):
     lines = (tmp_path / JOURNAL).read_bytes().splitlines(keepends=True)
     (tmp_path / JOURNAL).write_bytes(b"".join([*lines[:3], *lines[4:]]))
     with pytest.raises(StudyError, match="must be whole and in order, got number 2 in place"):
+        read_leaderboard(tmp_path)
+
+
+def test_items_that_were_scored_otherwise_are_refused(tmp_path):
+    make_study(tmp_path, [("base", "base", 0.3, 0.3), ("candidate 1", "candidate", 0.6, 0.6)])
+    scores = replace(scores_of(0.6), fingerprint="dtype=bfloat16")
+    ItemStore(tmp_path / "items").append(1, "confirm", scores)
+    with pytest.raises(StudyError, match=r"items of trial 1 are not of this study.*earlier"):
+        read_leaderboard(tmp_path)
+    journal = Journal(tmp_path, write=True)
+    journal.write_manifest(
+        journal.begun | {"identity": journal.begun["identity"] | {"requests": {"dtype": "float32"}}}
+    )
+    for trial, split in sorted(ItemStore(tmp_path / "items").fingerprints()):
+        kept = ItemStore(tmp_path / "items").read(trial, split)
+        dtype = "float32" if trial == 0 else "bfloat16"
+        again = replace(kept, fingerprint=f"dtype={dtype}")
+        ItemStore(tmp_path / "items").append(trial, split, again)
+    with pytest.raises(StudyError, match=r"dtype \(float32 and bfloat16\).*or remove them from"):
         read_leaderboard(tmp_path)
