@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .batches import spread_picks
 from .generation import (
     Group,
     NonFiniteLogit,
@@ -168,9 +169,7 @@ class Generator:
 def _spread(instances: "Sequence[Instance]", n: int) -> "list[Instance]":
     """Up to n requests, evenly from the shortest prompt to the longest."""
     by_length = sorted(instances, key=lambda instance: len(instance.args[0]))
-    last = len(by_length) - 1
-    places = {round(i * last / max(n - 1, 1)) for i in range(min(n, len(by_length)))}
-    return [by_length[place] for place in sorted(places)]
+    return [by_length[place] for place in spread_picks(len(by_length), n)]
 
 
 def _shortened(lm: Any, instance: "Instance") -> "Instance":

@@ -231,13 +231,13 @@ def test_settings_of_generation_are_obeyed(settings, reason, shots, tokenizer):
     assert found != texts(scorer)
 
 
-def test_a_prompt_longer_than_the_model_loses_its_oldest_tokens(tmp_path, tokenizer, monkeypatch):
-    rows = [{"q": "red " * n, "a": "blue"} for n in (400, 350, 5)]
-    path = write_task(
-        tmp_path,
-        "long",
+def question_task(folder, name, rows):
+    """Answers of up to 8 tokens to bare questions."""
+    return write_task(
+        folder,
+        name,
         dataset_path="json",
-        dataset_kwargs={"data_files": {"test": write_jsonl(tmp_path / "d.jsonl", rows)}},
+        dataset_kwargs={"data_files": {"test": write_jsonl(folder / "d.jsonl", rows)}},
         output_type="generate_until",
         test_split="test",
         doc_to_text="{{q}}",
@@ -245,6 +245,11 @@ def test_a_prompt_longer_than_the_model_loses_its_oldest_tokens(tmp_path, tokeni
         generation_kwargs={"until": ["\n"], "max_gen_toks": 8},
         metric_list=metric_list("exact_match"),
     )
+
+
+def test_a_prompt_longer_than_the_model_loses_its_oldest_tokens(tmp_path, tokenizer, monkeypatch):
+    rows = [{"q": "red " * n, "a": "blue"} for n in (400, 350, 5)]
+    path = question_task(tmp_path, "long", rows)
     model = tiny_model(seed=3)
     scorer = make(path, model, tokenizer)
     scorer.score("guard")
@@ -259,18 +264,7 @@ def test_a_prompt_longer_than_the_model_loses_its_oldest_tokens(tmp_path, tokeni
 
 def test_an_empty_prompt_is_named(tmp_path, tokenizer):
     rows = [{"q": "", "a": "blue"}]
-    path = write_task(
-        tmp_path,
-        "void",
-        dataset_path="json",
-        dataset_kwargs={"data_files": {"test": write_jsonl(tmp_path / "d.jsonl", rows)}},
-        output_type="generate_until",
-        test_split="test",
-        doc_to_text="{{q}}",
-        doc_to_target="{{a}}",
-        generation_kwargs={"until": ["\n"], "max_gen_toks": 8},
-        metric_list=metric_list("exact_match"),
-    )
+    path = question_task(tmp_path, "void", rows)
     with pytest.raises(TaskError, match="task 'void', doc 0: the prompt must hold a token, got ''"):
         make(path, tiny_model(), tokenizer)
 
