@@ -18,6 +18,8 @@ from ..merge.recipe import Recipe
 from .journal import StudyError
 
 ATTRIBUTE = "candidate"
+SEARCHED = "candidate"
+"""Kind of what the sampler proposes."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Candidate:
         value: Objective on the search items; None if the candidate failed.
         scores: Task name -> score on the search items.
         audit: Task name -> how its generated answers came about; no entry for other tasks.
+        items: How many items it was scored on.
         seconds: Spent on loading and scoring.
         failure: Why there is no value, or None.
     """
@@ -43,13 +46,19 @@ class Candidate:
     value: float | None = None
     scores: Mapping[str, TaskScore] = field(default_factory=dict)
     audit: Mapping[str, Audit] = field(default_factory=dict)
+    items: int = 0
     seconds: float = 0.0
     failure: str | None = None
 
     @property
+    def is_searched(self) -> bool:
+        """Whether the sampler has proposed it."""
+        return self.kind == SEARCHED
+
+    @property
     def is_baseline(self) -> bool:
-        """Whether it was given, not proposed by the sampler."""
-        return self.kind != "candidate"
+        """Whether it was given beforehand."""
+        return not self.is_searched
 
     def to_attribute(self) -> dict[str, Any]:
         """Return what is kept in the trial's user attributes."""
@@ -60,6 +69,7 @@ class Candidate:
             "recipe": self.recipe.to_dict(),
             "scores": {task: asdict(score) for task, score in self.scores.items()},
             "audit": {task: asdict(audit) for task, audit in self.audit.items()},
+            "items": self.items,
             "seconds": round(self.seconds, 4),
             "failure": self.failure,
         }
@@ -85,6 +95,7 @@ def candidate_of(trial: FrozenTrial) -> Candidate:
         value=trial.value if trial.state == TrialState.COMPLETE else None,
         scores={task: TaskScore(**score) for task, score in kept["scores"].items()},
         audit={task: Audit(**audit) for task, audit in kept.get("audit", {}).items()},
+        items=kept.get("items", sum(score["n"] for score in kept["scores"].values())),
         seconds=kept["seconds"],
         failure=kept["failure"],
     )
@@ -92,5 +103,5 @@ def candidate_of(trial: FrozenTrial) -> Candidate:
 
 def finalists(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
     """Return the best candidates on the search items, baselines left out; ties by number."""
-    scored = [c for c in candidates if not c.is_baseline and c.value is not None]
+    scored = [c for c in candidates if c.is_searched and c.value is not None]
     return sorted(scored, key=lambda c: (-(c.value or 0.0), c.number))[:count]

@@ -16,6 +16,7 @@ from ..evals.fingerprint import fingerprint_of, refuse_incomparable
 from ..evals.scores import ItemScores, TaskScore
 from ..evals.splits import CONFIRM, GUARD
 from ..evals.store import ItemStore
+from .budget import is_spent
 from .candidate import Candidate, candidate_of, finalists
 from .journal import Journal, StudyError
 from .objective import Objective
@@ -64,7 +65,7 @@ class Leaderboard:
         objective: Rule and weights.
         rows: Best first; failures last.
         best_parent: Name of the parent that the differences refer to, or None.
-        finished: Whether all trials that were asked for are there.
+        finished: Whether the search has spent what it was given.
     """
 
     name: str
@@ -113,7 +114,6 @@ def read_leaderboard(folder: Path) -> Leaderboard:
     confirmed, guards = (_read(store, confirmable, split) for split in (CONFIRM, GUARD))
     rows = [_row(c, objective, confirmed.get(c.number), guards.get(c.number)) for c in candidates]
     rows = _compared(rows, confirmed, objective)
-    searched = sum(not c.is_baseline for c in candidates)
     parent = _best(rows, "parent")
     return Leaderboard(
         name=config["name"],
@@ -121,7 +121,7 @@ def read_leaderboard(folder: Path) -> Leaderboard:
         objective=objective,
         rows=_ranked(rows),
         best_parent=parent.candidate.name if parent else None,
-        finished=searched >= config["search"]["trials"],
+        finished=is_spent(journal.begun, candidates),
     )
 
 

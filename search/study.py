@@ -23,6 +23,7 @@ from ..evals.store import ItemStore
 from ..merge.engine import MergeEngine, MergeFailure
 from ..merge.recipe import Recipe
 from .baselines import Baseline
+from .budget import Budget
 from .candidate import Candidate, candidate_of, finalists
 from .journal import Journal, StudyError
 from .objective import Objective
@@ -76,7 +77,8 @@ class Study:
     Args:
         bench: Scores recipes.
         space: What may vary.
-        section: How many candidates, by which sampler.
+        section: Which sampler, how many finalists.
+        budget: When it is enough.
         baselines: Trials 0..k.
         journal: The study's record, open for writing.
         store: Scores item by item.
@@ -93,11 +95,12 @@ class Study:
         journal: Journal,
         store: ItemStore,
         reporter: Reporter,
+        budget: Budget,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self._bench, self._space, self._section = bench, space, section
         self._baselines, self._journal, self._store = baselines, journal, store
-        self._reporter, self._should_stop = reporter, should_stop
+        self._reporter, self._budget, self._should_stop = reporter, budget, should_stop
         self._proposer = Proposer(space, section)
         self._candidates = [candidate_of(trial) for trial in journal.trials]
 
@@ -105,7 +108,7 @@ class Study:
         """Score the baselines, search, and confirm the finalists.
 
         Returns:
-            Whether every trial that was asked for is finished, and the finalists confirmed.
+            Whether the budget is spent, and the finalists are confirmed.
         """
         done = len(self._candidates)
         self._store.drop(lambda trial: trial >= done)
@@ -117,7 +120,8 @@ class Study:
         self._run_baselines()
         self._run_search()
         is_confirmed = self._confirm()
-        return is_confirmed and self._remaining() == 0 and not self._missing_baselines()
+        is_spent = self._budget.spent(self._candidates) is not None
+        return is_confirmed and is_spent and not self._missing_baselines()
 
     def _restore_items(self) -> None:
         """Score again what the item store has lost; the journal says what belongs there."""
@@ -137,10 +141,6 @@ class Study:
         """Baselines are the first trials, in their fixed order: the rest is missing."""
         return self._baselines[len(self._candidates) :]
 
-    def _remaining(self) -> int:
-        done = sum(not candidate.is_baseline for candidate in self._candidates)
-        return max(self._section.trials - done, 0)
-
     def _run_baselines(self) -> None:
         missing = self._missing_baselines()
         self._stage("baselines", len(missing), len(self._baselines))
@@ -158,9 +158,11 @@ class Study:
             )
 
     def _run_search(self) -> None:
-        remaining = self._remaining()
-        self._stage("search", remaining, self._section.trials)
-        for _ in range(remaining):
+        if self._budget.spent(self._candidates) is not None:
+            return
+        done = sum(candidate.is_searched for candidate in self._candidates)
+        self._reporter.stage("search", self._budget.limits.trials, done)
+        while (limit := self._budget.spent(self._candidates)) is None:
             if self._should_stop():
                 return
             number = len(self._candidates)
@@ -169,6 +171,9 @@ class Study:
             candidate, scores = self._evaluate(recipe, f"candidate {number}", "candidate")
             finished = self._proposer.tell(trial, candidate.value, candidate.to_attribute())
             self._keep(finished, candidate, scores)
+            self._reporter.forecast(self._budget.total(self._candidates))
+        if self._budget.limits.trials is None:
+            self._reporter.note(f"search: {limit} given to it is spent")
 
     def _stage(self, name: str, missing: int, total: int) -> None:
         if missing:
@@ -189,7 +194,7 @@ class Study:
             reason = f"the objective is {value}: a task's score has left the range of numbers"
             return replace(candidate, seconds=seconds, failure=reason), None
         candidate = replace(candidate, value=value, scores=by_task, audit=audits(scores))
-        return replace(candidate, seconds=seconds), scores
+        return replace(candidate, items=scores.n, seconds=seconds), scores
 
     def _keep(self, trial: FrozenTrial, candidate: Candidate, scores: ItemScores | None) -> None:
         """Write items first: a journal line promises that they are there."""
