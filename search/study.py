@@ -25,6 +25,7 @@ from ..merge.recipe import Recipe
 from .baselines import Baseline
 from .budget import Budget
 from .candidate import Candidate, candidate_of, finalists
+from .full_disk import with_room
 from .journal import Journal, StudyError
 from .objective import Objective
 from .progress import Reporter
@@ -114,7 +115,7 @@ class Study:
         self._store.drop(lambda trial: trial >= done)
         for trial in self._journal.trials:
             self._proposer.observe(trial)
-        self._store.compact()
+        self._written(self._store.compact)
         self._reporter.known(self._candidates)
         self._restore_items()
         self._run_baselines()
@@ -134,7 +135,7 @@ class Study:
                 raise StudyError(
                     f"{candidate.name}: its lost items cannot be scored again: {scores}"
                 )
-            self._store.append(candidate.number, SEARCH, scores)
+            self._written(lambda c=candidate, s=scores: self._store.append(c.number, SEARCH, s))
             self._reporter.note(f"{candidate.name}: items were lost and have been scored again")
 
     def _missing_baselines(self) -> tuple[Baseline, ...]:
@@ -199,8 +200,8 @@ class Study:
     def _keep(self, trial: FrozenTrial, candidate: Candidate, scores: ItemScores | None) -> None:
         """Write items first: a journal line promises that they are there."""
         if scores is not None:
-            self._store.append(candidate.number, SEARCH, scores)
-        self._journal.append(trial)
+            self._written(lambda: self._store.append(candidate.number, SEARCH, scores))
+        self._written(lambda: self._journal.append(trial))
         self._candidates.append(candidate)
         self._reporter.finished(candidate, scores.n if scores else 0)
 
@@ -224,7 +225,7 @@ class Study:
                 return False
             items = sum(self._confirm_one(candidate, split) for split in needed)
             self._reporter.finished(candidate, items)
-        self._store.compact()
+        self._written(self._store.compact)
         return True
 
     def _confirm_one(self, candidate: Candidate, split: str) -> int:
@@ -232,8 +233,11 @@ class Study:
         if isinstance(scores, str):
             self._reporter.note(f"{candidate.name}: not scored on {split}: {scores}")
             return 0
-        self._store.append(candidate.number, split, scores)
+        self._written(lambda: self._store.append(candidate.number, split, scores))
         return scores.n
+
+    def _written(self, write: Callable[[], object]) -> None:
+        with_room(write, self._reporter.note, self._should_stop)
 
     def _scored_baselines(self) -> Iterator[Candidate]:
         return (c for c in self._candidates if c.is_baseline and c.value is not None)
