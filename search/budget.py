@@ -146,6 +146,11 @@ class Budget:
         """Seconds since the start."""
         return self._clock() - self._start
 
+    @property
+    def is_over(self) -> bool:
+        """Whether all time is spent, what was kept for confirmation too."""
+        return self.limits.seconds is not None and self.elapsed > self.limits.seconds
+
     def kept(self, candidates: Sequence[Candidate]) -> float:
         """Seconds kept for confirmation: what it will take at the candidates' pace, within KEPT."""
         if self.limits.seconds is None:

@@ -20,6 +20,8 @@ from .journal import StudyError
 ATTRIBUTE = "candidate"
 SEARCHED = "candidate"
 """Kind of what the sampler proposes."""
+REROLL, RESET, SIMPLIFIED = VARIANTS = ("reroll", "reset", "simplified")
+"""Kinds of what a winner is taken apart into (dissection.py)."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Candidate:
     Attributes:
         number: Trial number in the journal, from 0.
         name: Of a baseline as in ``baselines``; of a candidate ``candidate NUMBER``.
-        kind: A baseline's kind, or ``candidate``.
+        kind: A baseline's kind, ``candidate``, or one of VARIANTS.
         recipe: All that determines the merge.
         value: Objective on the search items; None if the candidate failed.
         scores: Task name -> score on the search items.
@@ -37,6 +39,8 @@ class Candidate:
         items: How many items it was scored on.
         seconds: Spent on loading and scoring.
         failure: Why there is no value, or None.
+        of: Of a variant, the winner's number.
+        reset: Of a variant, the groups of genes that are as in the uniform merge.
     """
 
     number: int
@@ -49,6 +53,8 @@ class Candidate:
     items: int = 0
     seconds: float = 0.0
     failure: str | None = None
+    of: int | None = None
+    reset: tuple[str, ...] = ()
 
     @property
     def is_searched(self) -> bool:
@@ -58,7 +64,12 @@ class Candidate:
     @property
     def is_baseline(self) -> bool:
         """Whether it was given beforehand."""
-        return not self.is_searched
+        return not self.is_searched and not self.is_variant
+
+    @property
+    def is_variant(self) -> bool:
+        """Whether it is a winner's, but for what is asked about."""
+        return self.kind in VARIANTS
 
     def to_attribute(self) -> dict[str, Any]:
         """Return what is kept in the trial's user attributes."""
@@ -72,6 +83,7 @@ class Candidate:
             "items": self.items,
             "seconds": round(self.seconds, 4),
             "failure": self.failure,
+            **({"of": self.of, "reset": list(self.reset)} if self.is_variant else {}),
         }
 
 
@@ -98,6 +110,8 @@ def candidate_of(trial: FrozenTrial) -> Candidate:
         items=kept.get("items", sum(score["n"] for score in kept["scores"].values())),
         seconds=kept["seconds"],
         failure=kept["failure"],
+        of=kept.get("of"),
+        reset=tuple(kept.get("reset", ())),
     )
 
 

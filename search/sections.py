@@ -269,6 +269,11 @@ class SearchSection(Section):
     """How the tasks' scores become the one number that the sampler sees."""
     finalists: int = Field(default=5, ge=1)
     """Best candidates that are scored on the confirm and guard items at the end."""
+    dissect: bool = True
+    """Whether the winner is taken apart at the end: its genes reset one at a time, then as many
+    together as can go without a loss."""
+    rerolls: int = Field(default=3, ge=0)
+    """Other masks under which the winner is scored where it is taken apart and draws masks."""
 
     @field_validator("until")
     @classmethod
