@@ -111,17 +111,21 @@ class ItemScores:
         """
         if before is None:
             return self
-        mine, theirs = self._keys(), before._keys()
+        mine, theirs = self.keys, before.keys
         if not np.isin(theirs, mine).all():
             raise ValueError(
                 f"a rung must hold the items of the rung before it, got {self.n} and {before.n} "
                 "items that do not; score the split again from its first rung"
             )
-        rows = np.flatnonzero(~np.isin(mine, theirs))
-        return replace(self, **{name: getattr(self, name)[rows] for name in COLUMNS})
+        return self.taken(np.flatnonzero(~np.isin(mine, theirs)))
 
-    def _keys(self) -> NDArray[np.int64]:
-        """One number per (task, document), the same in every rung of a split (n,)."""
+    def taken(self, places: NDArray[np.int64]) -> "ItemScores":
+        """The items at some places (m,), every task still in the header."""
+        return replace(self, **{name: getattr(self, name)[places] for name in COLUMNS})
+
+    @property
+    def keys(self) -> NDArray[np.int64]:
+        """One number per (task, document), ascending, the same in every rung of a split (n,)."""
         return self.task_index * np.int64(2**40) + self.doc_id
 
     def rows(self, task: str) -> NDArray[np.int64]:

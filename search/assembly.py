@@ -159,6 +159,7 @@ def identity(parts: Parts) -> dict[str, Any]:
         "tasks": {task.name: task.fingerprint for task in parts.tasks},
         "guard": {task.name: task.fingerprint for task in parts.guard},
         "objective": asdict(parts.objective),
+        "racing": config.search.racing and config.search.racing.model_dump(),
         "sampler": [config.search.sampler, config.search.sampler_args, config.search.run_seed],
         "dtype": config.merge.dtype,
         "device": torch.device(choose_device(config)).type,

@@ -37,6 +37,7 @@ class Candidate:
         scores: Task name -> score on the search items.
         audit: Task name -> how its generated answers came about; no entry for other tasks.
         items: How many items it was scored on.
+        raced: Whether it was stopped before it had met all items; value and scores are estimates.
         seconds: Spent on loading and scoring.
         failure: Why there is no value, or None.
         of: Of a variant, the winner's number.
@@ -51,6 +52,7 @@ class Candidate:
     scores: Mapping[str, TaskScore] = field(default_factory=dict)
     audit: Mapping[str, Audit] = field(default_factory=dict)
     items: int = 0
+    raced: bool = False
     seconds: float = 0.0
     failure: str | None = None
     of: int | None = None
@@ -81,6 +83,7 @@ class Candidate:
             "scores": {task: asdict(score) for task, score in self.scores.items()},
             "audit": {task: asdict(audit) for task, audit in self.audit.items()},
             "items": self.items,
+            "raced": self.raced,
             "seconds": round(self.seconds, 4),
             "failure": self.failure,
             **({"of": self.of, "reset": list(self.reset)} if self.is_variant else {}),
@@ -108,6 +111,7 @@ def candidate_of(trial: FrozenTrial) -> Candidate:
         scores={task: TaskScore(**score) for task, score in kept["scores"].items()},
         audit={task: Audit(**audit) for task, audit in kept.get("audit", {}).items()},
         items=kept.get("items", sum(score["n"] for score in kept["scores"].values())),
+        raced=kept.get("raced", False),
         seconds=kept["seconds"],
         failure=kept["failure"],
         of=kept.get("of"),
@@ -116,6 +120,9 @@ def candidate_of(trial: FrozenTrial) -> Candidate:
 
 
 def finalists(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
-    """Return the best candidates on the search items, baselines left out; ties by number."""
+    """Return the best candidates on the search items, baselines left out; ties by number.
+
+    Those that were stopped in the race come after all others.
+    """
     scored = [c for c in candidates if c.is_searched and c.value is not None]
-    return sorted(scored, key=lambda c: (-(c.value or 0.0), c.number))[:count]
+    return sorted(scored, key=lambda c: (c.raced, -(c.value or 0.0), c.number))[:count]

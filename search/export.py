@@ -15,6 +15,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ..evals.fingerprint import differing
+from ..evals.scorer import Scorer
 from ..evals.scores import ItemScores
 from ..evals.splits import CONFIRM, SEARCH
 from ..evals.store import ItemStore
@@ -32,6 +33,7 @@ from .assembly import (
     open_parts,
     set_threads,
 )
+from .candidate import candidate_of
 from .card import model_card
 from .config import Config
 from .journal import Journal, StudyError
@@ -42,6 +44,7 @@ from .lm_eval_commands import (
     confirm_samples,
     portable_commands,
 )
+from .race import open_race, rungs_up_to
 
 
 class ExportMismatchError(RuntimeError):
@@ -104,7 +107,7 @@ def export(
         extra_files={CONFIRM_SAMPLES: confirm_samples(parts)},
         max_shard_size=max_shard_size,
         provenance={"study": board.name, "trial": row.candidate.number},
-        verify=lambda saved: _verify(parts, engine.model, saved, stored, machine),
+        verify=lambda saved: _verify(parts, engine.model, saved, stored, machine, study, row),
     )
     return Exported(folder, row, tuple(stored), commands)
 
@@ -149,6 +152,8 @@ def _verify(
     saved: Path,
     stored: dict[str, ItemScores],
     machine: dict[str, Any],
+    study: Path,
+    row: Row,
 ) -> None:
     """Load the saved files and score them: every item must come out as it is stored."""
     model: PreTrainedModel = type(scored).from_pretrained(
@@ -158,8 +163,10 @@ def _verify(
     scorer = make_scorer(parts, model)
     set_threads(parts, scorer, machine["threads"])
     scorer.path = machine["path"]
+    is_raced = not row.candidate.is_baseline and _opens_race(parts, scorer, study)
     for split, expected in stored.items():
-        found = scorer.score(split)
+        in_rungs = is_raced and split == SEARCH
+        found = rungs_up_to(scorer, expected.n) if in_rungs else scorer.score(split)
         _refuse_other_scorer(expected, found)
         if not np.array_equal(found.value, expected.value):
             wrong = int((found.value != expected.value).sum())
@@ -168,6 +175,13 @@ def _verify(
                 f"{split} items differ; was the study made on another machine or by other "
                 "versions (see recipe.json)?"
             )
+
+
+def _opens_race(parts: Parts, scorer: Scorer, study: Path) -> bool:
+    """Plan the rungs by which the study's candidates were scored; False if they were not raced."""
+    candidates = [candidate_of(trial) for trial in Journal(study).trials]
+    store, section = ItemStore(study / "items"), parts.config.search
+    return open_race(scorer, store, candidates, section, parts.objective) is not None
 
 
 def _refuse_other_scorer(stored: ItemScores, found: ItemScores) -> None:

@@ -43,7 +43,7 @@ class Row:
         to_parent: Paired difference to the best parent on the confirm items.
         to_uniform: The same to the uniform merge.
         verdict: ``better`` than every baseline, ``worse`` than the best of them, ``tie`` if neither
-            is shown; ``unconfirmed``, ``baseline`` or ``failed``.
+            is shown; ``unconfirmed``, ``raced`` (stopped early), ``baseline`` or ``failed``.
         unbeaten: The best baseline that a ``tie`` or ``worse`` is not shown to beat.
     """
 
@@ -187,7 +187,9 @@ def _inflation(
     compare: Callable[[Candidate, Candidate], Difference],
 ) -> float | None:
     """Expected luck in the best search score; None where there is nothing to tell it by."""
-    values = [c.value for c in candidates if c.is_searched and c.value is not None]
+    whole = [c for c in candidates if c.is_searched and c.value is not None and not c.raced]
+    values = [c.value for c in whole if c.value is not None]
+    chosen = [c for c in chosen if not c.raced]
     if len(chosen) < 2:
         return None
     errors = [compare(chosen[0], other).se for other in chosen[1:]]
@@ -242,8 +244,12 @@ def _row(
         confirm=combined(tasks, objective) if confirm else None,
         confirm_tasks=tasks,
         guard=guard.task_scores() if guard else {},
-        verdict="baseline" if candidate.is_baseline else "unconfirmed",
+        verdict="baseline" if candidate.is_baseline else _unjudged(candidate),
     )
+
+
+def _unjudged(candidate: Candidate) -> str:
+    return "raced" if candidate.raced else "unconfirmed"
 
 
 def _compared(

@@ -247,6 +247,15 @@ class SpaceSection(Section):
         return self
 
 
+class RacingSection(Section):
+    """When a candidate that is losing is stopped."""
+
+    first: int = Field(default=50, ge=2)
+    """Items after which the first test comes; the next ones at twice as many."""
+    alpha: float = Field(default=0.05, gt=0, lt=0.5)
+    """One-sided level at which a candidate is shown to be worse than the best so far, per test."""
+
+
 class SearchSection(Section):
     """How candidates are proposed, and how many."""
 
@@ -269,6 +278,8 @@ class SearchSection(Section):
     """How the tasks' scores become the one number that the sampler sees."""
     finalists: int = Field(default=5, ge=1)
     """Best candidates that are scored on the confirm and guard items at the end."""
+    racing: RacingSection | Literal[False] = RacingSection()
+    """How candidates are stopped early; `false`: every candidate meets every item."""
     dissect: bool = True
     """Whether the winner is taken apart at the end: its genes reset one at a time, then as many
     together as can go without a loss."""

@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial
 
 from ..evals.audit import audits
 from ..evals.comparison import Difference, paired_difference
+from ..evals.racing import Race
 from ..evals.scorer import Scorer
 from ..evals.scores import ItemScores, NonFiniteScore
 from ..evals.splits import CONFIRM, GUARD, SEARCH
@@ -32,6 +33,7 @@ from .journal import Journal, StudyError
 from .objective import Objective
 from .progress import Reporter
 from .proposer import Proposer
+from .race import incumbent, open_race
 from .sections import SearchSection
 from .space import Space
 
@@ -51,9 +53,27 @@ class Bench:
             Its scores, or the reason why there are none: weights or scores that are not finite,
             or memory that ran out. All other errors are ours and propagate.
         """
+        return self._tried(recipe, lambda: self.scorer.score(split))
+
+    def race(self, recipe: Recipe, is_enough: Callable[[ItemScores], bool]) -> ItemScores | str:
+        """Materialise a recipe and score it on the search items, rung by rung, until it is enough.
+
+        Returns:
+            As `score`; of the items that it has met.
+        """
+
+        def rungs() -> ItemScores:
+            for scores in self.scorer.rungs(SEARCH):
+                if is_enough(scores):
+                    break
+            return scores
+
+        return self._tried(recipe, rungs)
+
+    def _tried(self, recipe: Recipe, work: Callable[[], ItemScores]) -> ItemScores | str:
         try:
             self.engine.load(recipe)
-            return self.scorer.score(split)
+            return work()
         except (MergeFailure, NonFiniteScore) as error:
             return str(error)
         except (MemoryError, RuntimeError) as error:
@@ -106,6 +126,7 @@ class Study:
         self._reporter, self._budget, self._should_stop = reporter, budget, should_stop
         self._proposer = Proposer(space, section)
         self._candidates = [candidate_of(trial) for trial in journal.trials]
+        self._race: Race | None = None
 
     def run(self) -> bool:
         """Score the baselines, search, and confirm the finalists.
@@ -119,20 +140,30 @@ class Study:
             self._proposer.observe(trial)
         self._written(self._store.compact)
         self._reporter.known(self._candidates)
-        self._restore_items()
+        self._restore_items(baselines=True)
         self._run_baselines()
+        if not self._missing_baselines():
+            self._race = open_race(
+                self._bench.scorer,
+                self._store,
+                self._candidates,
+                self._section,
+                self._bench.objective,
+            )
+        self._restore_items(baselines=False)
         self._run_search()
         is_confirmed = self._confirm() and self._dissect()
         is_spent = self._budget.spent(self._candidates) is not None
         return is_confirmed and is_spent and not self._missing_baselines()
 
-    def _restore_items(self) -> None:
+    def _restore_items(self, *, baselines: bool) -> None:
         """Score again what the item store has lost; the journal says what belongs there."""
         kept = self._store.keys()
         for candidate in self._candidates:
-            if candidate.value is None or (candidate.number, SEARCH) in kept:
+            is_there = candidate.value is None or (candidate.number, SEARCH) in kept
+            if is_there or candidate.is_baseline != baselines:
                 continue
-            scores = self._bench.score(candidate.recipe, SEARCH)
+            scores = self._scored(candidate, lambda seen, c=candidate: seen.n >= c.items)
             if isinstance(scores, str):
                 raise StudyError(
                     f"{candidate.name}: its lost items cannot be scored again: {scores}"
@@ -187,17 +218,37 @@ class Study:
 
     def _evaluate(self, candidate: Candidate) -> tuple[Candidate, ItemScores | None]:
         start = time.monotonic()
-        scores = self._bench.score(candidate.recipe, SEARCH)
+        scores = self._scored(candidate, self._judge(candidate))
         seconds = time.monotonic() - start
         if isinstance(scores, str):
             return replace(candidate, seconds=seconds, failure=scores), None
-        by_task = scores.task_scores()
+        is_stopped = scores.n < self._bench.scorer.items(SEARCH)
+        if is_stopped and self._race is not None:
+            by_task = self._race.estimates(scores)
+        else:
+            by_task = scores.task_scores()
         value = self._bench.objective.value({task: s.value for task, s in by_task.items()})
         if not math.isfinite(value):
             reason = f"the objective is {value}: a task's score has left the range of numbers"
             return replace(candidate, seconds=seconds, failure=reason), None
         candidate = replace(candidate, value=value, scores=by_task, audit=audits(scores))
-        return replace(candidate, items=scores.n, seconds=seconds), scores
+        return replace(candidate, items=scores.n, raced=is_stopped, seconds=seconds), scores
+
+    def _scored(
+        self, candidate: Candidate, is_enough: Callable[[ItemScores], bool]
+    ) -> ItemScores | str:
+        """Score on the search items: rung by rung if there is a race, baselines at once."""
+        if self._race is None or candidate.is_baseline:
+            return self._bench.score(candidate.recipe, SEARCH)
+        return self._bench.race(candidate.recipe, is_enough)
+
+    def _judge(self, candidate: Candidate) -> Callable[[ItemScores], bool]:
+        """What stops a candidate: that it loses against the best so far."""
+        best, race = incumbent(self._candidates), self._race
+        if best is None or race is None or not candidate.is_searched:
+            return lambda _: False
+        items, total = self._items(best), self._bench.scorer.items(SEARCH)
+        return lambda seen: seen.n < total and race.is_lost(seen, items)
 
     def _keep(self, trial: FrozenTrial, candidate: Candidate, scores: ItemScores | None) -> None:
         """Write items first: a journal line promises that they are there."""
@@ -248,7 +299,7 @@ class Study:
     def _dissect(self) -> bool:
         """Take the winner apart; return whether that came to its end."""
         winner = self._winner()
-        if not self._section.dissect or winner is None:
+        if not self._section.dissect or winner is None or winner.raced:
             return True
         is_over = False
 

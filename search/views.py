@@ -282,7 +282,7 @@ def _style(row: Row) -> str:
         return "green"
     if row.verdict in ("failed", "worse"):
         return "red"
-    return "dim" if row.verdict == "unconfirmed" else ""
+    return "dim" if row.verdict in ("unconfirmed", "raced") else ""
 
 
 def markdown(board: Leaderboard) -> str:
@@ -313,7 +313,8 @@ def _notes(board: Leaderboard) -> Iterable[str]:
         "the search items. Rows marked * are null baselines. Δ is the paired difference in the "
         f"objective to {board.best_parent} (the best parent) and to the uniform merge on the "
         "confirm items; p is two-sided and, for searched candidates, Holm-corrected for the number "
-        "of finalists."
+        "of finalists. Raced candidates were stopped when they were losing to the best so far; "
+        "their search scores are estimates for all items."
     )
     if _audited(board):
         yield (

@@ -1,0 +1,62 @@
+"""A study's race: opened when the parents are scored, the same whenever the study goes on.
+
+Knows the item store and the scorer by what they do; the rules of racing are those of
+`evals/racing.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ..evals.racing import Race, item_order, rung_ends
+from ..evals.scorer import Scorer
+from ..evals.scores import ItemScores
+from ..evals.splits import SEARCH
+from ..evals.store import ItemStore
+from .candidate import Candidate
+from .objective import Objective
+from .sections import SearchSection
+
+
+def open_race(
+    scorer: Scorer,
+    store: ItemStore,
+    candidates: Sequence[Candidate],
+    section: SearchSection,
+    objective: Objective,
+) -> Race | None:
+    """Fix the order of the search items and the scorer's rungs.
+
+    Args:
+        scorer: Its rungs of the search items are planned.
+        store: Holds the parents' items.
+        candidates: All that are finished.
+        section: How candidates are raced, and the seed of the order.
+        objective: What they are raced for.
+
+    Returns:
+        None where candidates are not raced: it is switched off, no parent has a score, or one rung
+        takes all items.
+    """
+    if not section.racing:
+        return None
+    ends = rung_ends(scorer.items(SEARCH), section.racing.first)
+    parents = [c for c in candidates if c.kind == "parent" and c.value is not None]
+    read = [store.read(c.number, SEARCH) for c in parents]
+    references = tuple(scores for scores in read if scores is not None)
+    if not references or len(ends) == 1:
+        return None
+    scorer.plan_rungs(SEARCH, item_order(references, section.run_seed), ends)
+    return Race(references, objective, section.racing.alpha)
+
+
+def rungs_up_to(scorer: Scorer, items: int) -> ItemScores:
+    """Scores of the search items, rung by rung, until so many are scored."""
+    found: Iterator[ItemScores] = scorer.rungs(SEARCH)
+    return next(scores for scores in found if scores.n >= items)
+
+
+def incumbent(candidates: Sequence[Candidate]) -> Candidate | None:
+    """The best that was scored on all items, the earlier of equals; None before there is one."""
+    whole = [c for c in candidates if c.value is not None and not c.raced and not c.is_variant]
+    return max(whole, key=lambda c: c.value or 0.0, default=None)

@@ -1,0 +1,176 @@
+"""Racing: the order of items, the rule that stops losers, and what they would have scored."""
+
+import numpy as np
+import pytest
+from heterosis.evals.racing import INFORMED, Race, item_order, restricted, rung_ends
+from heterosis.evals.scores import item_scores
+from heterosis.search.objective import Objective
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+OBJECTIVE = Objective("mean", {"a": 1.0, "b": 1.0}, {"a": 1, "b": 1})
+N = 400
+
+
+def scores(ability: float, seed: int = 0, n: int = N, noise_seed: int = 0):
+    """A model whose margin on an item is its ability minus the item's difficulty, plus noise."""
+    difficulty = np.random.default_rng(seed).normal(0.0, 2.0, n)
+    own = np.random.default_rng((noise_seed, seed)).normal(0.0, 0.7, n)
+    margin = ability - difficulty + own
+    columns = {
+        "task_index": np.repeat([0, 1], [n // 2, n - n // 2]),
+        "doc_id": np.concatenate([np.arange(n // 2), np.arange(n - n // 2)]),
+        "value": (margin > 0).astype(float),
+        "weight": np.ones(n),
+        "margin": margin,
+    }
+    header = {
+        "tasks": ["a", "b"],
+        "metrics": ["acc,none"] * 2,
+        "aggregations": ["mean"] * 2,
+        "higher_is_better": [True, True],
+    }
+    return item_scores(header, columns)
+
+
+def race(alpha: float = 0.05, seed: int = 0) -> Race:
+    return Race(
+        (scores(0.0, seed, noise_seed=1), scores(0.3, seed, noise_seed=2)), OBJECTIVE, alpha
+    )
+
+
+def seen_of(whole, order, end: int):
+    return whole.taken(np.sort(np.array(order[:end])))
+
+
+@given(st.integers(1, 5000), st.integers(1, 300))
+def test_rungs_double_and_end_with_all(n, first):
+    ends = rung_ends(n, first)
+    assert ends[-1] == n
+    assert list(ends[:-1]) == [first * 2**k for k in range(len(ends) - 1)]
+    assert all(b > a for a, b in zip(ends, ends[1:], strict=False))
+    assert len(ends) == 1 or ends[-1] >= 1.5 * ends[-2] or ends[-1] > 0.75 * n
+
+
+@given(st.integers(4, 300), st.integers(0, 2**32 - 1))
+@settings(max_examples=50)
+def test_the_order_is_a_permutation_with_each_tasks_share_and_disagreement_first(n, seed):
+    references = [scores(0.0, 3, n, noise_seed=k) for k in (1, 2)]
+    order = item_order(references, seed)
+    assert sorted(order) == list(range(n))
+    assert order == item_order(references, seed)
+    task = references[0].task_index[order]
+    counts = np.cumsum(task)  # of task b in every prefix
+    expected = np.arange(1, n + 1) * (n - n // 2) / n
+    assert np.abs(counts - expected).max() <= 1.0
+    differ = (references[0].value != references[1].value)[order]
+    for t in (0, 1):
+        own = differ[task == t]
+        prefix = np.arange(1, own.size + 1)
+        promised = np.minimum(np.floor(INFORMED * prefix) - 1, own.sum())
+        assert (np.cumsum(own) >= promised).all()
+
+
+def test_seeds_shuffle_alike_items_differently():
+    references = [scores(0.0, 3, noise_seed=k) for k in (1, 2)]
+    assert item_order(references, 1) != item_order(references, 2)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_clear_loser_is_stopped_at_the_first_rung_and_a_better_one_never(seed):
+    racing, order = race(seed=seed), item_order(race(seed=seed).references, seed)
+    best = scores(0.5, seed, noise_seed=3)
+    loser, better = scores(-2.0, seed, noise_seed=4), scores(1.5, seed, noise_seed=5)
+    assert racing.is_lost(seen_of(loser, order, 50), best)
+    for end in rung_ends(N):
+        assert not racing.is_lost(seen_of(better, order, end), best)
+        assert not racing.is_lost(seen_of(best, order, end), best), "no difference, no loss"
+
+
+def test_of_equal_candidates_no_more_are_stopped_than_the_level_says():
+    stopped = 0
+    for seed in range(300):
+        racing = race(alpha=0.05, seed=seed)
+        order = item_order(racing.references, seed)
+        best, other = (scores(0.5, seed, noise_seed=k) for k in (3, 4))
+        stopped += racing.is_lost(seen_of(other, order, 50), best)
+    assert stopped / 300 < 0.05 + 3 * np.sqrt(0.05 * 0.95 / 300)
+
+
+def test_tasks_are_weighed_as_the_objective_weighs_them():
+    lowest = Objective("min", {"a": 1.0, "b": 1.0}, {"a": 1, "b": 1})
+    base = race()
+    best, other = scores(0.5, noise_seed=3), scores(0.5, noise_seed=3)
+    margin, value = other.margin.copy(), other.value.copy()
+    weak = "a" if best.task_score("a").value < best.task_score("b").value else "b"
+    strong = other.rows("b" if weak == "a" else "a")
+    margin[strong] -= 5.0
+    value[strong] = margin[strong] > 0
+    worse_there = item_scores(
+        {k: getattr(other, k) for k in ("tasks", "metrics", "aggregations", "higher_is_better")},
+        {
+            "task_index": other.task_index,
+            "doc_id": other.doc_id,
+            "value": value,
+            "weight": other.weight,
+            "margin": margin,
+        },
+    )
+    assert Race(base.references, OBJECTIVE, 0.05).is_lost(worse_there, best)
+    assert not Race(base.references, lowest, 0.05).is_lost(worse_there, best)
+
+
+def test_estimates_of_stopped_candidates_are_unbiased_within_their_errors():
+    errors, said = [], []
+    for seed in range(200):
+        racing = race(seed=seed)
+        order = item_order(racing.references, seed)
+        whole = scores(-0.5, seed, noise_seed=9)
+        estimate = racing.estimates(seen_of(whole, order, 50))
+        for task in whole.tasks:
+            errors.append(estimate[task].value - whole.task_score(task).value)
+            said.append(estimate[task].se)
+    raw = [
+        seen_of(whole, order, 50).task_score(task).value - whole.task_score(task).value
+        for task in whole.tasks
+    ]
+    assert abs(np.mean(errors)) < 0.4 * np.std(errors), raw
+    assert np.std(errors) == pytest.approx(np.mean(said), rel=0.35)
+
+
+def test_a_perplexity_is_estimated_by_what_the_parents_lose_on_the_same_items():
+    header = {
+        "tasks": ["ppl"],
+        "metrics": ["word_perplexity,none"],
+        "aggregations": ["perplexity"],
+        "higher_is_better": [False],
+    }
+
+    def model(level: float):
+        ll = -(level + np.random.default_rng(5).gamma(2.0, 1.0, 100)) * 10
+        columns = {
+            "task_index": np.zeros(100),
+            "doc_id": np.arange(100),
+            "value": ll,
+            "weight": np.full(100, 10.0),
+            "margin": np.full(100, np.nan),
+        }
+        return item_scores(header, columns)
+
+    objective = Objective("mean", {"ppl": 1.0}, {"ppl": -1})
+    racing = Race((model(0.10), model(0.12)), objective, 0.05)
+    order = item_order(racing.references, 0)
+    worse, better = model(0.5), model(0.0)
+    seen = seen_of(worse, order, 50)
+    assert racing.is_lost(seen, model(0.1))
+    assert not racing.is_lost(seen_of(better, order, 50), model(0.1))
+    estimate = racing.estimates(seen)["ppl"]
+    assert estimate.value == pytest.approx(worse.task_score("ppl").value, rel=0.2)
+
+
+def test_restricted_scores_hold_the_same_items():
+    whole = scores(0.1)
+    seen = seen_of(scores(0.4), item_order(race().references, 0), 77)
+    other = restricted(whole, seen)
+    assert np.array_equal(other.keys, seen.keys)
+    assert set(other.margin) <= set(whole.margin)
