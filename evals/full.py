@@ -6,6 +6,7 @@ found and their first prompts rendered before a model is needed. Knows lm-eval.
 
 import json
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -154,9 +155,10 @@ def open_tasks(tasks: Sequence[str], options: EvalOptions, chat: Chat) -> "list[
         chat: How prompts are wrapped, from `check_chat`.
 
     Raises:
-        TaskError: If a task or its data cannot be used as asked.
-        OSError: If the folder of ``output_path`` cannot be made.
+        TaskError: If a task or its data cannot be used as asked, or ``output_path`` cannot be
+            written to.
     """
+    _make_folder(options.output_path)
     asked = list(dict.fromkeys(name for name in tasks if name))
     if not asked:
         raise TaskError("no tasks are given; name some, or see `heterosis tasks`")
@@ -167,9 +169,23 @@ def open_tasks(tasks: Sequence[str], options: EvalOptions, chat: Chat) -> "list[
             _refuse_unsafe(task, options)
             _rehearse(task, options, chat)
     _check_names(objects, options)
-    if options.output_path is not None:
-        _folder_of(options.output_path).mkdir(parents=True, exist_ok=True)
     return objects
+
+
+def _make_folder(path: Path | None) -> None:
+    """Make the folder of the results before hours are spent on them."""
+    if path is None:
+        return
+    reason: object = "no permission to write there"
+    try:
+        _folder_of(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror
+    if not _folder_of(path).is_dir() or not os.access(_folder_of(path), os.W_OK):
+        raise TaskError(
+            f"`output_path` must be a folder that can be written to, or a .json file in one, got "
+            f"{path} ({reason})"
+        )
 
 
 def _check_names(objects: "Sequence[Task | Group]", options: EvalOptions) -> None:
@@ -183,7 +199,7 @@ def _check_names(objects: "Sequence[Task | Group]", options: EvalOptions) -> Non
         )
     if options.samples is None:
         return
-    for name in set(options.samples) ^ set(names):  # without rows, lm-eval takes all
+    for name in sorted(set(options.samples) ^ set(names)):  # without rows, lm-eval takes all
         raise TaskError(f"`samples` must name the tasks asked for, these and no others: '{name}'")
 
 

@@ -11,7 +11,7 @@ from .catalogue import refuse_missing_data
 from .chat import Chat
 from .prompts import first_prompt
 from .quiet import quiet
-from .tasks import FEWSHOT_SEED, leaf_tasks, task_objects
+from .tasks import FEWSHOT_SEED, TaskSpec, leaf_tasks, task_objects
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
@@ -32,9 +32,11 @@ def show_task(task: str, *, num_fewshot: int | None = None, chat: Chat | None = 
 
     Raises:
         TaskError: If the task or its data cannot be used, or the prompt cannot be built.
+        ValueError: If ``num_fewshot`` is below 0.
     """
+    spec = TaskSpec(task, num_fewshot=num_fewshot)
     with quiet():
-        refuse_missing_data([task])
+        refuse_missing_data([spec.task])
         leaves = leaf_tasks(task_objects(task))
         return [*_members(task, leaves), *_shown(leaves[0], num_fewshot, chat or Chat())]
 

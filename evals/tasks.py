@@ -15,7 +15,7 @@ from .chat import Chat
 from .fingerprint import digest
 from .metrics import Metric, choose_metric
 from .prompts import Prompts, build_prompts
-from .quiet import quiet
+from .quiet import quiet, silent
 from .splits import CONFIRM, GUARD, SEARCH, SPLIT_NAMES, Splits, cap_rank, capped, doc_hash
 from .task_files import TaskError, is_path, leaf_configs, read_task_file
 
@@ -224,7 +224,8 @@ def _with_data(name: str, load: Any) -> list[Any]:
     from jinja2 import TemplateError
 
     try:
-        return list(load())
+        with silent("datasets"):
+            return list(load())
     except (ConnectionError, DatasetNotFoundError) as error:
         raise TaskError(
             f"task '{name}': its data are not on this machine and the hub does not give them "

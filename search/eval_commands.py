@@ -128,12 +128,12 @@ def _list(asked: Sequence[str], all_tasks: bool, format_: ListFormat) -> None:
         screen.print(_table(shown))
     lacking = sum(each.problem is not None for each in found)
     say(screen, f"{len(found) - lacking} of {len(found)} can run here")
-    if lacking and not all_tasks:
-        say(screen, "what the others lack: the same command with --all")
-    elif any(each.problem and each.problem.startswith("data set ") for each in shown):
+    if lacking and all_tasks:
         from ..evals.catalogue import remedy
 
-        say(screen, f"to run the others: {remedy()}")
+        say(screen, f"where data sets are missing: {remedy()}")
+    elif lacking:
+        say(screen, "what the others lack, and what to do: the same command with --all")
 
 
 def _found(asked: Sequence[str]) -> list[Listed]:
@@ -261,10 +261,13 @@ def evaluate(
         log_samples=log_samples,
         confirm_run_unsafe_code=confirm_run_unsafe_code,
     )
-    names = [name.strip() for given in tasks for name in given.split(",")]
+    names = [name.strip() for given in tasks for name in given.split(",") if name.strip()]
+    interrupted = False
     try:
         _evaluate(model, names, options, device, dtype, softmax_dtype)
     except KeyboardInterrupt:
+        interrupted = True
+    if interrupted:  # out here lm-eval's frames are gone, and their progress bars closed
         fail("interrupted; no results were written", INTERRUPTED)
 
 
