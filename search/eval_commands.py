@@ -23,19 +23,31 @@ if TYPE_CHECKING:
     from ..evals.full import EvalOptions
 
 ShotsOption = Annotated[
-    int | None, typer.Option("--num-fewshot", "-f", help="Examples per prompt; default: TASK's.")
+    int | None,
+    typer.Option("--num-fewshot", "-f", metavar="N", help="Examples per prompt; default: TASK's."),
 ]
 TemplateOption = Annotated[
     bool, typer.Option("--apply-chat-template", help="Render prompts by the model's template.")
 ]
 SystemOption = Annotated[
-    str | None, typer.Option("--system-instruction", help="Text before everything.")
+    str | None,
+    typer.Option("--system-instruction", metavar="TEXT", help="Text before everything."),
 ]
+
+
+class Turns(StrEnum):
+    """Whether each few-shot example is a turn; lm-eval takes the same two words."""
+
+    true = "true"
+    false = "false"
+
+
 TurnsOption = Annotated[
-    bool | None,
+    Turns | None,
     typer.Option(
-        "--fewshot-as-multiturn/--fewshot-as-one-turn",
-        help="Whether each example is a turn; default: with a template, yes.",
+        "--fewshot-as-multiturn",
+        metavar="BOOL",
+        help="Whether each example is a turn: true, false; default: with a template.",
     ),
 ]
 
@@ -66,7 +78,8 @@ def list_or_show_tasks(
     ] = ListFormat.table,
     num_fewshot: ShotsOption = None,
     model: Annotated[
-        Path | None, typer.Option(help="Model directory whose chat template is applied.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Model directory whose chat template is applied."),
     ] = None,
     apply_chat_template: TemplateOption = False,
     system_instruction: SystemOption = None,
@@ -80,13 +93,17 @@ def list_or_show_tasks(
     quieten_libraries()
     from ..evals.chat import ChatOptions
 
-    chat = ChatOptions(apply_chat_template, system_instruction, fewshot_as_multiturn)
+    chat = ChatOptions(apply_chat_template, system_instruction, _turns(fewshot_as_multiturn))
     if show:
         _show(asked, num_fewshot, chat, model)
     elif num_fewshot is not None or model is not None or chat != ChatOptions():
         raise ValueError("options about prompts need `--show`, as in heterosis tasks NAME --show")
     else:
         _list(asked, all_tasks, format_)
+
+
+def _turns(word: Turns | None) -> bool | None:
+    return None if word is None else word is Turns.true
 
 
 def _show(asked: Sequence[str], num_fewshot: int | None, options: Any, model: Path | None) -> None:
@@ -200,41 +217,66 @@ def evaluate(
     ],
     tasks: Annotated[
         list[str],
-        typer.Option("--tasks", "-t", help="Names or YAML files, with commas between them."),
+        typer.Option(
+            "--tasks", "-t", metavar="A,B", help="Names or YAML files, with commas between them."
+        ),
     ],
     num_fewshot: ShotsOption = None,
     batch_size: Annotated[
-        str, typer.Option("--batch-size", "-b", help="Rows per pass; a number, auto, auto:N.")
+        str,
+        typer.Option(
+            "--batch-size", "-b", metavar="N", help="Rows per pass; a number, auto, auto:N."
+        ),
     ] = "1",
     limit: Annotated[
-        float | None, typer.Option("--limit", "-L", help="Documents per task, or share if < 1.")
+        float | None,
+        typer.Option("--limit", "-L", metavar="N", help="Documents per task, or share if < 1."),
     ] = None,
     samples: Annotated[
         str | None,
-        typer.Option("--samples", "-E", help='Rows by task: {"TASK": [0, 3]}, or a JSON file.'),
+        typer.Option(
+            "--samples",
+            "-E",
+            metavar="JSON",
+            help='Rows by task: {"TASK": [0, 3]}, or a JSON file.',
+        ),
     ] = None,
     apply_chat_template: TemplateOption = False,
     system_instruction: SystemOption = None,
     fewshot_as_multiturn: TurnsOption = None,
     gen_kwargs: Annotated[
-        str | None, typer.Option(help="Over the tasks': max_gen_toks=64,temperature=0, or JSON.")
+        str | None,
+        typer.Option(metavar="K=V", help="Over the tasks': max_gen_toks=64,... or JSON."),
     ] = None,
     output_path: Annotated[
         Path | None,
-        typer.Option("--output-path", "-o", help="Folder or .json for lm-eval's results file."),
+        typer.Option(
+            "--output-path", "-o", metavar="DIR", help="Folder or .json for lm-eval's results file."
+        ),
     ] = None,
     log_samples: Annotated[
         bool, typer.Option("--log-samples", "-s", help="Write every answer, too.")
     ] = False,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1; auto: CUDA if there.")] = "auto",
+    device: Annotated[
+        str, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1; auto: CUDA if there.")
+    ] = "auto",
     dtype: Annotated[
-        str, typer.Option(help="float32, bfloat16, float16; auto: as saved, or as searched.")
+        str,
+        typer.Option(
+            metavar="NAME", help="float32, bfloat16, float16; auto: as saved, or as searched."
+        ),
     ] = "auto",
     softmax_dtype: Annotated[
-        str, typer.Option(help="Of log-softmax; `auto`: the model's, lm-eval's own default.")
+        str,
+        typer.Option(
+            metavar="NAME", help="Of log-softmax; `auto`: the model's, lm-eval's own default."
+        ),
     ] = "float32",
     seed: Annotated[
-        str, typer.Option(help="Of Python, NumPy, torch, few-shot examples; or one for all.")
+        str,
+        typer.Option(
+            metavar="N,N,N,N", help="Of Python, NumPy, torch, few-shot examples; or one for all."
+        ),
     ] = "0,1234,1234,1234",
     confirm_run_unsafe_code: Annotated[
         bool, typer.Option("--confirm-run-unsafe-code", help="Let tasks run the model's code.")
@@ -242,8 +284,7 @@ def evaluate(
 ) -> None:
     """Evaluate a model by lm-eval's own loop: the number that one publishes.
 
-    Options are lm-eval's. Tasks, their data and first prompts are checked before the model is
-    loaded.
+    Options are lm-eval's. Tasks, data and first prompts are checked before weights are read.
     """
     quieten_libraries()
     from ..evals.chat import ChatOptions
@@ -254,7 +295,7 @@ def evaluate(
         batch_size=batch_size,
         limit=limit,
         samples=None if samples is None else read_samples(samples),
-        chat=ChatOptions(apply_chat_template, system_instruction, fewshot_as_multiturn),
+        chat=ChatOptions(apply_chat_template, system_instruction, _turns(fewshot_as_multiturn)),
         gen_kwargs=None if gen_kwargs is None else read_settings(gen_kwargs),
         seeds=read_seeds(seed),
         output_path=output_path,

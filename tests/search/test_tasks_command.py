@@ -78,7 +78,7 @@ def test_one_prompt_in_a_models_template(heterosis, tmp_path):
         ([TASKS, "-f", 2], "options about prompts need `--show`"),
         ([TASKS / "java.yaml", "--show", "-f", -1], "`num_fewshot` must be at least 0, got -1"),
         ([TASKS / "java.yaml", "--show", "--apply-chat-template"], "needs `--model`"),
-        ([TASKS, "--fewshot-as-multiturn"], "needs `apply_chat_template: true`"),
+        ([TASKS, "--fewshot-as-multiturn", "true"], "needs `apply_chat_template: true`"),
     ],
 )
 def test_mistakes(heterosis, words, message):
