@@ -1,5 +1,6 @@
 """lm-eval's own evaluation called by us gives what lm-eval gives, and mistakes come before it."""
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -132,16 +133,19 @@ def test_what_is_shown_of_other_kinds(tasks_folder):
     assert shot[2].count("Question:") == 3
 
 
-def test_a_prompt_in_a_chat_template(tasks_folder, tokenizer):
-    import copy
-
+def test_a_prompt_in_a_chat_template_is_asked_as_it_is_shown(tasks_folder, tokenizer, tmp_path):
     chatty = copy.deepcopy(tokenizer)
     chatty.chat_template = "{% for m in messages %}<{{m.role}}>{{m.content}}{% endfor %}<assistant>"
     chat = check_chat(ChatOptions(True, "Be brief."), chatty, "tiny")
-    prompt = show_task(str(tasks_folder["mc"]), num_fewshot=1, chat=chat)[2]
+    told = EvalOptions(limit=1, log_samples=True, output_path=tmp_path, chat=chat.options)
+    path = str(tasks_folder["mc_5shot"])
+    evaluate_fully(open_tasks([path], told, chat), tiny_model(), chatty, told, name="tiny")
+    (written,) = tmp_path.rglob("samples_*.jsonl")
+    prompt = json.loads(written.read_text())["arguments"]["gen_args_0"]["arg_0"]
     assert prompt.startswith("<system>Be brief.<user>Question: ")
-    assert prompt.count("<user>") == 2
+    assert prompt.count("<user>") == 6
     assert prompt.endswith("<assistant>")
+    assert show_task(path, chat=chat)[2] == prompt
 
 
 # Mistakes -----------------------------------------------------------------------------------
