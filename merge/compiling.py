@@ -1,7 +1,9 @@
 """Compiled kernels: one per kind of work, made at the first call, eager where that fails.
 
-Bits do not depend on it (kernels.py), so that a missing compiler costs time and nothing else. Knows
-torch's compiler; no plans, no models.
+Bits do not depend on it (kernels.py), so that a missing compiler costs time and nothing else. A
+kernel is traced and handed to Inductor, as `torch.compile` does, whose guards and wrappers around
+each call would cost more than a small launch; what they check is in the kind of work. Knows torch's
+compiler; no plans, no models.
 
 Shapes: N entries.
 """
@@ -9,18 +11,17 @@ Shapes: N entries.
 import logging
 import shutil
 import warnings
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from functools import lru_cache
 from typing import Any
 
 import torch
+from torch import Tensor
 
 log = logging.getLogger(__name__)
 
 _NEVER = 10_000
 _OPTIONS = {
-    # Guards cost more than a small launch. What they would check is in the kind of work.
-    "guard_filter_fn": lambda guards: [False for _ in guards],
     # Processes beside this one would take longer to start than a kernel takes to compile.
     "compile_threads": 1,
     # A kernel is one loop that stores nothing but its result. Left to itself, Inductor stores
@@ -79,7 +80,7 @@ def _first_call(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch, about its own habits
-            compiled = compile_kernel(kernel, options)
+            compiled = compile_kernel(kernel, options, arguments)
             compiled(*arguments)
     except RuntimeError as error:  # all of torch's compilers' are
         reason = " ".join(str(error).split())[:200]
@@ -89,16 +90,53 @@ def _first_call(
     return compiled
 
 
-def compile_kernel(kernel: Callable[..., None], options: dict[str, Any]) -> Callable[..., None]:
-    """What `torch.compile` makes of a kernel, for any number of entries above 1."""
+def compile_kernel(
+    kernel: Callable[..., None], options: dict[str, Any], arguments: tuple[Any, ...]
+) -> Callable[..., None]:
+    """What Inductor makes of a kernel, for any number of entries above 1.
 
-    def alone(*arguments: Any) -> None:
-        kernel(*arguments)
+    Args:
+        kernel: Overwrites its first argument.
+        options: Inductor's, by name.
+        arguments: Of its kind, with more entries than rows of numbers; nothing is computed.
+    """
+    from torch._inductor import compile as compile_graph  # seconds, for those who compile
+    from torch.fx.experimental.proxy_tensor import make_fx
 
-    # Torch keeps compiled code with the code object and, without guards, takes what it finds there:
-    # each kernel needs one of its own.
-    alone.__code__ = alone.__code__.replace()
-    return torch.compile(alone, dynamic=True, fullgraph=True, options=options)
+    def on_tensors(*tensors: Tensor) -> tuple[()]:
+        kernel(*_nested(tensors, arguments))
+        return ()
+
+    graph = make_fx(on_tensors, tracing_mode="symbolic")(*_tensors(arguments))
+    inputs = [node.meta["val"] for node in graph.graph.nodes if node.op == "placeholder"]
+    compiled: Any = compile_graph(graph, inputs, options=options)
+
+    def call(*arguments: Any) -> None:
+        compiled(*_tensors(arguments))
+
+    return call
+
+
+def _tensors(arguments: tuple[Any, ...]) -> list[Tensor]:
+    # Those in lists in their places; None left out.
+    found: list[Tensor] = []
+    for argument in arguments:
+        if isinstance(argument, list):
+            found += argument
+        elif argument is not None:
+            found.append(argument)
+    return found
+
+
+def _nested(tensors: Sequence[Tensor], like: tuple[Any, ...]) -> list[Any]:
+    # The inverse of `_tensors`.
+    rest = iter(tensors)
+    return [
+        [next(rest) for _ in argument]
+        if isinstance(argument, list)
+        else (None if argument is None else next(rest))
+        for argument in like
+    ]
 
 
 @lru_cache(maxsize=1)

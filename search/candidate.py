@@ -18,6 +18,10 @@ from ..merge.recipe import Recipe
 from .journal import StudyError
 
 ATTRIBUTE = "candidate"
+SEARCHED = "candidate"
+"""Kind of what the sampler proposes."""
+REROLL, RESET, SIMPLIFIED = VARIANTS = ("reroll", "reset", "simplified")
+"""Kinds of what a winner is taken apart into (dissection.py)."""
 
 
 @dataclass(frozen=True)
@@ -27,13 +31,16 @@ class Candidate:
     Attributes:
         number: Trial number in the journal, from 0.
         name: Of a baseline as in ``baselines``; of a candidate ``candidate NUMBER``.
-        kind: A baseline's kind, or ``candidate``.
+        kind: A baseline's kind, ``candidate``, or one of VARIANTS.
         recipe: All that determines the merge.
         value: Objective on the search items; None if the candidate failed.
         scores: Task name -> score on the search items.
         audit: Task name -> how its generated answers came about; no entry for other tasks.
+        items: How many items it was scored on.
         seconds: Spent on loading and scoring.
         failure: Why there is no value, or None.
+        of: Of a variant, the winner's number.
+        reset: Of a variant, the groups of genes that are as in the uniform merge.
     """
 
     number: int
@@ -43,13 +50,26 @@ class Candidate:
     value: float | None = None
     scores: Mapping[str, TaskScore] = field(default_factory=dict)
     audit: Mapping[str, Audit] = field(default_factory=dict)
+    items: int = 0
     seconds: float = 0.0
     failure: str | None = None
+    of: int | None = None
+    reset: tuple[str, ...] = ()
+
+    @property
+    def is_searched(self) -> bool:
+        """Whether the sampler has proposed it."""
+        return self.kind == SEARCHED
 
     @property
     def is_baseline(self) -> bool:
-        """Whether it was given, not proposed by the sampler."""
-        return self.kind != "candidate"
+        """Whether it was given beforehand."""
+        return not self.is_searched and not self.is_variant
+
+    @property
+    def is_variant(self) -> bool:
+        """Whether it is a winner's, but for what is asked about."""
+        return self.kind in VARIANTS
 
     def to_attribute(self) -> dict[str, Any]:
         """Return what is kept in the trial's user attributes."""
@@ -60,8 +80,10 @@ class Candidate:
             "recipe": self.recipe.to_dict(),
             "scores": {task: asdict(score) for task, score in self.scores.items()},
             "audit": {task: asdict(audit) for task, audit in self.audit.items()},
+            "items": self.items,
             "seconds": round(self.seconds, 4),
             "failure": self.failure,
+            **({"of": self.of, "reset": list(self.reset)} if self.is_variant else {}),
         }
 
 
@@ -85,12 +107,15 @@ def candidate_of(trial: FrozenTrial) -> Candidate:
         value=trial.value if trial.state == TrialState.COMPLETE else None,
         scores={task: TaskScore(**score) for task, score in kept["scores"].items()},
         audit={task: Audit(**audit) for task, audit in kept.get("audit", {}).items()},
+        items=kept.get("items", sum(score["n"] for score in kept["scores"].values())),
         seconds=kept["seconds"],
         failure=kept["failure"],
+        of=kept.get("of"),
+        reset=tuple(kept.get("reset", ())),
     )
 
 
 def finalists(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
     """Return the best candidates on the search items, baselines left out; ties by number."""
-    scored = [c for c in candidates if not c.is_baseline and c.value is not None]
+    scored = [c for c in candidates if c.is_searched and c.value is not None]
     return sorted(scored, key=lambda c: (-(c.value or 0.0), c.number))[:count]

@@ -5,6 +5,7 @@ Knows assembly and the space; measures one candidate; changes nothing on disk.
 
 from __future__ import annotations
 
+import datetime
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +30,7 @@ from .assembly import (
     parent_facts,
     set_threads,
 )
+from .budget import limits_of, settle_deadline
 from .candidate import candidate_of
 from .config import Config
 from .describe import by_thirds, delta_lines, delta_table, parents_line, third_name
@@ -50,6 +52,7 @@ class Forecast:
         once: Seconds that the first load took longer: facts that the methods ask, compilation.
         load: Seconds to materialise a candidate.
         score: Seconds to score it on the search items.
+        candidates: How many the sampler proposes within the budget.
         total: Seconds of the whole search, confirmation included.
         threads: CPU threads that were chosen.
         report: Which scoring path runs, and why.
@@ -58,6 +61,7 @@ class Forecast:
     once: float
     load: float
     score: float
+    candidates: int
     total: float
     threads: int
     report: PathReport
@@ -86,10 +90,11 @@ def check_study(study: Path, layers: bool = False) -> Iterator[str]:
     config = Config.model_validate(journal.begun["config"])
     parts = open_parts(config)
     check_identity(journal.begun["identity"], identity(parts), study)
-    searched = sum(not candidate_of(trial).is_baseline for trial in journal.trials)
+    searched = sum(candidate_of(trial).is_searched for trial in journal.trials)
+    of = "" if config.search.trials is None else f" of {config.search.trials}"
     yield (
-        f"study: {searched} of {config.search.trials} candidates finished; parents, tasks, space "
-        "and versions are those it was begun with"
+        f"study: {searched}{of} candidates finished; parents, tasks, space and versions are those "
+        "it was begun with"
     )
     yield from _check(parts, layers)
 
@@ -118,12 +123,17 @@ def measure(parts: Parts, engine: MergeEngine, scorer: Scorer, report: PathRepor
     engine.load(parts.baselines[0].recipe)  # else the next load would find nothing to do
     load = _seconds(lambda: engine.load(recipe))
     score = _seconds(lambda: scorer.score(SEARCH))
-    candidates = parts.config.search.trials + len(parts.baselines)
-    finalists = min(parts.config.search.finalists, parts.config.search.trials)
     rest = (scorer.items(CONFIRM) + scorer.items(GUARD)) / max(scorer.items(SEARCH), 1)
-    confirmation = (finalists + len(parts.baselines)) * (load + score * rest)
-    total = candidates * (load + score) + confirmation
-    return Forecast(max(first - load, 0.0), load, score, total, threads, report)
+    settled = settle_deadline(parts.config.search, {}, datetime.datetime.now().astimezone())
+    limits = limits_of(parts.config.search, settled, ())
+    n_baselines, finalists = len(parts.baselines), parts.config.search.finalists
+    confirmation = (finalists + n_baselines) * (load + score * rest)
+    before = n_baselines * (load + score)
+    count = limits.candidates(load + score, scorer.items(SEARCH), before, confirmation)
+    if count < finalists:
+        confirmation = (count + n_baselines) * (load + score * rest)
+    total = before + count * (load + score) + confirmation
+    return Forecast(max(first - load, 0.0), load, score, count, total, threads, report)
 
 
 def _seconds(work: Callable[[], object]) -> float:
@@ -217,7 +227,7 @@ def _space_lines(parts: Parts) -> Iterator[str]:
             f"advice: the middle of `weight` is {sum(space.weight) / 2:g}, not the uniform merge's "
             f"{share:g}: the search starts from the middle"
         )
-    if trials < 5 * count:
+    if trials is not None and trials < 5 * count:
         yield (
             f"advice: {trials} trials are few for {count} genes; "
             "take a coarser `depth`, or at least five trials a gene"
@@ -243,7 +253,7 @@ def _forecast_lines(parts: Parts, scorer: Scorer, forecast: Forecast) -> Iterato
     confirm = scorer.items(CONFIRM)
     gain = POWER * math.sqrt(DISCORDANT / confirm) if confirm else math.inf
     yield (
-        f"forecast: {len(parts.baselines)} baselines and {parts.config.search.trials} candidates "
+        f"forecast: {len(parts.baselines)} baselines and {forecast.candidates} candidates "
         f"in about {duration(forecast.total)}; smallest gain that {confirm} confirm items show: "
         f"{100 * gain:.1f} points (0/1 metric, {DISCORDANT:.0%} of the items answered differently)"
     )

@@ -107,8 +107,16 @@ class Journal:
         return self._study.get_trials(deepcopy=False)
 
     def append(self, trial: FrozenTrial) -> None:
-        """Add a finished trial: one line, on disk when this returns."""
-        self._study.add_trial(trial)
+        """Add a finished trial: one line, on disk when this returns.
+
+        Raises:
+            OSError: If it cannot be written; the journal is then as before.
+        """
+        try:
+            self._study.add_trial(trial)
+        except OSError:
+            cut_torn_tail(self.path)
+            raise
 
     @property
     def manifest(self) -> dict[str, Any]:

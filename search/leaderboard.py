@@ -7,17 +7,22 @@ leaderboard opens at once.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from statistics import fmean
 
 from ..evals.comparison import Difference, paired_difference
 from ..evals.fingerprint import fingerprint_of, refuse_incomparable
 from ..evals.scores import ItemScores, TaskScore
-from ..evals.splits import CONFIRM, GUARD
+from ..evals.splits import CONFIRM, GUARD, SEARCH
 from ..evals.store import ItemStore
+from .budget import is_spent
 from .candidate import Candidate, candidate_of, finalists
+from .dissection import Dissection, dissection_of
 from .journal import Journal, StudyError
+from .luck import expected_inflation
 from .objective import Objective
 
 ALPHA = 0.05
@@ -64,7 +69,10 @@ class Leaderboard:
         objective: Rule and weights.
         rows: Best first; failures last.
         best_parent: Name of the parent that the differences refer to, or None.
-        finished: Whether all trials that were asked for are there.
+        finished: Whether the search has spent what it was given.
+        masks: Confirm scores of the winner under other masks.
+        dissection: What the winner's variants say; None where it was not taken apart.
+        inflation: By how much the best search score is expected to be too high, being the best.
     """
 
     name: str
@@ -73,6 +81,9 @@ class Leaderboard:
     rows: tuple[Row, ...]
     best_parent: str | None
     finished: bool
+    masks: tuple[TaskScore, ...] = ()
+    dissection: Dissection | None = None
+    inflation: float | None = None
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -87,7 +98,7 @@ class Leaderboard:
     @property
     def winner(self) -> Row | None:
         """The best searched candidate: confirmed ones first."""
-        return next((row for row in self.rows if row.rank and not row.candidate.is_baseline), None)
+        return next((row for row in self.rows if row.rank and row.candidate.is_searched), None)
 
     @property
     def best_baseline(self) -> Row | None:
@@ -111,9 +122,16 @@ def read_leaderboard(folder: Path) -> Leaderboard:
     chosen = finalists(candidates, config["search"]["finalists"])
     confirmable = [c for c in candidates if c.is_baseline] + chosen
     confirmed, guards = (_read(store, confirmable, split) for split in (CONFIRM, GUARD))
+    winner = _winner(chosen, confirmed, objective)
+    compare = partial(_on_search_items, store, objective)
+    dissection = None
+    if winner is not None and any(c.of == winner.number for c in candidates):
+        dissection = dissection_of(winner, candidates, lambda c: compare(c, winner))
+        simplest = [dissection.simplest] if dissection.simplest else []
+        confirmed |= _read(store, simplest, CONFIRM)
+        guards |= _read(store, simplest, GUARD)
     rows = [_row(c, objective, confirmed.get(c.number), guards.get(c.number)) for c in candidates]
     rows = _compared(rows, confirmed, objective)
-    searched = sum(not c.is_baseline for c in candidates)
     parent = _best(rows, "parent")
     return Leaderboard(
         name=config["name"],
@@ -121,8 +139,59 @@ def read_leaderboard(folder: Path) -> Leaderboard:
         objective=objective,
         rows=_ranked(rows),
         best_parent=parent.candidate.name if parent else None,
-        finished=searched >= config["search"]["trials"],
+        finished=is_spent(journal.begun, candidates),
+        masks=tuple(
+            combined(scores.task_scores(), objective)
+            for scores in _read(store, dissection.rerolls if dissection else (), CONFIRM).values()
+        ),
+        dissection=dissection,
+        inflation=_inflation(candidates, chosen, compare),
     )
+
+
+def _winner(
+    chosen: Sequence[Candidate], confirmed: Mapping[int, ItemScores], objective: Objective
+) -> Candidate | None:
+    """The finalist that is best on the confirm items; the earlier of equals in `chosen`."""
+    scored = [c for c in chosen if c.number in confirmed]
+    return max(
+        scored,
+        key=lambda c: combined(confirmed[c.number].task_scores(), objective).value,
+        default=None,
+    )
+
+
+def _on_search_items(
+    store: ItemStore, objective: Objective, candidate: Candidate, other: Candidate
+) -> Difference:
+    """Paired difference of two candidates on the search items.
+
+    Raises:
+        StudyError: If the store has lost the items of one.
+    """
+    items = []
+    for c in (candidate, other):
+        scores = store.read(c.number, SEARCH)
+        if scores is None:
+            raise StudyError(
+                f"{store.folder}: the search items of {c.name} are lost; the search command "
+                "scores them again"
+            )
+        items.append(scores)
+    return paired_difference(items[0], items[1], objective)
+
+
+def _inflation(
+    candidates: Sequence[Candidate],
+    chosen: Sequence[Candidate],
+    compare: Callable[[Candidate, Candidate], Difference],
+) -> float | None:
+    """Expected luck in the best search score; None where there is nothing to tell it by."""
+    values = [c.value for c in candidates if c.is_searched and c.value is not None]
+    if len(chosen) < 2:
+        return None
+    errors = [compare(chosen[0], other).se for other in chosen[1:]]
+    return expected_inflation(values, fmean(errors) / math.sqrt(2))
 
 
 def _refuse_mixed(folder: Path, store: ItemStore, known: object) -> None:
@@ -260,9 +329,15 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _ranked(rows: Sequence[Row]) -> tuple[Row, ...]:
-    scored = sorted((row for row in rows if row.search), key=_order)
-    failed = [row for row in rows if not row.search]
-    return (*(replace(row, rank=rank) for rank, row in enumerate(scored, 1)), *failed)
+    is_ranked = [row.search is not None and not _is_hidden(row) for row in rows]
+    scored = sorted((row for row, is_in in zip(rows, is_ranked, strict=True) if is_in), key=_order)
+    rest = [row for row, is_in in zip(rows, is_ranked, strict=True) if not is_in]
+    return (*(replace(row, rank=rank) for rank, row in enumerate(scored, 1)), *rest)
+
+
+def _is_hidden(row: Row) -> bool:
+    """Whether a row is a winner's variant that only tells something of the winner."""
+    return row.candidate.is_variant and row.confirm is None
 
 
 def _order(row: Row) -> tuple[float, float, int]:

@@ -32,8 +32,12 @@ class Reporter(Protocol):
     def known(self, candidates: Sequence[Candidate]) -> None:
         """Candidates that an earlier run has finished."""
 
-    def stage(self, name: str, total: int, done: int = 0) -> None:
-        """A stage of ``total`` candidates begins, ``done`` of which are known already."""
+    def stage(self, name: str, total: int | None, done: int = 0) -> None:
+        """A stage of ``total`` candidates begins, ``done`` of which are known already; None: as
+        many as time or items allow."""
+
+    def forecast(self, total: int | None) -> None:
+        """The stage is expected to be of so many candidates."""
 
     def finished(self, candidate: Candidate, items: int) -> None:
         """A candidate was scored on ``items`` items, or failed."""
@@ -47,12 +51,13 @@ class Tracker:
 
     def __init__(self) -> None:
         self.name = ""
-        self.total = self.done = self.items = self.failed = 0
+        self.total: int | None = 0
+        self.done = self.items = self.failed = 0
         self.top: list[Candidate] = []
         self._start = time.monotonic()
         self._done_at_start = 0
 
-    def stage(self, name: str, total: int, done: int) -> None:
+    def stage(self, name: str, total: int | None, done: int) -> None:
         """Begin a stage."""
         self.name, self.total, self.done, self.items = name, total, done, 0
         self._start, self._done_at_start = time.monotonic(), done
@@ -84,11 +89,13 @@ class Tracker:
     def seconds_left(self) -> float:
         """Time left in this stage, at its pace so far."""
         done = self.done - self._done_at_start
-        return (time.monotonic() - self._start) / done * (self.total - self.done) if done else 0.0
+        if not done or self.total is None:
+            return 0.0
+        return (time.monotonic() - self._start) / done * (self.total - self.done)
 
     def line(self) -> str:
         """One line: stage, count, best so far, speed, time left."""
-        parts = [f"{self.name} {self.done}/{self.total}"]
+        parts = [f"{self.name} {self.done}/{'?' if self.total is None else self.total}"]
         if self.top:
             parts.append(f"best {score(self.top[0].value)} ({self.top[0].name})")
         parts.append(f"{self.items_per_second:.0f} items/s")
@@ -129,11 +136,16 @@ class PlainReporter:
         """See `Reporter`."""
         self._tracker.known(candidates)
 
-    def stage(self, name: str, total: int, done: int = 0) -> None:
+    def stage(self, name: str, total: int | None, done: int = 0) -> None:
         """See `Reporter`."""
         self._tracker.stage(name, total, done)
         known = f", {done} known already" if done else ""
-        self.note(f"{name}: {total} candidates{known}")
+        many = "as many candidates as there is room for" if total is None else f"{total} candidates"
+        self.note(f"{name}: {many}{known}")
+
+    def forecast(self, total: int | None) -> None:
+        """See `Reporter`."""
+        self._tracker.total = total
 
     def finished(self, candidate: Candidate, items: int) -> None:
         """See `Reporter`."""
@@ -180,11 +192,16 @@ class LiveReporter:
         """See `Reporter`."""
         self._tracker.known(candidates)
 
-    def stage(self, name: str, total: int, done: int = 0) -> None:
+    def stage(self, name: str, total: int | None, done: int = 0) -> None:
         """See `Reporter`."""
         self._tracker.stage(name, total, done)
         self._bar.reset(self._task, total=total, completed=done, description=name)
         self._live.update(self._view())
+
+    def forecast(self, total: int | None) -> None:
+        """See `Reporter`."""
+        self._tracker.total = total
+        self._bar.update(self._task, total=total)
 
     def finished(self, candidate: Candidate, items: int) -> None:
         """See `Reporter`."""

@@ -14,7 +14,8 @@ from types import FrameType
 from typing import Any
 
 from ..evals.fingerprint import parts_of
-from ..evals.scorer import PathReport
+from ..evals.scorer import PathReport, Scorer
+from ..evals.splits import CONFIRM, GUARD
 from ..evals.store import ItemStore
 from .assembly import (
     Parts,
@@ -27,6 +28,8 @@ from .assembly import (
     parent_facts,
     set_threads,
 )
+from .budget import Budget, limits_of, settle_deadline
+from .candidate import candidate_of
 from .config import Config
 from .journal import Journal, lock_folder
 from .leaderboard import Leaderboard, read_leaderboard
@@ -65,6 +68,8 @@ def run_search(
         if known:
             check_identity(known["identity"], now, folder)
         bench, machine = _bench(parts, known.get("machine", {}), reporter)
+        today = datetime.datetime.now().astimezone()
+        machine["deadline"] = settle_deadline(config.search, known, today)
         requests = {"requests": parts_of(bench.scorer.fingerprint)}
         if known:
             check_identity(known["identity"], requests, folder)
@@ -79,6 +84,7 @@ def run_search(
             journal,
             ItemStore(folder / "items"),
             reporter,
+            _budget(parts, bench.scorer, machine["deadline"], journal),
             should_stop,
         )
         finished = study.run()
@@ -100,6 +106,13 @@ def _bench(
     machine = {"device": choose_device(parts.config), "threads": threads, "path": scorer.path}
     reporter.note(_said_of(report, machine))
     return Bench(engine, scorer, parts.objective), machine
+
+
+def _budget(parts: Parts, scorer: Scorer, deadline: str | None, journal: Journal) -> Budget:
+    candidates = [candidate_of(trial) for trial in journal.trials]
+    confirmed = parts.config.search.finalists + len(parts.baselines)
+    items = confirmed * (scorer.items(CONFIRM) + scorer.items(GUARD))
+    return Budget(limits_of(parts.config.search, deadline, candidates), items)
 
 
 def _said_of(report: PathReport, machine: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ neither torch nor Optuna, so that a misspelt key is reported at once.
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -23,9 +24,15 @@ from ..evals.chat import ChatOptions
 from ..merge.groups import Grouping
 from ..merge.hints import hint
 from ..merge.methods import METHODS
+from .deadline import deadline_of
 
 CHAT_KEYS = ("apply_chat_template", "system_instruction", "fewshot_as_multiturn")
 """Keys of `eval` that say how prompts are wrapped; lm-eval's words."""
+
+ENDS = ("trials", "items", "hours", "until")
+"""Keys of `search` that say when it is enough."""
+
+DEFAULT_TRIALS = 200
 
 MOST_POINTS = 1000
 """Upper bound of `depth`'s K: more than any model has layers."""
@@ -243,8 +250,16 @@ class SpaceSection(Section):
 class SearchSection(Section):
     """How candidates are proposed, and how many."""
 
-    trials: int = Field(default=200, ge=0)
-    """Candidates proposed by the sampler; the baselines come on top."""
+    trials: int | None = Field(default=None, ge=0)
+    """Candidates proposed by the sampler; the baselines come on top. Default: 200, or without end
+    where `items`, `hours` or `until` says when it is enough."""
+    items: int | None = Field(default=None, ge=1)
+    """Items that candidates may be scored on, all together."""
+    hours: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Time for everything, confirmation included; that of earlier runs counts."""
+    until: str | None = None
+    """When everything shall be done: `"08:00"` (the next such hour when the study begins), or a
+    moment as `2026-11-25T08:00`. 10 to 20 % of the time is kept for confirmation."""
     sampler: str = "CmaEsSampler"
     """Any sampler class of ``optuna.samplers``."""
     sampler_args: dict[str, Any] = Field(default_factory=dict)
@@ -254,6 +269,25 @@ class SearchSection(Section):
     """How the tasks' scores become the one number that the sampler sees."""
     finalists: int = Field(default=5, ge=1)
     """Best candidates that are scored on the confirm and guard items at the end."""
+    dissect: bool = True
+    """Whether the winner is taken apart at the end: its genes reset one at a time, then as many
+    together as can go without a loss."""
+    rerolls: int = Field(default=3, ge=0)
+    """Other masks under which the winner is scored where it is taken apart and draws masks."""
+
+    @field_validator("until")
+    @classmethod
+    def _readable(cls, until: str | None) -> str | None:
+        if until is not None:
+            deadline_of(until, datetime.datetime.now().astimezone())
+        return until
+
+    @model_validator(mode="before")
+    @classmethod
+    def _some_end(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping) or any(values.get(key) is not None for key in ENDS):
+            return values
+        return {**values, "trials": DEFAULT_TRIALS}
 
     @field_validator("sampler_args")
     @classmethod

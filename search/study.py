@@ -16,6 +16,7 @@ import torch
 from optuna.trial import FrozenTrial
 
 from ..evals.audit import audits
+from ..evals.comparison import Difference, paired_difference
 from ..evals.scorer import Scorer
 from ..evals.scores import ItemScores, NonFiniteScore
 from ..evals.splits import CONFIRM, GUARD, SEARCH
@@ -23,7 +24,10 @@ from ..evals.store import ItemStore
 from ..merge.engine import MergeEngine, MergeFailure
 from ..merge.recipe import Recipe
 from .baselines import Baseline
-from .candidate import Candidate, candidate_of, finalists
+from .budget import Budget
+from .candidate import REROLL, SEARCHED, Candidate, candidate_of, finalists
+from .dissection import Variant, dissect, dissection_of
+from .full_disk import with_room
 from .journal import Journal, StudyError
 from .objective import Objective
 from .progress import Reporter
@@ -76,7 +80,8 @@ class Study:
     Args:
         bench: Scores recipes.
         space: What may vary.
-        section: How many candidates, by which sampler.
+        section: Which sampler, how many finalists.
+        budget: When it is enough.
         baselines: Trials 0..k.
         journal: The study's record, open for writing.
         store: Scores item by item.
@@ -93,11 +98,12 @@ class Study:
         journal: Journal,
         store: ItemStore,
         reporter: Reporter,
+        budget: Budget,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self._bench, self._space, self._section = bench, space, section
         self._baselines, self._journal, self._store = baselines, journal, store
-        self._reporter, self._should_stop = reporter, should_stop
+        self._reporter, self._budget, self._should_stop = reporter, budget, should_stop
         self._proposer = Proposer(space, section)
         self._candidates = [candidate_of(trial) for trial in journal.trials]
 
@@ -105,19 +111,20 @@ class Study:
         """Score the baselines, search, and confirm the finalists.
 
         Returns:
-            Whether every trial that was asked for is finished, and the finalists confirmed.
+            Whether the budget is spent, and the finalists are confirmed.
         """
         done = len(self._candidates)
         self._store.drop(lambda trial: trial >= done)
         for trial in self._journal.trials:
             self._proposer.observe(trial)
-        self._store.compact()
+        self._written(self._store.compact)
         self._reporter.known(self._candidates)
         self._restore_items()
         self._run_baselines()
         self._run_search()
-        is_confirmed = self._confirm()
-        return is_confirmed and self._remaining() == 0 and not self._missing_baselines()
+        is_confirmed = self._confirm() and self._dissect()
+        is_spent = self._budget.spent(self._candidates) is not None
+        return is_confirmed and is_spent and not self._missing_baselines()
 
     def _restore_items(self) -> None:
         """Score again what the item store has lost; the journal says what belongs there."""
@@ -130,16 +137,12 @@ class Study:
                 raise StudyError(
                     f"{candidate.name}: its lost items cannot be scored again: {scores}"
                 )
-            self._store.append(candidate.number, SEARCH, scores)
+            self._written(lambda c=candidate, s=scores: self._store.append(c.number, SEARCH, s))
             self._reporter.note(f"{candidate.name}: items were lost and have been scored again")
 
     def _missing_baselines(self) -> tuple[Baseline, ...]:
         """Baselines are the first trials, in their fixed order: the rest is missing."""
         return self._baselines[len(self._candidates) :]
-
-    def _remaining(self) -> int:
-        done = sum(not candidate.is_baseline for candidate in self._candidates)
-        return max(self._section.trials - done, 0)
 
     def _run_baselines(self) -> None:
         missing = self._missing_baselines()
@@ -147,7 +150,9 @@ class Study:
         for baseline in missing:
             if self._should_stop():
                 return
-            candidate, scores = self._evaluate(baseline.recipe, baseline.name, baseline.kind)
+            number = len(self._candidates)
+            blank = Candidate(number, baseline.name, baseline.kind, baseline.recipe)
+            candidate, scores = self._evaluate(blank)
             trial = self._proposer.given(baseline.params, candidate.value, candidate.to_attribute())
             self._keep(trial, candidate, scores)
         values = {c.value for c in self._scored_baselines()}
@@ -158,28 +163,31 @@ class Study:
             )
 
     def _run_search(self) -> None:
-        remaining = self._remaining()
-        self._stage("search", remaining, self._section.trials)
-        for _ in range(remaining):
+        if self._budget.spent(self._candidates) is not None:
+            return
+        done = sum(candidate.is_searched for candidate in self._candidates)
+        self._reporter.stage("search", self._budget.limits.trials, done)
+        while (limit := self._budget.spent(self._candidates)) is None:
             if self._should_stop():
                 return
             number = len(self._candidates)
             trial, genes = self._proposer.propose(number)
             recipe = self._space.decode(genes)
-            candidate, scores = self._evaluate(recipe, f"candidate {number}", "candidate")
+            blank = Candidate(number, f"candidate {number}", SEARCHED, recipe)
+            candidate, scores = self._evaluate(blank)
             finished = self._proposer.tell(trial, candidate.value, candidate.to_attribute())
             self._keep(finished, candidate, scores)
+            self._reporter.forecast(self._budget.total(self._candidates))
+        if self._budget.limits.trials is None:
+            self._reporter.note(f"search: {limit} given to it is spent")
 
     def _stage(self, name: str, missing: int, total: int) -> None:
         if missing:
             self._reporter.stage(name, total, total - missing)
 
-    def _evaluate(
-        self, recipe: Recipe, name: str, kind: str
-    ) -> tuple[Candidate, ItemScores | None]:
+    def _evaluate(self, candidate: Candidate) -> tuple[Candidate, ItemScores | None]:
         start = time.monotonic()
-        candidate = Candidate(len(self._candidates), name, kind, recipe)
-        scores = self._bench.score(recipe, SEARCH)
+        scores = self._bench.score(candidate.recipe, SEARCH)
         seconds = time.monotonic() - start
         if isinstance(scores, str):
             return replace(candidate, seconds=seconds, failure=scores), None
@@ -189,13 +197,13 @@ class Study:
             reason = f"the objective is {value}: a task's score has left the range of numbers"
             return replace(candidate, seconds=seconds, failure=reason), None
         candidate = replace(candidate, value=value, scores=by_task, audit=audits(scores))
-        return replace(candidate, seconds=seconds), scores
+        return replace(candidate, items=scores.n, seconds=seconds), scores
 
     def _keep(self, trial: FrozenTrial, candidate: Candidate, scores: ItemScores | None) -> None:
         """Write items first: a journal line promises that they are there."""
         if scores is not None:
-            self._store.append(candidate.number, SEARCH, scores)
-        self._journal.append(trial)
+            self._written(lambda: self._store.append(candidate.number, SEARCH, scores))
+        self._written(lambda: self._journal.append(trial))
         self._candidates.append(candidate)
         self._reporter.finished(candidate, scores.n if scores else 0)
 
@@ -205,30 +213,99 @@ class Study:
         A stop that was asked for during the search ends the search alone; one that is asked for
         here ends this too, after the candidate in hand.
         """
-        splits = (CONFIRM, GUARD) if self._bench.scorer.items(GUARD) else (CONFIRM,)
         ended_early = self._should_stop()
         chosen = [*finalists(self._candidates, self._section.finalists), *self._scored_baselines()]
-        work = [
-            (candidate, [s for s in splits if not self._store.has(candidate.number, s)])
-            for candidate in sorted(chosen, key=lambda c: c.number)
-        ]
-        missing = [(candidate, needed) for candidate, needed in work if needed]
-        self._stage("confirmation", len(missing), len(work))
-        for candidate, needed in missing:
+        chosen = sorted(chosen, key=lambda c: c.number)
+        missing = [candidate for candidate in chosen if self._unconfirmed(candidate)]
+        self._stage("confirmation", len(missing), len(chosen))
+        for candidate in missing:
             if self._should_stop() and not ended_early:
                 return False
-            items = sum(self._confirm_one(candidate, split) for split in needed)
-            self._reporter.finished(candidate, items)
-        self._store.compact()
+            self._reporter.finished(candidate, self._confirm_missing(candidate))
+        self._written(self._store.compact)
         return True
+
+    def _unconfirmed(self, candidate: Candidate) -> list[str]:
+        """Splits of confirmation that a candidate is not scored on yet."""
+        splits = (CONFIRM, GUARD) if self._bench.scorer.items(GUARD) else (CONFIRM,)
+        return [split for split in splits if not self._store.has(candidate.number, split)]
+
+    def _confirm_missing(self, candidate: Candidate) -> int:
+        """Score a candidate on what it lacks of confirmation; return how many items that were."""
+        return sum(self._confirm_one(candidate, split) for split in self._unconfirmed(candidate))
 
     def _confirm_one(self, candidate: Candidate, split: str) -> int:
         scores = self._bench.score(candidate.recipe, split)
         if isinstance(scores, str):
             self._reporter.note(f"{candidate.name}: not scored on {split}: {scores}")
             return 0
-        self._store.append(candidate.number, split, scores)
+        self._written(lambda: self._store.append(candidate.number, split, scores))
         return scores.n
+
+    def _written(self, write: Callable[[], object]) -> None:
+        with_room(write, self._reporter.note, self._should_stop)
+
+    def _dissect(self) -> bool:
+        """Take the winner apart; return whether that came to its end."""
+        winner = self._winner()
+        if not self._section.dissect or winner is None:
+            return True
+        is_over = False
+
+        def score(variant: Variant) -> Candidate | None:
+            nonlocal is_over
+            found = self._variant(winner, variant)
+            is_over = is_over or found is None
+            return found
+
+        def compare(candidate: Candidate) -> Difference:
+            return paired_difference(
+                self._items(candidate), self._items(winner), self._bench.objective
+            )
+
+        self._reporter.stage("dissection", None)
+        params = self._journal.trials[winner.number].params
+        dissect(winner, params, self._space, self._section.rerolls, score, compare)
+        simplest = dissection_of(winner, self._candidates, compare).simplest
+        if simplest is not None:
+            self._confirm_missing(simplest)
+        self._written(self._store.compact)
+        return not is_over
+
+    def _variant(self, winner: Candidate, variant: Variant) -> Candidate | None:
+        """A variant that is scored already, or scored now; None if it is time to end."""
+        for known in self._candidates:
+            if known.of == winner.number and known.recipe == variant.recipe:
+                return known
+        if self._should_stop() or self._budget.is_over:
+            return None
+        blank = Candidate(
+            len(self._candidates), variant.name, variant.kind, variant.recipe, of=winner.number
+        )
+        candidate, scores = self._evaluate(replace(blank, reset=variant.reset))
+        trial = self._proposer.given(None, candidate.value, candidate.to_attribute())
+        self._keep(trial, candidate, scores)
+        if variant.kind == REROLL and scores is not None:
+            self._confirm_missing(candidate)
+        return candidate
+
+    def _winner(self) -> Candidate | None:
+        """The finalist that is best on the confirm items."""
+        best, found = None, None
+        for candidate in finalists(self._candidates, self._section.finalists):
+            scores = self._store.read(candidate.number, CONFIRM)
+            if scores is not None:
+                value = self._bench.objective.value(
+                    {task: s.value for task, s in scores.task_scores().items()}
+                )
+                if best is None or value > best:
+                    best, found = value, candidate
+        return found
+
+    def _items(self, candidate: Candidate) -> ItemScores:
+        scores = self._store.read(candidate.number, SEARCH)
+        assert scores is not None  # `_restore_items` sees to it
+        return scores
 
     def _scored_baselines(self) -> Iterator[Candidate]:
         return (c for c in self._candidates if c.is_baseline and c.value is not None)

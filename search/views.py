@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from rich.text import Text
 from ..evals.audit import Audit
 from ..evals.comparison import Difference
 from ..evals.scores import AUDIT, TaskScore
+from .dissection import shows_loss
 from .format import p_value, recipe_line, score, short, signed
 from .leaderboard import Leaderboard, Row
 
@@ -23,6 +24,8 @@ SHORT = 10
 """Best rows that the terminal table shows, besides the baselines, unless asked for all."""
 TOP_RECIPES = 5
 """Candidates whose recipes are written under the terminal table."""
+TOP_GENES = 5
+"""Genes that are named, of those that matter."""
 _WORDS = ("name", "verdict")
 _GAP = 3
 """Characters between two columns."""
@@ -46,6 +49,45 @@ def verdict_sentence(board: Leaderboard) -> str:
     if winner.verdict == "worse":
         return f"{name} is worse than the best baseline: {facts}."
     return f"{name} is not shown to beat every baseline (not {winner.unbeaten}): {facts}."
+
+
+def luck_lines(board: Leaderboard) -> Iterator[str]:
+    """Say how much of the winner is luck, which genes matter, and what it can do without."""
+    winner = board.winner
+    if winner is None or winner.search is None:
+        return
+    if board.inflation is not None:
+        tried = sum(row.candidate.is_searched and row.search is not None for row in board.rows)
+        yield (
+            f"The best search score of {tried} candidates is expected to be {board.inflation:.4f} "
+            "too high, by luck; confirm scores are free of that."
+        )
+    if board.masks and winner.confirm:
+        values = [mask.value for mask in board.masks]
+        yield (
+            f"Under {len(values)} other masks {winner.candidate.name} has confirm scores of "
+            f"{min(values):.4f} to {max(values):.4f} (its own: {score(winner.confirm.value)})."
+        )
+    yield from _gene_lines(board)
+
+
+def _gene_lines(board: Leaderboard) -> Iterator[str]:
+    dissection = board.dissection
+    if dissection is None or not dissection.effects:
+        return
+    order = sorted(dissection.effects, key=lambda group: dissection.effects[group].value)
+    matter = [group for group in order if shows_loss(dissection.effects[group])]
+    worst = ", ".join(f"{g} ({signed(dissection.effects[g].value)})" for g in matter[:TOP_GENES])
+    more = f" and {len(matter) - TOP_GENES} more" if len(matter) > TOP_GENES else ""
+    yield (
+        f"Of {len(order)} genes, set to the uniform merge's one at a time on the search items, "
+        + (f"{len(matter)} matter: {worst}{more}." if matter else "none is shown to matter.")
+    )
+    if dissection.simplest is not None:
+        yield (
+            f"{len(dissection.simplest.reset)} of them can go together without a loss shown: "
+            f"trial {dissection.simplest.number}."
+        )
 
 
 @dataclass(frozen=True)
@@ -206,7 +248,7 @@ def table(board: Leaderboard, rows: int | None = SHORT, width: int = 200) -> Gro
         view.add_column(column.title, no_wrap=True, justify=justify)
     for row in shown:
         view.add_row(*(column.text(row) for column in columns), style=_style(row))
-    searched = [row for row in shown if not row.candidate.is_baseline]
+    searched = [row for row in shown if row.candidate.is_searched]
     recipes = [f"{row.candidate.name}: {_recipe(row)}" for row in searched[:TOP_RECIPES]]
     return Group(view, *(Text(line, overflow="fold") for line in recipes))
 
@@ -250,6 +292,8 @@ def markdown(board: Leaderboard) -> str:
         f"# {_title(board)}",
         "",
         verdict_sentence(board),
+        "",
+        *luck_lines(board),
         "",
         *_notes(board),
         "",

@@ -1,5 +1,7 @@
 """Compiled kernels: kept apart, bound to their thread count, eager where there is no compiler."""
 
+import shutil
+
 import pytest
 import torch
 from heterosis.merge import compiling
@@ -67,7 +69,7 @@ def test_without_a_compiler_kernels_run_eager_and_it_is_said(no_compiler, caplog
 
 
 def test_a_kernel_that_does_not_compile_runs_eager_and_it_is_said(monkeypatch, caplog):
-    def refuse(kernel, options):
+    def refuse(kernel, options, arguments):
         def call(*_):
             raise TorchDynamoException("no such instruction")
 
@@ -86,7 +88,7 @@ def test_a_kernel_that_does_not_compile_runs_eager_and_it_is_said(monkeypatch, c
 
 
 def test_a_real_failure_to_compile_is_one_too(monkeypatch, caplog):
-    monkeypatch.setitem(compiling._OPTIONS, "no_such_option", 1)
+    monkeypatch.setitem(compiling._OPTIONS, "cpp.cxx", (shutil.which("false"),))
     out, base = torch.zeros(100), torch.ones(100)
 
     def kernel(out, base):
@@ -94,4 +96,4 @@ def test_a_real_failure_to_compile_is_one_too(monkeypatch, caplog):
 
     Compiler().call("kind", kernel, (out, base))
     assert bool((out == 3.0).all())
-    assert "no_such_option" in caplog.text
+    assert "No working C++ compiler" in caplog.text

@@ -30,7 +30,7 @@ class SmallSearch:
             "splits": {"search_share": 0.3, "search_items": 20, "confirm_items": 30},
             "merge": {"dtype": "float32", "device": "cpu"},
             "space": {"depth": {"control_points": 2}},
-            "search": {"trials": 12, "finalists": 2},
+            "search": {"trials": 12, "finalists": 2, "dissect": False},
             "baselines": {
                 "lambdas": [0.8],
                 "ties_drop_rates": [0.5],

@@ -1,18 +1,20 @@
 """A search that is killed, again and again, ends where an uninterrupted one ends."""
 
 import csv
+import json
 import os
-import random
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from heterosis.search.journal import JOURNAL
 
 from .test_search import record
 
+ENVIRONMENT = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 COMMAND = (sys.executable, "-m", "heterosis.search")
 
 
@@ -22,7 +24,7 @@ def start(path, results, stdout: int = subprocess.DEVNULL) -> subprocess.Popen:
         stdout=stdout,
         stderr=subprocess.STDOUT,
         text=True,
-        env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        env=ENVIRONMENT,
     )
 
 
@@ -38,44 +40,21 @@ def wait_for_new_lines(process, results, count: int = 2) -> None:
         time.sleep(0.002)
 
 
-def wait_for_a_confirmation(process, results) -> None:
-    """Let the process come as far as one more confirmed candidate."""
-    before = len(list(results.glob("items/*.confirm.parquet")))
-    while process.poll() is None:
-        if len(list(results.glob("items/*.confirm.parquet"))) > before:
-            return
-        time.sleep(0.002)
-
-
-def moments(chance: random.Random, results):
-    """Ten ways to choose the instant: while starting, while searching, while confirming."""
-    for _ in range(3):
-        yield lambda process: time.sleep(chance.uniform(0.0, 8.0))
-    for _ in range(4):
-        yield lambda process: wait_for_new_lines(process, results, chance.randint(0, 9))
-    for _ in range(3):
-        yield lambda process: wait_for_a_confirmation(process, results)
+KILLS = 100
 
 
 @pytest.mark.slow
-def test_kill_nine_at_ten_random_moments(small_search, tmp_path):
-    path = small_search.write(search={"trials": 60, "finalists": 3})
+def test_kill_nine_at_a_hundred_random_moments(small_search, tmp_path):
+    path = small_search.write(search={"trials": 120, "finalists": 20})
     whole, results = tmp_path / "whole", tmp_path / "killed"
     assert start(path, whole).wait() == 0
-
-    chance = random.Random(20)
-    finished_before: list = []
-    for wait in moments(chance, results):
-        process = start(path, results)
-        wait(process)
-        time.sleep(chance.uniform(0.0, 0.1))
-        assert process.poll() is None, "the search was over before it had been killed ten times"
-        process.kill()
-        process.wait()
-        now = record(results) if lines_of(results) else []
-        assert now[: len(finished_before)] == finished_before
-        finished_before = now
-    assert len(finished_before) == 67
+    script = Path(__file__).with_name("kill_script.py")
+    command = [sys.executable, str(script), str(path), str(results), str(KILLS), "20"]
+    done = subprocess.run(command, check=True, text=True, capture_output=True, env=ENVIRONMENT)
+    killed = json.loads(done.stdout.splitlines()[-1])
+    assert len(killed) == KILLS
+    assert killed == sorted(killed), "something finished was lost"
+    assert sum(confirmed > 0 for _, confirmed in killed) > 5
     assert start(path, results).wait() == 0
     assert record(results) == record(whole)
     for name in ("leaderboard.md", "leaderboard.csv"):

@@ -1,0 +1,87 @@
+"""Runs a search and kills it, again and again: `kill_script.py CONFIG RESULTS KILLS SEED`.
+
+Each run is a fork of this process, which has imported all that takes seconds. Prints a line of
+JSON: how many candidates were finished, and how many confirmed, at each kill.
+"""
+
+import io
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import lm_eval.models.huggingface  # noqa: F401 - imported before the fork: it takes seconds
+import torch
+from heterosis.evals.splits import CONFIRM
+from heterosis.evals.store import ItemStore
+from heterosis.search.config import load_config
+from heterosis.search.journal import JOURNAL
+from heterosis.search.progress import PlainReporter
+from heterosis.search.run import run_search
+from rich.console import Console
+
+torch.set_num_threads(1)
+
+
+def fork_search(path: Path, results: Path) -> int:
+    """Start a search; return its process id."""
+    process = os.fork()
+    if process:
+        return process
+    config = load_config(path).model_copy(update={"results": results})
+    try:
+        run_search(config, PlainReporter(Console(file=io.StringIO())))
+    finally:
+        os._exit(0)
+
+
+def is_over(process: int) -> bool:
+    return os.waitpid(process, os.WNOHANG)[0] != 0
+
+
+def candidates(results: Path) -> int:
+    journal = results / JOURNAL
+    return journal.read_bytes().count(b"\n") if journal.is_file() else 0
+
+
+def confirmed(results: Path) -> set[str]:
+    return {path.name for path in results.glob("items/*.confirm.parquet")}
+
+
+def moments(kills: int, chance: random.Random, results: Path) -> Iterator[Callable[[], bool]]:
+    """What to wait for: a third while starting, half while searching, the rest confirming."""
+    for kill in range(kills):
+        if kill % 3 == 0:
+            at = time.monotonic() + chance.uniform(0.0, 1.0)
+            yield lambda at=at: time.monotonic() > at
+        elif kill < 0.85 * kills:
+            wanted = candidates(results) + chance.randint(1, 2)
+            yield lambda wanted=wanted: candidates(results) > wanted
+        else:
+            before = confirmed(results)
+            yield lambda before=before: bool(confirmed(results) - before)
+
+
+def main(config: str, folder: str, kills: str, seed: str) -> None:
+    """Kill, and say when."""
+    path, results, chance = Path(config), Path(folder), random.Random(int(seed))
+    killed = []
+    for is_time in moments(int(kills), chance, results):
+        process = fork_search(path, results)
+        while not is_time():
+            assert not is_over(process), f"the search was over after {len(killed)} kills"
+            time.sleep(0.001)
+        time.sleep(chance.uniform(0.0, 0.05))
+        os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+        keys = ItemStore(results / "items").keys()
+        splits = [split for _, split in keys]
+        killed.append((candidates(results), splits.count(CONFIRM)))
+    sys.stdout.write(f"{json.dumps(killed)}\n")
+
+
+main(*sys.argv[1:])
