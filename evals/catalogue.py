@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 HUB_SECONDS = 5.0
 """Longest wait for the hub to say whether it has a data set."""
+_SWITCHES = "HF_HUB_OFFLINE or HF_DATASETS_OFFLINE"
 _SHOWN = 4  # tasks named per missing data set
 
 
@@ -42,7 +43,7 @@ class Listed:
 
 @lru_cache(maxsize=1)
 def builtin_index() -> "TaskManager":
-    """lm-eval's index of built-in tasks, read once per process (5 to 15 s)."""
+    """lm-eval's index of built-in tasks, read once per process (5 to 25 s)."""
     from lm_eval.tasks import TaskManager
 
     return TaskManager()
@@ -120,11 +121,11 @@ def _members(group: Mapping[str, Any], overrides: Mapping[str, Any]) -> Iterator
 
 @dataclass(frozen=True)
 class Lack:
-    """What is missing of a task's data: a data set of the hub, or a file.
+    """What is missing of a task's data: a data set of the hub, or a file, or one on the web.
 
     Attributes:
         dataset: Name of the data set on the hub; empty for a file.
-        subset: Its configuration, or the file.
+        subset: Its configuration, or the file or its address.
     """
 
     dataset: str
@@ -132,6 +133,8 @@ class Lack:
 
     def __str__(self) -> str:
         """In words, without the reason."""
+        if "://" in self.subset:
+            return f"data file {self.subset} lies on the web, which is switched off ({_SWITCHES})"
         if not self.dataset:
             return f"data file {self.subset} does not exist"
         return f"data set {self.dataset} {self.subset}".rstrip() + " is not in the cache"
@@ -162,13 +165,15 @@ def _packaged() -> frozenset[str]:
 
 
 def _missing_file(kwargs: Mapping[str, Any]) -> str | None:
-    """The first local data file that does not exist; globs and URLs are not looked at."""
+    """The first data file that does not exist, or lies on the web and the hub is off; no globs."""
     files = kwargs.get("data_files") or []
     given: list[Any] = list(files.values()) if isinstance(files, dict) else [files]
     flat = [name for entry in given for name in (entry if isinstance(entry, list) else [entry])]
     for name in map(str, flat):
-        plain = "://" not in name and not any(sign in name for sign in "*?[")
-        if plain and not Path(name).expanduser().exists():
+        if "://" in name:
+            if _is_offline():
+                return name
+        elif not any(sign in name for sign in "*?[") and not Path(name).expanduser().exists():
             return name
     return None
 
@@ -188,13 +193,20 @@ def _is_cached(path: str, name: str | None, kwargs: Mapping[str, Any]) -> bool:
     )
 
 
-def hub_problem(path: str) -> str | None:
-    """Why the hub will not give a data set, or None if it has it; waits at most `HUB_SECONDS`."""
+def _is_offline() -> bool:
+    """Whether the person has switched the network off for data."""
     from datasets import config
     from huggingface_hub import constants
 
-    if config.HF_HUB_OFFLINE or constants.HF_HUB_OFFLINE:
-        return "the hub is switched off (HF_HUB_OFFLINE or HF_DATASETS_OFFLINE)"
+    return bool(config.HF_HUB_OFFLINE or constants.HF_HUB_OFFLINE)
+
+
+def hub_problem(path: str) -> str | None:
+    """Why the hub will not give a data set, or None if it has it; waits at most `HUB_SECONDS`."""
+    from huggingface_hub import constants
+
+    if _is_offline():
+        return f"the hub is switched off ({_SWITCHES})"
     if (reason := _unreachable(constants.ENDPOINT)) is not None:
         return reason
     status = _status(f"{constants.ENDPOINT}/api/datasets/{path}")
@@ -251,10 +263,19 @@ def refuse_missing_data(tasks: Iterable[str | Mapping[str, Any]]) -> None:
         why = "; ".join(dict.fromkeys(reason for reason in reasons.values() if reason))
         raise TaskError(
             f"data of {sum(map(len, by_dataset.values()))} task(s) are missing: {', '.join(lines)}"
-            f"{f'; {why}' if why else ''}; load each data set once while online "
-            "(datasets.load_dataset(PATH, NAME)), or copy the cache of a machine that has them to "
-            f"{_cache_folder()}, or use a task with local files"
+            f"{f'; {why}' if why else ''}; {remedy()}"
         )
+
+
+def remedy() -> str:
+    """What a person can do about data sets that are missing."""
+    from datasets import config
+
+    return (
+        "load each data set once while online (datasets.load_dataset(PATH, NAME)), or copy the "
+        f"cache of a machine that has them to {config.HF_DATASETS_CACHE}, or use a task with "
+        "local files"
+    )
 
 
 def _said(found: Sequence[tuple[Lack, str]]) -> str:
@@ -263,12 +284,6 @@ def _said(found: Sequence[tuple[Lack, str]]) -> str:
     what = str(found[0][0]) if len(subsets) == 1 else str(Lack(found[0][0].dataset, ""))
     names, rest = [f"'{name}'" for _, name in found[:_SHOWN]], len(found) - _SHOWN
     return f"{what} (for {', '.join(names)}{f' and {rest} more' if rest > 0 else ''})"
-
-
-def _cache_folder() -> str:
-    from datasets import config
-
-    return str(config.HF_DATASETS_CACHE)
 
 
 def list_tasks(
@@ -337,6 +352,8 @@ def _builtin(name: str) -> Listed:
     kind = builtin_index().task_index[name].kind.name
     configs = list(_builtin_configs(name, {}))
     problem = _first_problem(configs) if configs else "it has no tasks"
+    if problem is None and any("class" in each or each.get("custom_dataset") for each in configs):
+        problem = "its own code loads the data, from where is known when it runs"
     return Listed(name, "task" if "TASK" in kind else "group", len(configs), problem)
 
 

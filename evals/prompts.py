@@ -67,7 +67,7 @@ def build_prompts(
             )
     gold: dict[int, tuple[int, ...]] = {}
     n_choices: dict[int, int] = {}
-    if task.OUTPUT_TYPE == "multiple_choice" and hasattr(task, "doc_to_choice"):
+    if _has_choices(task):
         for row in instances:
             choices, right = _guarded(task, row, lambda row=row: _answers(task, docs[row]))
             gold[row], n_choices[row] = right, len(choices)
@@ -77,6 +77,34 @@ def build_prompts(
         for row in instances
     }
     return Prompts(instances, gold, n_choices, targets)
+
+
+def first_prompt(task: "Task", *, seed: int, chat: Chat) -> Prompts:
+    """Build the requests of the first document alone, as lm-eval does under ``limit=1``.
+
+    What only a search refuses (sampled answers, examples from the items) passes here.
+
+    Args:
+        task: An lm-eval task; its few-shot examples are re-seeded.
+        seed: Seed of the few-shot examples.
+        chat: How prompts are wrapped.
+
+    Raises:
+        TaskError: If there is no document, or its prompt cannot be built.
+    """
+    task.set_fewshot_seed(seed)
+    doc: Any = next(iter(task.eval_docs), None)
+    if doc is None:
+        raise TaskError(f"task '{task.task_name}': its data are empty; add documents")
+    requests = _guarded(task, 0, lambda: _requests(task, doc, 0, chat))
+    gold = {0: _guarded(task, 0, lambda: _answers(task, doc))[1]} if _has_choices(task) else {}
+    target = str(_guarded(task, 0, lambda: task.doc_to_target(doc)))
+    return Prompts({0: requests}, gold, {}, {0: target})
+
+
+def _has_choices(task: "Task") -> bool:
+    """Whether a document's answers are choices, one of them right."""
+    return task.OUTPUT_TYPE == "multiple_choice" and hasattr(task, "doc_to_choice")
 
 
 def _refuse_sampling(task: "Task") -> None:

@@ -1,7 +1,7 @@
 """Keep other libraries' chatter off the person's screen while we call them. Knows logging only.
 
-Levels are raised for the length of a ``with`` block and put back; nothing is swallowed: an
-exception passes through, and what these libraries log as an error is still shown.
+Levels are raised for the length of a ``with`` block and put back; an exception passes through, and
+what these libraries log as an error is still shown, except under `silent`.
 """
 
 import logging
@@ -39,3 +39,15 @@ def quiet() -> Iterator[None]:
             logger.setLevel(level)
         if not bars:
             enable_progress_bar()
+
+
+@contextmanager
+def silent(name: str) -> Iterator[None]:
+    """Show nothing of one library, for a call whose exceptions say what its log would."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -65,6 +65,9 @@ def _load(path: Path, via: tuple[Path, ...]) -> dict[str, Any]:
     from lm_eval.tasks._yaml_loader import load_yaml
 
     named = f" (included by {via[-1]})" if via else ""
+    if path.is_dir():
+        held = ", ".join(sorted(p.name for p in path.glob("*.y*ml"))[:8]) or "none"
+        raise TaskError(f"a task is a YAML file, got the folder {path}; those in it: {held}")
     if not path.is_file():
         near = [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
         raise TaskError(f"task file {path} does not exist{named}{nearest(path.name, near)}")

@@ -6,7 +6,7 @@ every request that any candidate will ever be asked.
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,15 +15,24 @@ from .chat import Chat
 from .fingerprint import digest
 from .metrics import Metric, choose_metric
 from .prompts import Prompts, build_prompts
-from .quiet import quiet
+from .quiet import quiet, silent
 from .splits import CONFIRM, GUARD, SEARCH, SPLIT_NAMES, Splits, cap_rank, capped, doc_hash
-from .task_files import TaskError, is_path, leaf_configs
+from .task_files import TaskError, is_path, leaf_configs, read_task_file
 
 if TYPE_CHECKING:
+    from lm_eval.api.group import Group
     from lm_eval.api.instance import Instance
     from lm_eval.api.task import Task
 
-__all__ = ["FrozenTask", "TaskError", "TaskSpec", "load_tasks", "task_ingredients"]
+__all__ = [
+    "FrozenTask",
+    "TaskError",
+    "TaskSpec",
+    "leaf_tasks",
+    "load_tasks",
+    "task_ingredients",
+    "task_objects",
+]
 
 # lm-eval's own default for `--seed`: with it, its command line builds the same few-shot prompts.
 FEWSHOT_SEED = 1234
@@ -154,6 +163,48 @@ def _load(spec: TaskSpec) -> "list[Task]":
     return tasks
 
 
+def task_objects(task: str) -> "list[Task | Group]":
+    """lm-eval's objects for a task as lm-eval's command line would build them, groups as groups.
+
+    A group of a YAML file holds all its tasks directly: lm-eval aggregates over tasks, so its score
+    is the same, and groups inside it have no line of their own.
+
+    Raises:
+        TaskError: If the task or its data cannot be used.
+    """
+    from lm_eval.api.group import Group
+    from lm_eval.config.group import GroupConfig
+
+    if not is_path(task):
+        loaded = _loaded(task)
+        top = loaded.get("groups", {}).get(task)
+        return [top] if top is not None else list(loaded["tasks"].values())
+    leaves = _load(TaskSpec(task))
+    config = read_task_file(Path(task))
+    if "group" not in config:
+        return [*leaves]
+    keys = {each.name for each in fields(GroupConfig)} & set(config)
+    group = Group.from_config({key: config[key] for key in keys})
+    for leaf in leaves:
+        group.add(leaf)
+    return [group]
+
+
+def leaf_tasks(objects: "Sequence[Task | Group]") -> "list[Task]":
+    """The tasks among tasks and groups, in order."""
+    from lm_eval.api.group import Group
+
+    found: list[Task] = []
+    for built in objects:
+        found += built.get_all_tasks() if isinstance(built, Group) else [built]
+    return found
+
+
+def _loaded(name: str) -> Any:
+    """What lm-eval's index gives for a name that it has: tasks and groups by name."""
+    return _with_data(name, lambda: [builtin_index().load([name])])[0]
+
+
 def _construct(config: dict[str, Any]) -> "Task":
     """Build a task object, loading its data."""
     from lm_eval.tasks import TaskManager
@@ -164,16 +215,17 @@ def _construct(config: dict[str, Any]) -> "Task":
 
 def _load_builtin(name: str) -> "list[Task]":
     """Task objects of a name in lm-eval's own index, which has it."""
-    return _with_data(name, lambda: builtin_index().load([name])["tasks"].values())
+    return list(_loaded(name)["tasks"].values())
 
 
-def _with_data(name: str, load: Any) -> "list[Task]":
+def _with_data(name: str, load: Any) -> list[Any]:
     """Call ``load``, turning what lm-eval and datasets raise into one line with a remedy."""
     from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
     from jinja2 import TemplateError
 
     try:
-        return list(load())
+        with silent("datasets"):
+            return list(load())
     except (ConnectionError, DatasetNotFoundError) as error:
         raise TaskError(
             f"task '{name}': its data are not on this machine and the hub does not give them "

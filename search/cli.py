@@ -14,16 +14,24 @@ import signal
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .eval_commands import evaluate, list_or_show_tasks
+from .terminal import (
+    FAILED,
+    INTERRUPTED,
+    WRONG_INPUT,
+    console,
+    fail,
+    quieten_libraries,
+    quieten_transformers,
+    say,
+)
+
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from .config import Config
-
-FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130
 
 app = typer.Typer(
     name="heterosis",
@@ -63,7 +71,7 @@ def root(
     if version:
         import importlib.metadata
 
-        _console().print(importlib.metadata.version("heterosis"), highlight=False)
+        console().print(importlib.metadata.version("heterosis"), highlight=False)
         raise typer.Exit
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     logging.basicConfig(
@@ -92,25 +100,25 @@ def search(
     from .run import run_search, soft_stop
     from .views import table, verdict_sentence
 
-    console = _console()
-    _quieten_libraries()
+    screen = console()
+    quieten_libraries()
     remedy = "nothing finished is lost; the same command continues"
     try:
-        with make_reporter(console) as reporter, soft_stop(reporter.note) as should_stop:
+        with make_reporter(screen) as reporter, soft_stop(reporter.note) as should_stop:
             outcome = run_search(loaded, reporter, should_stop)
     except KeyboardInterrupt:
-        _fail(f"interrupted; {remedy}", INTERRUPTED)
+        fail(f"interrupted; {remedy}", INTERRUPTED)
     except OSError as error:
-        _fail(f"{error}; {remedy}", FAILED)
+        fail(f"{error}; {remedy}", FAILED)
     folder = loaded.results_folder
-    console.print(table(outcome.board, width=console.width))
-    _say(console, verdict_sentence(outcome.board))
-    _say(console, f"report: {folder}/leaderboard.md and leaderboard.csv")
+    screen.print(table(outcome.board, width=screen.width))
+    say(screen, verdict_sentence(outcome.board))
+    say(screen, f"report: {folder}/leaderboard.md and leaderboard.csv")
     if not outcome.finished:
-        _say(console, "ended early: the same command continues")
+        say(screen, "ended early: the same command continues")
         raise typer.Exit(INTERRUPTED)
     if outcome.board.winner:
-        _say(console, f"export the winner: heterosis export {shlex.quote(str(folder))} --out DIR")
+        say(screen, f"export the winner: heterosis export {shlex.quote(str(folder))} --out DIR")
 
 
 @app.command()
@@ -129,20 +137,20 @@ def check(
     """
     from .journal import JOURNAL
 
-    console = _console()
-    _quieten_libraries()
+    screen = console()
+    quieten_libraries()
     if (Path(config) / JOURNAL).is_file():
         from .check import check_study
 
         for line in check_study(Path(config), layers):
-            _say(console, line)
+            say(screen, line)
         return
     loaded = _load(config)
     from .check import check as lines
 
     for line in lines(loaded, layers):
-        _say(console, line)
-    _say(console, f"ready: heterosis search {shlex.quote(config)}")
+        say(screen, line)
+    say(screen, f"ready: heterosis search {shlex.quote(config)}")
 
 
 @app.command()
@@ -158,7 +166,7 @@ def leaderboard(
     from .journal import StudyError, find_studies
     from .leaderboard import read_leaderboard
 
-    console = _console()
+    screen = console()
     folders = find_studies(results)
     for folder in folders:
         try:
@@ -170,8 +178,8 @@ def leaderboard(
             continue
         if format_ is Format.table:
             shown = None if all_rows else views.SHORT
-            console.print(views.table(board, rows=shown, width=console.width))
-            _say(console, views.verdict_sentence(board))
+            screen.print(views.table(board, rows=shown, width=screen.width))
+            say(screen, views.verdict_sentence(board))
         else:
             write = views.markdown if format_ is Format.md else views.csv_text
             sys.stdout.write(write(board))
@@ -189,19 +197,19 @@ def export(
     ] = "5GB",
 ) -> None:
     """Write a candidate as a Hugging Face model directory, scored again from its own files."""
-    _quieten_libraries()
+    quieten_libraries()
     from .export import export as export_candidate
 
-    console = _console()
+    screen = console()
     done = export_candidate(study, out, trial, max_shard_size)
-    _say(console, f"{done.row.candidate.name} of {study} is in {done.folder}")
-    _say(
-        console,
+    say(screen, f"{done.row.candidate.name} of {study} is in {done.folder}")
+    say(
+        screen,
         f"scored again from the saved files: all {' and '.join(done.splits)} items come out alike",
     )
-    _say(console, "lm-eval's own command line gives the confirm score:")
+    say(screen, "lm-eval's own command line gives the confirm score:")
     for command in done.commands:
-        _say(console, f"  {command}")
+        say(screen, f"  {command}")
 
 
 @app.command()
@@ -238,25 +246,29 @@ def merge(
     refused; what is equal only in expectation or up to rounding is told in a note.
     """
     try:
-        _quieten_transformers()
+        quieten_transformers()
         from ..merge.standalone import open_merge
         from ..merge.writer import check_goal, shard_bytes
         from .merging import describe, run_merge
 
-        console = _console()
+        screen = console()
         check_goal(out)
         shard_bytes(max_shard_size)
         opened = open_merge(
             recipe, mask_seed=mask_seed, dtype=dtype, tokenizer=tokenizer, download=download
         )
         for line in describe(opened):
-            _say(console, line)
-        for line in run_merge(opened, out, console, device=device, max_shard_size=max_shard_size):
-            _say(console, line)
+            say(screen, line)
+        for line in run_merge(opened, out, screen, device=device, max_shard_size=max_shard_size):
+            say(screen, line)
     except KeyboardInterrupt:
-        _fail("interrupted; nothing was written", INTERRUPTED)
+        fail("interrupted; nothing was written", INTERRUPTED)
     except OSError as error:
-        _fail(f"{out}: {error}; nothing was written", FAILED)
+        fail(f"{out}: {error}; nothing was written", FAILED)
+
+
+app.command("tasks")(list_or_show_tasks)
+app.command("eval")(evaluate)
 
 
 def _load(
@@ -276,41 +288,6 @@ def _load(
     return loaded.model_copy(update=update)
 
 
-def _console() -> Console:
-    from rich.console import Console
-
-    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200
-    return Console(width=width)
-
-
-def _say(console: Console, message: str) -> None:
-    console.print(message, markup=False, highlight=False, soft_wrap=True)
-
-
-def _quieten_libraries() -> None:
-    """Leave the terminal to us: no progress bars, no banners of the libraries."""
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    for name in ("lm_eval", "datasets", "optuna", "filelock"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    import datasets
-    import optuna
-
-    datasets.disable_progress_bars()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    _quieten_transformers()
-
-
-def _quieten_transformers() -> None:
-    """The same where transformers is all that speaks: no need to import the others."""
-    for name in ("transformers", "httpx"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    import transformers
-
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
-
-
 def main() -> None:
     """Run the command line; what went wrong is one line on stderr, and an exit code."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: drafts are removed
@@ -320,11 +297,11 @@ def main() -> None:
     try:
         app()
     except OSError as error:
-        _fail(str(error), FAILED)
+        fail(str(error), FAILED)
     except (ValueError, RuntimeError) as error:
         if not _is_ours(error):
             raise
-        _fail(str(error), WRONG_INPUT if isinstance(error, ValueError) else FAILED)
+        fail(str(error), WRONG_INPUT if isinstance(error, ValueError) else FAILED)
 
 
 def _is_ours(error: BaseException) -> bool:
@@ -333,8 +310,3 @@ def _is_ours(error: BaseException) -> bool:
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     return trace is not None and trace.tb_frame.f_globals["__name__"].startswith("heterosis.")
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    sys.stderr.write(f"heterosis: error: {message}\n")
-    sys.exit(code)

@@ -1,9 +1,11 @@
 """A search small enough for a test: the quickstart's models, a few items, a few candidates."""
 
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from heterosis.search.cli import main
 from heterosis.search.config import find_config
 
 QUICKSTART = find_config("quickstart").parent
@@ -47,3 +49,27 @@ class SmallSearch:
         path = self.folder / "search.yaml"
         path.write_text(yaml.safe_dump(data, sort_keys=False))
         return path
+
+
+@pytest.fixture
+def heterosis(monkeypatch, capsys):
+    """Call the command line; return exit code, stdout and stderr."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["heterosis", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    return call
+
+
+def refused(outcome: tuple[int, str, str]) -> str:
+    """The one line of a refusal, which ends with exit code 2."""
+    code, _, err = outcome
+    lines = [line for line in err.splitlines() if not line.startswith("Loading weights")]
+    assert code == 2, err
+    assert len(lines) == 1, err
+    assert lines[0].startswith("heterosis: error: ")
+    return lines[0]

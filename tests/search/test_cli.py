@@ -8,41 +8,16 @@ import sys
 
 import pytest
 import torch
-from heterosis.search.cli import main
 from heterosis.search.journal import Journal
 from safetensors.torch import load_file, save_file
 
-from .conftest import QUICKSTART
-
-
-@pytest.fixture
-def heterosis(monkeypatch, capsys):
-    """Call the command line; return exit code, stdout and stderr."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["heterosis", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return call
-
-
-def refused(outcome: tuple[int, str, str]) -> str:
-    """The one line of a refusal, which ends with exit code 2."""
-    code, _, err = outcome
-    lines = [line for line in err.splitlines() if not line.startswith("Loading weights")]
-    assert code == 2, err
-    assert len(lines) == 1, err
-    assert lines[0].startswith("heterosis: error: ")
-    return lines[0]
+from .conftest import QUICKSTART, refused
 
 
 def test_help_names_every_command(heterosis):
     code, out, _ = heterosis("--help")
     assert code == 0
-    for command in ("search", "check", "leaderboard", "export"):
+    for command in ("search", "check", "leaderboard", "export", "merge", "tasks", "eval"):
         assert command in out
 
 

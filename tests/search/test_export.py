@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from heterosis.merge.export import read_record
 from heterosis.merge.standalone import merge_files, open_merge
 from heterosis.merge.writer import ExportError
 from heterosis.search.export import ExportMismatchError, export
-from heterosis.search.journal import StudyError
+from heterosis.search.journal import Journal, StudyError
 from heterosis.search.leaderboard import read_leaderboard
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -136,6 +137,23 @@ def test_items_that_are_lost_are_not_called_verified(small_search, tmp_path):
     run(small_search.write(search={"trials": 1, "finalists": 1}))
     (small_search.results / "items/items.parquet").unlink()
     with pytest.raises(StudyError, match=r"the search items of trial .* are not in the item store"):
+        export(small_search.results, tmp_path / "model", trial=0)
+    assert list(tmp_path.glob("model*")) == []
+
+
+def test_a_candidate_that_was_scored_otherwise_is_refused(small_search, tmp_path):
+    run(small_search.write(search={"trials": 1, "finalists": 1}))
+    store = ItemStore(small_search.results / "items")
+    for trial, split in list(store.fingerprints()):
+        kept = store.read(trial, split)
+        other = re.sub(r"max_length=\d+", "max_length=7", kept.fingerprint)
+        store.append(trial, split, replace(kept, fingerprint=other))
+    journal = Journal(small_search.results, write=True)
+    requests = journal.manifest["identity"]["requests"] | {"max_length": "7"}
+    identity = journal.manifest["identity"] | {"requests": requests}
+    journal.write_manifest(journal.manifest | {"identity": identity})
+    match = "scored otherwise than the candidate was: max_length differ; restore what the study"
+    with pytest.raises(ExportMismatchError, match=match):
         export(small_search.results, tmp_path / "model", trial=0)
     assert list(tmp_path.glob("model*")) == []
 
