@@ -1,5 +1,7 @@
 """Racing: the order of items, the rule that stops losers, and what they would have scored."""
 
+import itertools
+
 import numpy as np
 import pytest
 from heterosis.evals.racing import INFORMED, Race, item_order, restricted, rung_ends
@@ -48,7 +50,7 @@ def test_rungs_double_and_end_with_all(n, first):
     ends = rung_ends(n, first)
     assert ends[-1] == n
     assert list(ends[:-1]) == [first * 2**k for k in range(len(ends) - 1)]
-    assert all(b > a for a, b in zip(ends, ends[1:], strict=False))
+    assert all(b > a for a, b in itertools.pairwise(ends))
     assert len(ends) == 1 or ends[-1] >= 1.5 * ends[-2] or ends[-1] > 0.75 * n
 
 
