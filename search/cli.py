@@ -98,7 +98,7 @@ def search(
     loaded = _load(config, results=results, trials=trials, run_seed=run_seed)
     from .progress import make_reporter
     from .run import run_search, soft_stop
-    from .views import table, verdict_sentence
+    from .views import found_lines, table
 
     screen = console()
     quieten_libraries()
@@ -112,7 +112,8 @@ def search(
         fail(f"{error}; {remedy}", FAILED)
     folder = loaded.results_folder
     screen.print(table(outcome.board, width=screen.width))
-    say(screen, verdict_sentence(outcome.board))
+    for line in found_lines(outcome.board):
+        say(screen, line)
     say(screen, f"report: {folder}/leaderboard.md and leaderboard.csv")
     if not outcome.finished:
         say(screen, "ended early: the same command continues")
@@ -179,7 +180,8 @@ def leaderboard(
         if format_ is Format.table:
             shown = None if all_rows else views.SHORT
             screen.print(views.table(board, rows=shown, width=screen.width))
-            say(screen, views.verdict_sentence(board))
+            for line in views.found_lines(board):
+                say(screen, line)
         else:
             write = views.markdown if format_ is Format.md else views.csv_text
             sys.stdout.write(write(board))

@@ -51,6 +51,12 @@ def verdict_sentence(board: Leaderboard) -> str:
     return f"{name} is not shown to beat every baseline (not {winner.unbeaten}): {facts}."
 
 
+def found_lines(board: Leaderboard) -> Iterator[str]:
+    """Say what the search has found, and how much of it to believe."""
+    yield verdict_sentence(board)
+    yield from luck_lines(board)
+
+
 def luck_lines(board: Leaderboard) -> Iterator[str]:
     """Say how much of the winner is luck, which genes matter, and what it can do without."""
     winner = board.winner
@@ -291,9 +297,7 @@ def markdown(board: Leaderboard) -> str:
     lines = [
         f"# {_title(board)}",
         "",
-        verdict_sentence(board),
-        "",
-        *luck_lines(board),
+        "  \n".join(found_lines(board)),
         "",
         *_notes(board),
         "",
