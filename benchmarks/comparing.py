@@ -127,7 +127,7 @@ def speed(c: int, n: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Size and power of the paired tests.")
     parser.add_argument("--runs", type=int, default=2000, help="simulated comparisons per row")
     options = parser.parse_args()
     table(options.runs)
