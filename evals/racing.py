@@ -7,7 +7,7 @@ Legend: n items of a task, P references (the parents), s strata of a task.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -116,52 +116,43 @@ class Race:
             return False
         return 0.5 * math.erfc(-total / math.sqrt(2 * variance)) < self.alpha
 
-    def estimates(self, seen: ItemScores) -> dict[str, TaskScore]:
+    def estimates(self, seen: ItemScores, incumbent: ItemScores) -> dict[str, TaskScore]:
         """What a stopped candidate's tasks would have scored on all items.
 
-        Control variate: the references' mean on all items, plus how far the candidate was from it
-        on the items that it met, by stratum (references agree or not). The distance is shrunken by
-        its own error: d * d^2 / (d^2 + se^2).
+        Control variate: the incumbent's score on all items, plus how far the candidate is from it
+        on the items that both have met, each stratum (the references agree on an item, or not)
+        weighed by its share of all items. A candidate that has lost stays below who has beaten it.
 
         Args:
-            seen: Its scores so far.
+            seen: The candidate's scores so far.
+            incumbent: Scores of the best so far, on all items.
+
+        Returns:
+            By task; standard errors are those of the distance.
         """
-        return {task: self._estimate(seen, task) for task in seen.tasks}
+        other = restricted(incumbent, seen)
+        found = {}
+        for task in seen.tasks:
+            distance, variance = self._distance(seen, other, task)
+            value = incumbent.task_score(task).value + distance
+            found[task] = TaskScore(value, math.sqrt(variance), seen.rows(task).size)
+        return found
 
-    def _estimate(self, seen: ItemScores, task: str) -> TaskScore:
-        whole, rows = self.references[0], seen.rows(task)
-        mean = float(np.mean([r.task_score(task).value for r in self.references]))
-        distance = variance = 0.0
-        for share, d in self._strata(seen, task):
-            distance += share * float(d.mean()) if d.size else 0.0
-            spread = float(d.var(ddof=1)) if d.size > 1 else 0.25
-            variance += share**2 * spread / max(d.size, 1)
-        if whole.aggregations[whole.tasks.index(task)] != MEAN:
-            distance, variance = self._ratio_distance(seen, task)
-        square = distance**2
-        shrunken = distance * square / (square + variance) if square else 0.0
-        return TaskScore(mean + shrunken, math.sqrt(variance), rows.size)
-
-    def _strata(self, seen: ItemScores, task: str) -> Iterator[tuple[float, NDArray[np.float64]]]:
-        """Share of each stratum in the task, and the candidate's distances in it (n,)."""
+    def _distance(self, seen: ItemScores, other: ItemScores, task: str) -> tuple[float, float]:
+        """Mean difference of a task over all items, by strata, and its variance."""
         whole = self.references[0]
-        everywhere, mine = whole.rows(task), seen.rows(task)
-        at = _places(seen, whole)[mine]
-        disagree = _disagree(self.references, everywhere)
-        informative = dict(zip(everywhere.tolist(), disagree.tolist(), strict=True))
-        kinds = np.array([informative[place] for place in at.tolist()], dtype=bool)
-        center = np.mean([scores.value[at] for scores in self.references], axis=0)
-        d = seen.value[mine] - center
+        rows = whole.rows(task)
+        disagree = np.zeros(whole.n, dtype=bool)
+        disagree[rows] = _disagree(self.references, rows)
+        mine = disagree[_places(seen, whole)[seen.rows(task)]]
+        d = _differences(seen, other, task)
+        total = variance = 0.0
         for kind in (True, False):
-            share = float((disagree == kind).mean()) if everywhere.size else 0.0
-            if share:
-                yield share, d[kinds == kind]
-
-    def _ratio_distance(self, seen: ItemScores, task: str) -> tuple[float, float]:
-        """Of a score that is no mean (perplexity): distance on what was met, and its variance."""
-        others = [restricted(r, seen).task_score(task).value for r in self.references]
-        own = seen.task_score(task)
-        return own.value - float(np.mean(others)), own.se**2
+            share, own = float((disagree[rows] == kind).mean()), d[mine == kind]
+            if own.size:
+                total += share * float(own.mean())
+                variance += share**2 * float(own.var(ddof=min(own.size - 1, 1))) / own.size
+        return total, variance
 
 
 def restricted(scores: ItemScores, seen: ItemScores) -> ItemScores:

@@ -166,17 +166,22 @@ class ItemScores:
         return sum(self.value[rows].tolist()) / sum(self.weight[rows].tolist())
 
     def _score_and_slope(self, task: str, rate: float) -> tuple[float, float]:
-        match self.aggregations[self.tasks.index(task)]:
-            case "perplexity":
-                return _exp(-rate), -_exp(-rate)
-            case "bits_per_byte":
-                return -rate / math.log(2), -1 / math.log(2)
-            case _:
-                return rate, 1.0
+        return score_and_slope(rate, self.aggregations[self.tasks.index(task)])
 
     def task_scores(self) -> dict[str, TaskScore]:
         """`task_score` of every task, in order."""
         return {task: self.task_score(task) for task in self.tasks}
+
+
+def score_and_slope(rate: float, aggregation: str) -> tuple[float, float]:
+    """A task's score from its rate (sum of values / sum of weights), and its derivative."""
+    match aggregation:
+        case "perplexity":
+            return _exp(-rate), -_exp(-rate)
+        case "bits_per_byte":
+            return -rate / math.log(2), -1 / math.log(2)
+        case _:
+            return rate, 1.0
 
 
 def _exp(x: float) -> float:

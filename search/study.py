@@ -224,7 +224,7 @@ class Study:
             return replace(candidate, seconds=seconds, failure=scores), None
         is_stopped = scores.n < self._bench.scorer.items(SEARCH)
         if is_stopped and self._race is not None:
-            by_task = self._race.estimates(scores)
+            by_task = self._race.estimates(scores, self._items(self._incumbent()))
         else:
             by_task = scores.task_scores()
         value = self._bench.objective.value({task: s.value for task, s in by_task.items()})
@@ -242,12 +242,18 @@ class Study:
             return self._bench.score(candidate.recipe, SEARCH)
         return self._bench.race(candidate.recipe, is_enough)
 
+    def _incumbent(self) -> Candidate:
+        """The best so far; there is one where there is a race: a parent at least."""
+        best = incumbent(self._candidates)
+        assert best is not None
+        return best
+
     def _judge(self, candidate: Candidate) -> Callable[[ItemScores], bool]:
         """What stops a candidate: that it loses against the best so far."""
-        best, race = incumbent(self._candidates), self._race
-        if best is None or race is None or not candidate.is_searched:
+        race = self._race
+        if race is None or not candidate.is_searched:
             return lambda _: False
-        items, total = self._items(best), self._bench.scorer.items(SEARCH)
+        items, total = self._items(self._incumbent()), self._bench.scorer.items(SEARCH)
         return lambda seen: seen.n < total and race.is_lost(seen, items)
 
     def _keep(self, trial: FrozenTrial, candidate: Candidate, scores: ItemScores | None) -> None:

@@ -122,22 +122,22 @@ def test_tasks_are_weighed_as_the_objective_weighs_them():
     assert not Race(base.references, lowest, 0.05).is_lost(worse_there, best)
 
 
-def test_estimates_of_stopped_candidates_are_unbiased_within_their_errors():
-    errors, said = [], []
+def test_estimates_of_stopped_candidates_lean_to_the_incumbent_by_less_than_their_errors():
+    errors, raw, said = [], [], []
     for seed in range(200):
         racing = race(seed=seed)
         order = item_order(racing.references, seed)
-        whole = scores(-0.5, seed, noise_seed=9)
-        estimate = racing.estimates(seen_of(whole, order, 50))
+        whole, best = scores(-0.5, seed, noise_seed=9), scores(0.5, seed, noise_seed=3)
+        seen = seen_of(whole, order, 50)
+        estimate = racing.estimates(seen, best)
         for task in whole.tasks:
-            errors.append(estimate[task].value - whole.task_score(task).value)
+            true = whole.task_score(task).value
+            errors.append(estimate[task].value - true)
+            raw.append(seen.task_score(task).value - true)
             said.append(estimate[task].se)
-    raw = [
-        seen_of(whole, order, 50).task_score(task).value - whole.task_score(task).value
-        for task in whole.tasks
-    ]
-    assert abs(np.mean(errors)) < 0.4 * np.std(errors), raw
-    assert np.std(errors) == pytest.approx(np.mean(said), rel=0.35)
+    assert 0.0 < np.mean(errors) < np.std(errors)
+    assert np.mean(np.square(errors)) < 0.5 * np.mean(np.square(raw))
+    assert np.std(errors) == pytest.approx(np.mean(said), rel=0.5)
 
 
 def test_a_perplexity_is_estimated_by_what_the_parents_lose_on_the_same_items():
@@ -166,7 +166,7 @@ def test_a_perplexity_is_estimated_by_what_the_parents_lose_on_the_same_items():
     seen = seen_of(worse, order, 50)
     assert racing.is_lost(seen, model(0.1))
     assert not racing.is_lost(seen_of(better, order, 50), model(0.1))
-    estimate = racing.estimates(seen)["ppl"]
+    estimate = racing.estimates(seen, model(0.1))["ppl"]
     assert estimate.value == pytest.approx(worse.task_score("ppl").value, rel=0.2)
 
 
