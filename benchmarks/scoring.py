@@ -23,7 +23,6 @@ from heterosis.search.assembly import Parts, build_engine, make_scorer, open_par
 from heterosis.search.config import Config
 from timing import Row, interleave
 
-
 ALL_BATCHES = 10**9
 
 
