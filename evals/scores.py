@@ -42,7 +42,7 @@ class NonFiniteScore(RuntimeError):  # noqa: N818 - named for what the leaderboa
 
 @dataclass(frozen=True)
 class TaskScore:
-    """A task's score as lm-eval aggregates it, its standard error, n items; nan if n = 0 or n < 2."""
+    """A task's score as lm-eval aggregates it (nan if n = 0), its standard error (n < 2), n."""
 
     value: float
     se: float
