@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,10 +26,11 @@ from heterosis.search.assembly import build_engine, open_parts
 from heterosis.search.config import BaselinesSection, Config, TaskSection, find_config, load_config
 from merging import QUICK_METHODS, load_rows, shape_rows
 from rich.console import Console
-from scoring import score_rows
+from scoring import score_rows, with_shots
 from searching import search_rows
 from timing import Row, machine, table, write_json
 
+SHOTS = 5
 FEWEST_ITEMS = 2  # `splits.confirm_items` accepts no fewer; a benchmark confirms nothing
 
 
@@ -50,14 +52,21 @@ def quickstart(trials: int) -> Config:
     return config.model_copy(update={"baselines": none})
 
 
-def smollm2(docs: int) -> Config | None:
+def smollm2(docs: int, dtype: str = "bfloat16") -> Config | None:
     """SmolLM2 with its four-choice Python task on a few documents; None if it is not made."""
     path = find_config("smollm2")
-    config = on_cpu(load_config(path), splits={"search_items": docs})
+    config = on_cpu(load_config(path), merge={"dtype": dtype}, splits={"search_items": docs})
     if not all(folder.is_dir() for folder in (config.base, *config.parents.values())):
         return None
     task = TaskSection(task=str(path.parent / "tasks/python_choice.yaml"))
     return config.model_copy(update={"tasks": (task,), "guard": ()})
+
+
+def few_shot(config: Config, shots: int, folder: Path) -> Config:
+    """The same search on its first task with examples before every prompt."""
+    path = with_shots(Path(config.tasks[0].task), shots, folder)
+    name = f"{config.name}, {shots}-shot"
+    return config.model_copy(update={"name": name, "tasks": (TaskSection(task=str(path)),)})
 
 
 def merge_rows(
@@ -84,7 +93,9 @@ def all_rows(options: argparse.Namespace, console: Console) -> Iterator[Row]:
         console.print("smollm2 skipped: its parents are not made; see configs/smollm2/README.md")
         return
     yield from merge_rows(large, repeats=options.repeats)
-    yield from score_rows(large, options.repeats)
+    with tempfile.TemporaryDirectory() as folder:
+        for config in (large, few_shot(large, SHOTS, Path(folder))):
+            yield from score_rows(config, options.repeats)
     yield from generation_rows(large, options.repeats, options.docs)
 
 

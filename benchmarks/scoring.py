@@ -1,13 +1,19 @@
-"""Scoring a candidate: lm-eval against the scorer, on the same documents and batch size."""
+"""Scoring a candidate: lm-eval against the scorer, on the same documents and batch size.
+
+Also the scorer against its own forward passes: what is left is filters, metrics and bookkeeping.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import copy
 import io
+import json
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
+import yaml
 from heterosis.evals.quiet import quiet
 from heterosis.evals.scorer import Scorer
 from heterosis.evals.splits import SEARCH
@@ -16,6 +22,8 @@ from heterosis.merge.recipe import Recipe
 from heterosis.search.assembly import Parts, build_engine, make_scorer, open_parts
 from heterosis.search.config import Config
 from timing import Row, interleave
+
+ALL_BATCHES = 10**9
 
 
 def lm_eval_model(parts: Parts, engine: MergeEngine) -> Any:
@@ -55,17 +63,45 @@ def lm_eval_tasks(parts: Parts) -> dict[str, Any]:
     return loaded
 
 
-def evaluator(parts: Parts, lm: Any) -> Callable[[], Any]:
-    """lm-eval's `evaluate()` of the search documents: builds requests, runs, scores."""
-    from lm_eval.evaluator import evaluate
+def with_shots(task: Path, shots: int, folder: Path) -> Path:
+    """Write a copy of a task whose prompts open with its first documents, which are not scored."""
+    config = yaml.safe_load(task.read_text())
+    data = task.parent / config["dataset_kwargs"]["data_files"]["test"]
+    lines = data.read_text().splitlines(keepends=True)
+    for name, part in (("train", lines[:shots]), ("test", lines[shots:])):
+        (folder / f"{name}.jsonl").write_text("".join(part))
+    config |= {
+        "task": f"{config['task']}_{shots}shot",
+        "dataset_kwargs": {"data_files": {"train": "train.jsonl", "test": "test.jsonl"}},
+        "fewshot_split": "train",
+        "fewshot_config": {"sampler": "first_n"},
+        "num_fewshot": shots,
+    }
+    path = folder / f"{config['task']}.yaml"
+    path.write_text(json.dumps(config))  # JSON is YAML
+    return path
 
-    run: Any = evaluate
-    tasks = lm_eval_tasks(parts)
+
+def evaluator(parts: Parts, lm: Any) -> Callable[[], Any]:
+    """lm-eval's `simple_evaluate()` of the search documents: builds requests, runs, scores."""
+    from lm_eval.evaluator import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    run: Any = simple_evaluate
+    tasks = list(lm_eval_tasks(parts).values())
+    manager = TaskManager(include_defaults=False)
     rows = {name: ids for task in parts.tasks for name, ids in task.samples(SEARCH).items()}
 
     def call() -> Any:
         with quiet(), contextlib.redirect_stderr(io.StringIO()):  # its progress bars
-            return run(lm, tasks, samples=rows, bootstrap_iters=0, log_samples=False)
+            return run(
+                model=lm,
+                tasks=tasks,
+                task_manager=manager,
+                samples=rows,
+                bootstrap_iters=0,
+                log_samples=False,
+            )
 
     return call
 
@@ -82,11 +118,17 @@ def score_rows(config: Config, repeats: int = 5) -> Iterator[Row]:
     same = f"{agreement(scorer, lm, requests, evaluate())}; {path} path"
     others = {
         "HFLM.loglikelihood": lambda: lm.loglikelihood(requests, disable_tqdm=True),
-        "lm-eval evaluate()": evaluate,
+        "lm-eval simple_evaluate()": evaluate,
     }
     for name, other in others.items():
         a, b = interleave(other, lambda: scorer.score(SEARCH), repeats)
         yield Row("score", config.name, name, "Scorer.score", a, b, same)
+    if any(task.output_type == "generate_until" for task in parts.tasks):
+        return
+    a, b = interleave(
+        lambda: scorer.score(SEARCH), lambda: scorer.rehearse(SEARCH, ALL_BATCHES), repeats
+    )
+    yield Row("score", config.name, "Scorer.score", "its forward passes", a, b, f"{path} path")
 
 
 def agreement(scorer: Scorer, lm: Any, requests: Sequence[Any], results: Any) -> str:

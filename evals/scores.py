@@ -42,7 +42,7 @@ class NonFiniteScore(RuntimeError):  # noqa: N818 - named for what the leaderboa
 
 @dataclass(frozen=True)
 class TaskScore:
-    """A task's score as lm-eval aggregates it, its standard error (nan if n < 2), and n items."""
+    """A task's score as lm-eval aggregates it (nan if n = 0), its standard error (n < 2), n."""
 
     value: float
     se: float
@@ -141,10 +141,13 @@ class ItemScores:
     def task_score(self, task: str) -> TaskScore:
         """Aggregate one task as lm-eval does; see `TaskScore`.
 
-        The standard error of a mean is lm-eval's closed form; of a perplexity, for which lm-eval
-        has none, the delta method on the ratio of sums.
+        A task that an early rung leaves out has no score yet: nan, with n = 0. The standard error
+        of a mean is lm-eval's closed form; of a perplexity, for which lm-eval has none, the delta
+        method on the ratio of sums.
         """
         rows = self.rows(task)
+        if not rows.size:
+            return TaskScore(math.nan, math.nan, 0)
         score, _ = self._score_and_slope(task, self._rate(rows))
         return TaskScore(score, spread(self.influence(task)), len(rows))
 

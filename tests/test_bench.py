@@ -96,10 +96,19 @@ def test_merge_rows(bench, timing, tiny, monkeypatch):
 
 
 def test_score_rows_compare_equal_answers(bench, tiny):
-    rows = list(bench.score_rows(tiny, repeats=1))
-    assert_sound(rows, 2)
+    *rows, forwards = list(bench.score_rows(tiny, repeats=1))
+    assert_sound([*rows, forwards], 3)
     assert all(row.note.startswith(f"{2 * ITEMS} requests") for row in rows)
     assert all("and 0 of score" in row.note for row in rows)
+    assert forwards.b_name == "its forward passes"
+
+
+def test_few_shot_rows_share_their_examples(bench, tiny, tmp_path):
+    shot = bench.few_shot(tiny, 3, tmp_path)
+    assert shot.name == f"{tiny.name}, 3-shot"
+    rows = list(bench.score_rows(shot, repeats=1))
+    assert_sound(rows, 3)
+    assert all("and 0 of score; packed path" in row.note for row in rows[:2])
 
 
 def test_generation_rows_compare_equal_texts(bench, tiny):

@@ -4,21 +4,18 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from heterosis.evals.quiet import quiet
 from heterosis.evals.scorer import Scorer
 from heterosis.evals.splits import Splits
 from heterosis.evals.tasks import FrozenTask, TaskSpec, load_tasks
 
+from .reference import BATCH, Case, give_right_answers, hflm, load_for_lm_eval, reference
 from .tiny_models import tiny_model, write_tasks
 
-BATCH = 8
 # Each metric of each task is certified in one of these rounds.
 ROUNDS = [
     {"mc": "acc", "mc_5shot": "acc_norm", "letters": "acc", "rolling": "word_perplexity"}
@@ -27,63 +24,6 @@ ROUNDS = [
     | {"ll": "perplexity", "ll_bare": "acc", "gen": "exact_match,strict"},
     {"mc_first": "acc", "rolling": "bits_per_byte"},
 ]
-
-
-@dataclass
-class Case:
-    """A model, tasks whose answers it sometimes gets right, and lm-eval's results on them."""
-
-    model: Any
-    tokenizer: Any
-    paths: dict[str, Path]
-    results: dict[str, Any]
-
-
-def hflm(model: Any, tokenizer: Any) -> Any:
-    from lm_eval.models import huggingface
-
-    make: Any = huggingface.HFLM  # its decorator hides the signature from pyright
-    with quiet():
-        return make(pretrained=model, tokenizer=tokenizer, batch_size=BATCH)
-
-
-def load_for_lm_eval(paths: list[Path]) -> Any:
-    """Tasks as lm-eval loads them: its loader, its paths relative to the working directory."""
-    from lm_eval.tasks import TaskManager
-
-    loaded: Any = TaskManager(include_defaults=False).load([str(p) for p in paths])
-    for task in loaded["tasks"].values():
-        task.set_fewshot_seed(1234)
-    return loaded
-
-
-def reference(model: Any, tokenizer: Any, loaded: Any) -> dict[str, Any]:
-    from lm_eval.evaluator import evaluate
-
-    run: Any = evaluate
-    with quiet():
-        return run(hflm(model, tokenizer), loaded, bootstrap_iters=0, log_samples=True)
-
-
-def greedy_text(model: Any, tokenizer: Any, prompt: str, n: int) -> str:
-    ids = torch.tensor([tokenizer.encode(prompt) or [1]])
-    with torch.no_grad():
-        for _ in range(n):
-            best = model(input_ids=ids).logits[:, -1].argmax(-1, keepdim=True)
-            ids = torch.cat([ids, best], dim=1)
-    return tokenizer.decode(ids[0, -n:])
-
-
-def give_right_answers(folder: Path, model: Any, tokenizer: Any) -> None:
-    """Rewrite half of the answers to what the model would say, so that scores are not all 0."""
-    for name, n in (("ll", 1), ("gen", 12)):
-        rows = [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()]
-        for row in rows[::2]:
-            prompt = row["q"] if name == "ll" else f"{row['q']}\nAnswer:"
-            said = greedy_text(model, tokenizer, prompt, n)
-            said = said.split("\n")[0].split("st")[0] if name == "gen" else said
-            row["a"] = said or row["a"]  # the model may name a token that the tokenizer lacks
-        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
 
 
 @pytest.fixture(scope="module", params=["llama", "gpt_neox", "gemma2"])

@@ -295,6 +295,18 @@ def test_rungs_read_a_prefix_once(scorer):
     assert keys <= {prefix.tokens for prefix in whole}
 
 
+def test_a_task_that_a_rung_leaves_out_has_no_score_yet(scorer):
+    items = items_of(scorer.score("search"))
+    scorer.plan_rungs("search", items, [5, len(items)])
+    first, last = scorer.rungs("search")
+    assert first.task_score(NAMES[0]).n == 5
+    for name in NAMES[1:]:
+        score = first.task_score(name)
+        assert score.n == 0
+        assert np.isnan([score.value, score.se]).all()
+    assert all(np.isfinite(score.value) for score in last.task_scores().values())
+
+
 @pytest.mark.parametrize(
     ("change", "ends", "message"),
     [
