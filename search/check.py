@@ -31,7 +31,7 @@ from .assembly import (
 )
 from .candidate import candidate_of
 from .config import Config
-from .describe import by_thirds, delta_lines, delta_table, parents_line, third_name
+from .describe import budget_advice, by_thirds, delta_lines, delta_table, parents_line, third_name
 from .format import duration
 from .journal import Journal
 from .samplers import NUMBERS_ONLY
@@ -217,11 +217,9 @@ def _space_lines(parts: Parts) -> Iterator[str]:
             f"advice: the middle of `weight` is {sum(space.weight) / 2:g}, not the uniform merge's "
             f"{share:g}: the search starts from the middle"
         )
-    if trials < 5 * count:
-        yield (
-            f"advice: {trials} trials are few for {count} genes; "
-            "take a coarser `depth`, or at least five trials a gene"
-        )
+    advice = budget_advice(trials, count, space.depth, space.n_layers)
+    if advice:
+        yield advice
 
 
 def _answers_lines(report: PathReport | None) -> Iterator[str]:
