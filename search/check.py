@@ -33,7 +33,7 @@ from .assembly import (
 from .budget import limits_of, settle_deadline
 from .candidate import candidate_of
 from .config import Config
-from .describe import by_thirds, delta_lines, delta_table, parents_line, third_name
+from .describe import budget_advice, by_thirds, delta_lines, delta_table, parents_line, third_name
 from .format import duration
 from .journal import Journal
 from .samplers import NUMBERS_ONLY
@@ -208,7 +208,7 @@ def _objective_lines(parts: Parts) -> Iterator[str]:
 
 
 def _space_lines(parts: Parts) -> Iterator[str]:
-    space, trials = parts.space, parts.config.search.trials
+    space = parts.space
     for method in (METHODS[name] for name in space.methods):
         yield f"method: {method.name}: {method.summary} ({method.paper})"
     count = len(space.middle)
@@ -226,11 +226,6 @@ def _space_lines(parts: Parts) -> Iterator[str]:
         yield (
             f"advice: the middle of `weight` is {sum(space.weight) / 2:g}, not the uniform merge's "
             f"{share:g}: the search starts from the middle"
-        )
-    if trials is not None and trials < 5 * count:
-        yield (
-            f"advice: {trials} trials are few for {count} genes; "
-            "take a coarser `depth`, or at least five trials a gene"
         )
 
 
@@ -257,3 +252,7 @@ def _forecast_lines(parts: Parts, scorer: Scorer, forecast: Forecast) -> Iterato
         f"in about {duration(forecast.total)}; smallest gain that {confirm} confirm items show: "
         f"{100 * gain:.1f} points (0/1 metric, {DISCORDANT:.0%} of the items answered differently)"
     )
+    space = parts.space
+    advice = budget_advice(forecast.candidates, len(space.middle), space.depth, space.n_layers)
+    if advice:
+        yield advice

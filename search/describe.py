@@ -11,9 +11,12 @@ from statistics import fmean
 from ..merge.gram import SMALL_DELTA, DeltaStatistics
 from ..merge.groups import Grouping, LayerGroup
 from ..merge.parents import ParentSet
+from .sections import Depth
 
 THIRDS = ("early", "middle", "late")
 """Names of the thirds of the depth, by layers."""
+TRIALS_PER_GENE = 5
+"""Fewest trials a gene before `check` advises a coarser space; a rule of thumb, not measured."""
 
 
 def parents_line(parents: ParentSet) -> str:
@@ -94,3 +97,29 @@ def _cells(group: DeltaStatistics) -> Iterator[str]:
     if group.cosine:
         yield f"{fmean(group.cosine.values()):.2f}"
         yield f"{fmean(group.sign_conflict.values()):.0%}"
+
+
+def coarser_depth(depth: Depth, n_layers: int) -> str | None:
+    """Return the next coarser `depth` as it is written in a configuration; None if there is none.
+
+    The number of control points or blocks is halved; free layers become at most five points.
+    """
+    if depth.shape == "constant":
+        return None
+    if depth.shape == "layers":
+        shape, count = "control_points", min(5, n_layers // 2)
+    else:
+        shape, count = depth.shape, min(depth.count, n_layers) // 2
+    return f"{{{shape}: {count}}}" if count > 1 else "constant"
+
+
+def budget_advice(trials: int, genes: int, depth: Depth, n_layers: int) -> str | None:
+    """Advise where trials are few for the dimension of the space; None where they are enough."""
+    if trials >= TRIALS_PER_GENE * genes:
+        return None
+    coarser = coarser_depth(depth, n_layers)
+    remedy = f"take the coarser `depth: {coarser}`" if coarser else "search fewer parameters"
+    return (
+        f"advice: {trials} trials are few for {genes} genes; {remedy}, or at least "
+        f"{TRIALS_PER_GENE * genes} trials ({TRIALS_PER_GENE} a gene)"
+    )

@@ -1,12 +1,22 @@
 """What a person reads about parents and recipes."""
 
 import pytest
+import yaml
 from heterosis.merge.facts import ParentFacts
 from heterosis.merge.groups import Grouping
 from heterosis.merge.parents import ParentSet
 from heterosis.merge.recipe import Coefficients, Recipe
-from heterosis.search.describe import by_thirds, delta_lines, delta_table, parents_line, third_name
+from heterosis.search.describe import (
+    budget_advice,
+    by_thirds,
+    coarser_depth,
+    delta_lines,
+    delta_table,
+    parents_line,
+    third_name,
+)
 from heterosis.search.format import recipe_line
+from heterosis.search.sections import Depth
 
 from ..families import tiny_family
 from .test_space import GROUPS, make_space
@@ -75,3 +85,36 @@ def test_a_recipe_in_one_line():
     )
     plain = Recipe("ties", ("a",), {"embed": Coefficients((0.5,), (0.8,))})
     assert recipe_line(plain) == "ties | a 0.50 drop 0.80"
+
+
+@pytest.mark.parametrize(
+    ("depth", "n_layers", "coarser"),
+    [
+        ("layers", 12, "{control_points: 5}"),
+        ({"control_points": 5}, 12, "{control_points: 2}"),
+        ({"blocks": 3}, 12, "constant"),
+        ("layers", 2, "constant"),
+        ({"control_points": 9}, 4, "{control_points: 2}"),
+        ("lines", 12, "constant"),
+        ("constant", 12, None),
+    ],
+)
+def test_coarser_depth_is_a_depth_of_a_configuration(
+    depth: object, n_layers: int, coarser: str | None
+) -> None:
+    found = coarser_depth(Depth.model_validate(depth), n_layers)
+    assert found == coarser
+    if found:
+        Depth.model_validate(yaml.safe_load(found))
+
+
+def test_budget_advice_starts_below_five_trials_a_gene() -> None:
+    depth = Depth.model_validate({"control_points": 4})
+    assert budget_advice(100, 20, depth, 12) is None
+    assert budget_advice(99, 20, depth, 12) == (
+        "advice: 99 trials are few for 20 genes; take the coarser `depth: {control_points: 2}`, "
+        "or at least 100 trials (5 a gene)"
+    )
+    assert "search fewer parameters" in str(
+        budget_advice(1, 2, Depth.model_validate("constant"), 12)
+    )
