@@ -10,6 +10,7 @@ from typing import Any
 
 from heterosis.evals.store import ItemStore
 from heterosis.search.assembly import build_engine, make_scorer, open_parts
+from heterosis.search.budget import Budget, limits_of
 from heterosis.search.config import Config
 from heterosis.search.journal import Journal, lock_folder
 from heterosis.search.study import Bench, Study
@@ -51,7 +52,7 @@ class Laps:
         self._clock, self._in_search, self._start = clock, False, ZERO
         self.laps: list[dict[str, Seconds]] = []
 
-    def stage(self, name: str, total: int, done: int = 0) -> None:  # noqa: ARG002
+    def stage(self, name: str, total: int | None, done: int = 0) -> None:  # noqa: ARG002
         self._in_search = name == "search"
         self._restart()
 
@@ -59,6 +60,9 @@ class Laps:
         if self._in_search:
             self.laps.append({"candidate": now() - self._start, **self._clock.seconds})
         self._restart()
+
+    def forecast(self, total: int | None) -> None:
+        """Leave it."""
 
     def known(self, candidates: Sequence[Any]) -> None:
         """Nothing was finished before."""
@@ -72,7 +76,11 @@ class Laps:
 
 
 def run_timed(config: Config, folder: Path) -> list[dict[str, Seconds]]:
-    """Run a search in ``folder``; seconds of each searched candidate, by part and as a whole."""
+    """Run a search in ``folder``; seconds of each searched candidate, by part and as a whole.
+
+    Every candidate meets every item: how much a race saves is another matter (racing.py).
+    """
+    section = config.search.model_copy(update={"racing": False, "dissect": False})
     parts, clock = open_parts(config), Clock()
     laps = Laps(clock)
     engine = build_engine(parts)
@@ -86,11 +94,12 @@ def run_timed(config: Config, folder: Path) -> list[dict[str, Seconds]]:
         Study(
             Bench(stand_in(engine, load="load"), stand_in(scorer, score="score"), parts.objective),
             stand_in(parts.space, decode="decode"),
-            config.search,
+            section,
             parts.baselines,
             stand_in(Journal(folder, write=True), append="journal"),
             stand_in(ItemStore(folder / "items"), append="item store"),
             laps,
+            Budget(limits_of(section, None, ()), 0),
         ).run()
     return laps.laps
 

@@ -24,6 +24,7 @@ from heterosis.search.views import luck_lines, markdown
 from hypothesis import given
 from hypothesis import strategies as st
 
+from .conftest import SmallSearch
 from .test_search import record, run
 
 RANDOM = {
@@ -98,11 +99,12 @@ def test_bisection_ends_where_it_is_time():
     assert simplify({}, lambda _: pytest.fail("nothing to try")) == ()
 
 
-@pytest.fixture
-def taken_apart(small_search):
-    path = small_search.write(search={"trials": 8, "dissect": True, "rerolls": 2}, **RANDOM)
+@pytest.fixture(scope="module")
+def taken_apart(tmp_path_factory):
+    small = SmallSearch(tmp_path_factory.mktemp("taken_apart"))
+    path = small.write(search={"trials": 8, "dissect": True, "rerolls": 2}, **RANDOM)
     outcome, text = run(path)
-    return small_search.results, outcome, text
+    return small.results, outcome, text
 
 
 def test_a_search_ends_with_its_winner_taken_apart(taken_apart):
@@ -141,6 +143,7 @@ def test_the_leaderboard_says_what_is_luck_and_which_genes_matter(taken_apart):
     assert all(line in markdown(outcome.board) for line in lines)
 
 
+@pytest.mark.slow
 def test_a_dissection_that_was_cut_short_goes_on_and_ends_alike(small_search, tmp_path):
     path = small_search.write(search={"trials": 5, "dissect": True, "rerolls": 1}, **RANDOM)
     run(path)

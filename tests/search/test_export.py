@@ -107,11 +107,11 @@ def test_files_that_give_other_scores_are_withdrawn(study, tmp_path, monkeypatch
 
     verify = module._verify
 
-    def spoil_then_verify(parts, scored, saved, stored, machine):
+    def spoil_then_verify(parts, scored, saved, *rest):
         tensors = load_file(saved / "model.safetensors")
         tensors["model.layers.1.mlp.up_proj.weight"].mul_(-1)
         save_file(tensors, saved / "model.safetensors", metadata={"format": "pt"})
-        verify(parts, scored, saved, stored, machine)
+        verify(parts, scored, saved, *rest)
 
     monkeypatch.setattr(module, "_verify", spoil_then_verify)
     with pytest.raises(ExportMismatchError, match=r"must give the candidate's scores, but \d+ of"):

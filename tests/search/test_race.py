@@ -11,6 +11,7 @@ from heterosis.search.race import incumbent
 from heterosis.search.views import markdown
 from optuna.trial import TrialState
 
+from .conftest import SmallSearch
 from .test_search import record, run
 
 RACE = {
@@ -21,8 +22,6 @@ RACE = {
 
 @pytest.fixture(scope="module")
 def raced(tmp_path_factory):
-    from .conftest import SmallSearch
-
     small = SmallSearch(tmp_path_factory.mktemp("raced"))
     outcome, _ = run(small.write(**RACE))
     return small.results, outcome, [candidate_of(t) for t in Journal(small.results).trials]
