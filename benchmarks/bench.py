@@ -93,10 +93,10 @@ def all_rows(options: argparse.Namespace, console: Console) -> Iterator[Row]:
         console.print("smollm2 skipped: its parents are not made; see configs/smollm2/README.md")
         return
     yield from merge_rows(large, repeats=options.repeats)
+    yield from generation_rows(large, options.repeats, options.docs)
     with tempfile.TemporaryDirectory() as folder:
         for config in (large, few_shot(large, SHOTS, Path(folder))):
             yield from score_rows(config, options.repeats)
-    yield from generation_rows(large, options.repeats, options.docs)
 
 
 def positive(text: str) -> int:

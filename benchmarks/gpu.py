@@ -1,8 +1,8 @@
 """Loads on a CUDA device at the shapes of a 7B model, as a share of its measured copy bandwidth.
 
-Knows the launcher and plans alone: weights are random and made on the device, so that no checkpoint
-is needed. A load of K parents reads base and parents and writes the resident weights, (K + 2) times
-the model's bytes; a copy moves 2 times. `benchmarks/gpu.sh` runs it.
+Knows the launcher and plans alone; `gpu_scoring.py` measures scores. Weights are random and made on
+the device, so that no checkpoint is needed. A load of K parents reads base and parents and writes
+the resident weights, (K + 2) times the model's bytes; a copy moves 2 times. `gpu.sh` runs it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from gpu_scoring import measure_scoring
 from heterosis.merge.groups import Grouping
 from heterosis.merge.launch import Job, Launcher
 from heterosis.merge.methods import METHODS, plan_tensor
@@ -122,7 +123,7 @@ def load(launcher: Launcher, model: Model, made: dict[str, Plan]) -> None:
     )
 
 
-def seconds(run: Callable[[], None], device: str) -> float:
+def seconds(run: Callable[[], object], device: str) -> float:
     """Median of REPEATS runs, the device being idle before and after; the first warms up."""
     samples = []
     for _ in range(REPEATS + 1):
@@ -218,6 +219,7 @@ def main() -> None:
         "torch": torch.__version__,
         "differences from the CPU": differences(options.device),
         **measure(options.device, options.layers),
+        "scoring": measure_scoring(options.device, seconds),
     }
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / f"{today.date()}-{device_name.replace(' ', '-')}.json"

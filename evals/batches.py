@@ -16,8 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-# Most float32 logits of one forward pass, in entries: 2 GiB, and as much again for log-softmax.
+# Most logits of one forward pass, in entries: 2 GiB in float32.
 MOST_LOGITS = 2**29
+# Logits that are summed at once, in entries: on a CPU they stay in its cache (4 MiB in float32),
+# elsewhere few kernels are launched (256 MiB); docs/experiments.md, "Packed scorer".
+_PIECE, _DEVICE_PIECE = 2**20, 2**26
 PAD_MULTIPLE = 8  # tokens; lengths are rounded up to it, so that few shapes occur
 
 
@@ -163,16 +166,31 @@ def score_batches(plan: Plan, logits_of: Callable[[Batch], Tensor]) -> Answers:
         plan: From `plan_flat` or `plan_packed`.
         logits_of: Gives the logits at a batch's ``cells``, (S, V), of any floating dtype.
     """
-    found = []
-    for batch in plan.batches:
-        logp = torch.log_softmax(logits_of(batch), dim=-1, dtype=torch.float32)  # (S, V)
-        best, token = logp.max(dim=-1)
-        entries, targets = batch.entries.to(logp.device), batch.targets.to(logp.device)
-        ll = logp[entries, targets]
-        found.append(torch.stack([ll, (token[entries] != targets).float(), best[entries] - ll]))
+    found = [_score_tokens(logits_of(batch), batch) for batch in plan.batches]
     if not found:
         return gather(np.zeros((3, 0)), plan)
     return gather(torch.cat(found, dim=1).cpu().double().numpy(), plan)  # the one wait
+
+
+def _score_tokens(logits: Tensor, batch: Batch) -> Tensor:
+    """Log-likelihood, miss and gap of each scored token of a batch (3, E) float32.
+
+    Equal to a log-softmax in float32 of all ``logits`` (S, V), of which no float32 copy is made.
+    """
+    device = logits.device
+    n_rows = max(1, (_PIECE if device.type == "cpu" else _DEVICE_PIECE) // logits.shape[1])
+    pieces = [_summary(piece.float()) for piece in logits.split(n_rows)]
+    log_sum, best, token = (torch.cat(column) for column in zip(*pieces, strict=True))  # (S,)
+    entries, targets = batch.entries.to(device), batch.targets.to(device)
+    logit = logits[entries, targets].float()
+    missed = (token[entries] != targets).float()
+    return torch.stack([logit - log_sum[entries], missed, best[entries] - logit])
+
+
+def _summary(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-sum-exp, largest logit and its token, of each row (S, V)."""
+    best, token = logits.max(dim=-1)
+    return torch.logsumexp(logits, dim=-1), best, token
 
 
 def gather(tokens: NDArray[np.float64], plan: Plan) -> Answers:

@@ -10,7 +10,6 @@ Legend: B rows, T tokens of a row, P tokens of a prefix, S scored positions, V v
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -52,12 +51,15 @@ class _Piece:
     group: Group
     skip: int
     requests: tuple[tuple[int, ...], ...]
-    n_scored: int
 
     @property
     def length(self) -> int:
         """Tokens in a packed row."""
         return self.group.length
+
+    def n_scored(self, every: Sequence[Request]) -> int:
+        """Number of scored tokens."""
+        return sum(len(every[r].continuation) for own in self.requests for r in own)
 
     def scored(self, every: Sequence[Request]) -> list[Scored]:
         """Scored tokens; cells count from the start of the piece."""
@@ -182,19 +184,15 @@ class _Builder:
         skip = len(prefix)
         rest = {row[skip:]: own for row, own in rows.items()}
         groups = group_rows(rest, max(ROW_TOKENS, *map(len, rest)))
-        pieces = [self._piece(g, skip, [rest[row] for row in g.rows]) for g in groups]
+        pieces = [_Piece(g, skip, tuple(tuple(rest[row]) for row in g.rows)) for g in groups]
         filled = fill_rows([piece.length for piece in pieces], ROW_TOKENS)
         self._batch([[pieces[i] for i in own] for own in filled], index)
 
     def add_alone(self, rows: dict[Row, list[int]]) -> None:
         """Give each row a plain sequence of its own, longest first."""
         whole = sorted(rows, key=lambda row: (-len(row), row))
-        pieces = [self._piece(Group((row,), len(row)), 0, [rows[row]]) for row in whole]
+        pieces = [_Piece(Group((row,), len(row)), 0, (tuple(rows[row]),)) for row in whole]
         self._batch([[piece] for piece in pieces], None, plain=True)
-
-    def _piece(self, group: Group, skip: int, own: Sequence[Sequence[int]]) -> _Piece:
-        n_scored = sum(len(self.requests[r].continuation) for r in chain(*own))
-        return _Piece(group, skip, tuple(map(tuple, own)), n_scored)
 
     def _batch(
         self, rows: Sequence[list[_Piece]], prefix: int | None, *, plain: bool = False
@@ -205,7 +203,7 @@ class _Builder:
             width = padded(sum(piece.length for piece in rows[start]), 2**62)
             stop, n_scored = start, 0
             while stop < len(rows):
-                own = sum(piece.n_scored for piece in rows[stop])
+                own = sum(piece.n_scored(self.requests) for piece in rows[stop])
                 full = (stop - start + 1) * width > self.batch_tokens
                 hollow = sum(piece.length for piece in rows[stop]) < _FULLNESS * width
                 if stop > start and (full or hollow or n_scored + own > self.most_scored):
@@ -312,8 +310,9 @@ def visible(layout: Layout, n_prefix: int) -> Tensor:
 
 
 def attention_mask(model: Any, seen: Tensor) -> Tensor:
-    """Turn what is seen into what the model's attention takes: bool, or added to the scores."""
-    if model.config._attn_implementation == "sdpa":
-        return seen
+    """Turn what is seen into what is added to the scores of every layer, in the model's dtype.
+
+    SDPA also takes bools, but turns them into this once per layer.
+    """
     added = torch.zeros(seen.shape, dtype=model.dtype, device=seen.device)
     return added.masked_fill_(~seen, torch.finfo(model.dtype).min)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from heterosis.search.assembly import make_scorer
 
 ROOT = Path(__file__).parents[1]
 ITEMS = 8
@@ -96,19 +97,24 @@ def test_merge_rows(bench, timing, tiny, monkeypatch):
 
 
 def test_score_rows_compare_equal_answers(bench, tiny):
-    *rows, forwards = list(bench.score_rows(tiny, repeats=1))
+    *rows, forwards = bench.score_rows(tiny, repeats=1)
     assert_sound([*rows, forwards], 3)
     assert all(row.note.startswith(f"{2 * ITEMS} requests") for row in rows)
-    assert all("and 0 of score" in row.note for row in rows)
+    assert all("and 0 of score; packed path" in row.note for row in rows)
     assert forwards.b_name == "its forward passes"
 
 
-def test_few_shot_rows_share_their_examples(bench, tiny, tmp_path):
-    shot = bench.few_shot(tiny, 3, tmp_path)
-    assert shot.name == f"{tiny.name}, 3-shot"
-    rows = list(bench.score_rows(shot, repeats=1))
-    assert_sound(rows, 3)
-    assert all("and 0 of score; packed path" in row.note for row in rows[:2])
+def test_few_shot_rows_read_their_examples_once(bench, tiny, tmp_path):
+    config = bench.few_shot(tiny, 2, tmp_path)
+    assert config.name.endswith("2-shot")
+    parts = bench.open_parts(config)
+    scorer = make_scorer(parts, bench.build_engine(parts).model)
+    plan = scorer._plans["search"].windows.plan("packed")
+    (prefix,) = plan.prefixes
+    opening = scorer._lm.tok_decode(list(prefix.tokens))
+    documents = [own[0].args[0] for own in scorer.tasks[0].instances("search")]
+    assert len(documents) == ITEMS
+    assert all(document.startswith(opening) for document in documents)
 
 
 def test_generation_rows_compare_equal_texts(bench, tiny):
@@ -168,6 +174,7 @@ def test_the_gpu_script_measures_every_method(_scripts, tmp_path, monkeypatch, c
     small = {"HIDDEN": 256, "INTERMEDIATE": 640, "VOCABULARY": 512, "PIECE": (128, 128)}
     for name, size in small.items():
         monkeypatch.setattr(gpu, name, size)
+    shrink_scoring(monkeypatch)
     monkeypatch.setattr("sys.argv", ["gpu.py", "--device=cpu", "--layers=1", f"--out={tmp_path}"])
     gpu.main()
     (path,) = tmp_path.glob("*-cpu.json")
@@ -177,3 +184,26 @@ def test_the_gpu_script_measures_every_method(_scripts, tmp_path, monkeypatch, c
     assert all(row["share of copy bandwidth"] > 0 for row in found["methods"].values())
     gaps = found["differences from the CPU"].values()
     assert all(gap["entries"] and not gap["not bit-equal"] for gap in gaps)
+    rows = [row for rows in found["scoring"]["shapes"].values() for row in rows.values()]
+    assert len(rows) == 2
+    for row in rows:
+        assert row["largest difference, nats"] < 0.5
+        assert row["flat / packed"] > 0
+        assert row["hflm / packed"] > 0
+        assert 0 < row["share of a large product's FLOP/s"] < 1
+        assert row["share of the data sheet's FLOP/s"] is None
+
+
+def shrink_scoring(monkeypatch) -> None:
+    scoring = importlib.import_module("gpu_scoring")
+    sizes = {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 512,
+    }
+    small = {"SHAPES": {"tiny": sizes}, "DOCS": 4, "CONTEXT": (10, 20), "EXAMPLES": 40}
+    for name, size in (small | {"MATRIX": 256}).items():
+        monkeypatch.setattr(scoring, name, size)
