@@ -42,8 +42,8 @@ def read_prefix(model: Any, ids: Tensor) -> Cache:
     Raises:
         NotImplementedError: If the model keeps something else than keys and values of P tokens.
     """
-    cache = model.base_model(input_ids=ids, use_cache=True).past_key_values
-    layers = getattr(cache, "layers", None)
+    output = model.base_model(input_ids=ids, use_cache=True)
+    layers = getattr(getattr(output, "past_key_values", None), "layers", None)
     if not layers:
         raise NotImplementedError(f"{type(model).__name__} gives no cache of keys and values")
     for layer in layers:
