@@ -276,14 +276,16 @@ def needs(parts: Parts) -> frozenset[str]:
     return frozenset().union(*(row.needs for row in (*searched, *given)))
 
 
-def make_scorer(parts: Parts, model: PreTrainedModel) -> Scorer:
-    """Tokenise all requests for a model in memory."""
+def make_scorer(parts: Parts, model: PreTrainedModel, *, halved: bool = False) -> Scorer:
+    """Tokenise all requests for a model in memory; in batches of half the size if asked."""
+    section, share = parts.config.eval, 2 if halved else 1
+    tokens = section.batch_tokens
     return Scorer(
         (*parts.tasks, *parts.guard),
         model,
         parts.tokenizer,
-        batch_size=parts.config.eval.batch_size,
-        batch_tokens=parts.config.eval.batch_tokens,
+        batch_size=max(section.batch_size // share, 1),
+        batch_tokens=tokens and max(tokens // share, 1),
     )
 
 

@@ -105,7 +105,13 @@ def _bench(
     scorer.path = known.get("path", report.path)
     machine = {"device": choose_device(parts.config), "threads": threads, "path": scorer.path}
     reporter.note(_said_of(report, machine))
-    return Bench(engine, scorer, parts.objective), machine
+
+    def halved() -> Scorer:
+        smaller = make_scorer(parts, engine.model, halved=True)
+        smaller.path = scorer.path
+        return smaller
+
+    return Bench(engine, scorer, parts.objective, halved), machine
 
 
 def _budget(parts: Parts, scorer: Scorer, deadline: str | None, journal: Journal) -> Budget:

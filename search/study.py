@@ -7,10 +7,12 @@ everything that ends a candidate without a value is typed and carries its reason
 from __future__ import annotations
 
 import gc
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from optuna.trial import FrozenTrial
@@ -37,6 +39,12 @@ from .race import incumbent, open_race
 from .sections import SearchSection
 from .space import Space
 
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_NO_MEMORY = "out of memory"
+
 
 @dataclass(frozen=True)
 class Bench:
@@ -45,6 +53,8 @@ class Bench:
     engine: MergeEngine
     scorer: Scorer
     objective: Objective
+    halved: Callable[[], Scorer] | None = None
+    """Makes a scorer of half the batch, for a candidate whose scoring took too much memory."""
 
     def score(self, recipe: Recipe, split: str) -> ItemScores | str:
         """Materialise and score a recipe.
@@ -53,7 +63,7 @@ class Bench:
             Its scores, or the reason why there are none: weights or scores that are not finite,
             or memory that ran out. All other errors are ours and propagate.
         """
-        return self._tried(recipe, lambda: self.scorer.score(split))
+        return self._scored(recipe, lambda: self.scorer.score(split), split)
 
     def race(self, recipe: Recipe, is_enough: Callable[[ItemScores], bool]) -> ItemScores | str:
         """Materialise a recipe and score it on the search items, rung by rung, until it is enough.
@@ -68,22 +78,36 @@ class Bench:
                     break
             return scores
 
-        return self._tried(recipe, rungs)
+        return self._scored(recipe, rungs, SEARCH)
 
-    def _tried(self, recipe: Recipe, work: Callable[[], ItemScores]) -> ItemScores | str:
-        try:
-            self.engine.load(recipe)
-            return work()
-        except (MergeFailure, NonFiniteScore) as error:
-            return str(error)
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            reason = f"out of memory: {' '.join(str(error).split())[:200]}"
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        return reason
+    def _scored(
+        self, recipe: Recipe, work: Callable[[], ItemScores], split: str
+    ) -> ItemScores | str:
+        loaded = _tried(lambda: self.engine.load(recipe))
+        if isinstance(loaded, str):
+            return loaded
+        scores, make = _tried(work), self.halved
+        if make is None or not isinstance(scores, str) or not scores.startswith(_NO_MEMORY):
+            return scores
+        log.warning("%s: scoring this candidate once more, in batches of half the size", scores)
+        again = _tried(lambda: make().score(split))
+        return f"{again} (in batches of half the size)" if isinstance(again, str) else again
+
+
+def _tried(work: Callable[[], T]) -> T | str:
+    """The work, or why it could not be done: what a candidate may fail for."""
+    try:
+        return work()
+    except (MergeFailure, NonFiniteScore) as error:
+        return str(error)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        reason = f"{_NO_MEMORY}: {' '.join(str(error).split())[:200]}"
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return reason
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -1,12 +1,14 @@
 """Whole searches on the quickstart's models: the road of a trial, resume, failures."""
 
 import io
+import itertools
 import json
 import math
 
 import numpy as np
 import pytest
 import torch
+from heterosis.evals.scorer import Scorer
 from heterosis.evals.splits import CONFIRM, GUARD, SEARCH
 from heterosis.evals.store import ItemStore
 from heterosis.merge.engine import MergeEngine, MergeFailure
@@ -309,6 +311,33 @@ def test_a_failure_is_a_trial_with_its_reason(small_search, monkeypatch, error, 
     assert f"{last.candidate.name}: FAILED: {reason}" in text
     assert reason in (small_search.results / "leaderboard.md").read_text()
     assert reason in (small_search.results / "leaderboard.csv").read_text()
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_scoring_that_takes_too_much_memory_is_tried_once_in_smaller_batches(
+    small_search, monkeypatch, caplog, times
+):
+    score, calls = Scorer.score, itertools.count()
+    sizes = []
+
+    def score_or_fail(self, split):
+        if 3 <= next(calls) < 3 + times:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried")
+        sizes.append(self.batch_size)
+        return score(self, split)
+
+    monkeypatch.setattr(Scorer, "score", score_or_fail)
+    outcome, _ = run(small_search.write(search={"trials": 2}))
+    failures = [row.candidate.failure for row in outcome.board.rows if row.candidate.failure]
+    assert "in batches of half the size" in caplog.text
+    if times == 1:
+        assert failures == []
+        assert sizes.count(10) == 1
+        assert set(sizes) == {10, 20}
+    else:
+        assert failures == [
+            "out of memory: CUDA out of memory. Tried (in batches of half the size)"
+        ]
 
 
 def test_a_defect_is_not_swallowed_and_costs_the_candidate_in_flight_alone(
