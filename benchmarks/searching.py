@@ -10,10 +10,11 @@ from typing import Any
 
 from heterosis.evals.store import ItemStore
 from heterosis.search.assembly import build_engine, make_scorer, open_parts
+from heterosis.search.bench import Bench
 from heterosis.search.budget import Budget, limits_of
 from heterosis.search.config import Config
 from heterosis.search.journal import Journal, lock_folder
-from heterosis.search.study import Bench, Study
+from heterosis.search.study import Study
 from timing import ZERO, Row, Seconds, now
 
 

@@ -28,13 +28,14 @@ from .assembly import (
     parent_facts,
     set_threads,
 )
+from .bench import Bench
 from .budget import Budget, limits_of, settle_deadline
 from .candidate import candidate_of
 from .config import Config
 from .journal import Journal, lock_folder
 from .leaderboard import Leaderboard, read_leaderboard
 from .progress import Reporter
-from .study import Bench, Study
+from .study import Study
 from .views import write_views
 
 

@@ -1,121 +1,35 @@
 """The study loop: baselines, search, confirmation. The journal and the item store are its record.
 
-Knows the engine, the scorer and the proposer by what they do. One trial is ask, load, score, tell;
-everything that ends a candidate without a value is typed and carries its reason.
+Knows bench, proposer and race by what they do. One trial is ask, load, score, tell.
 """
 
 from __future__ import annotations
 
-import gc
-import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from typing import TypeVar
+from dataclasses import replace
 
-import torch
 from optuna.trial import FrozenTrial
 
 from ..evals.audit import audits
 from ..evals.comparison import Difference, paired_difference
 from ..evals.racing import Race
-from ..evals.scorer import Scorer
-from ..evals.scores import ItemScores, NonFiniteScore
+from ..evals.scores import ItemScores
 from ..evals.splits import CONFIRM, GUARD, SEARCH
 from ..evals.store import ItemStore
-from ..merge.engine import MergeEngine, MergeFailure
-from ..merge.recipe import Recipe
 from .baselines import Baseline
+from .bench import Bench
 from .budget import Budget
 from .candidate import REROLL, SEARCHED, Candidate, candidate_of, finalists
 from .dissection import Variant, dissect, dissection_of
 from .full_disk import with_room
 from .journal import Journal, StudyError
-from .objective import Objective
 from .progress import Reporter
 from .proposer import Proposer
 from .race import incumbent, open_race
 from .sections import SearchSection
 from .space import Space
-
-log = logging.getLogger(__name__)
-
-T = TypeVar("T")
-
-_NO_MEMORY = "out of memory"
-
-
-@dataclass(frozen=True)
-class Bench:
-    """What scores a recipe: the engine, the scorer and the objective."""
-
-    engine: MergeEngine
-    scorer: Scorer
-    objective: Objective
-    halved: Callable[[], Scorer] | None = None
-    """Makes a scorer of half the batch, for a candidate whose scoring took too much memory."""
-
-    def score(self, recipe: Recipe, split: str) -> ItemScores | str:
-        """Materialise and score a recipe.
-
-        Returns:
-            Its scores, or the reason why there are none: weights or scores that are not finite,
-            or memory that ran out. All other errors are ours and propagate.
-        """
-        return self._scored(recipe, lambda: self.scorer.score(split), split)
-
-    def race(self, recipe: Recipe, is_enough: Callable[[ItemScores], bool]) -> ItemScores | str:
-        """Materialise a recipe and score it on the search items, rung by rung, until it is enough.
-
-        Returns:
-            As `score`; of the items that it has met.
-        """
-
-        def rungs() -> ItemScores:
-            for scores in self.scorer.rungs(SEARCH):
-                if is_enough(scores):
-                    break
-            return scores
-
-        return self._scored(recipe, rungs, SEARCH)
-
-    def _scored(
-        self, recipe: Recipe, work: Callable[[], ItemScores], split: str
-    ) -> ItemScores | str:
-        loaded = _tried(lambda: self.engine.load(recipe))
-        if isinstance(loaded, str):
-            return loaded
-        scores, make = _tried(work), self.halved
-        if make is None or not isinstance(scores, str) or not scores.startswith(_NO_MEMORY):
-            return scores
-        log.warning("%s: scoring this candidate once more, in batches of half the size", scores)
-        again = _tried(lambda: make().score(split))
-        return f"{again} (in batches of half the size)" if isinstance(again, str) else again
-
-
-def _tried(work: Callable[[], T]) -> T | str:
-    """The work, or why it could not be done: what a candidate may fail for."""
-    try:
-        return work()
-    except (MergeFailure, NonFiniteScore) as error:
-        return str(error)
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        reason = f"{_NO_MEMORY}: {' '.join(str(error).split())[:200]}"
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    return reason
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Tell an exhausted memory, of host or device, from other errors."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    text = str(error).lower()
-    return "out of memory" in text or "not enough memory" in text
 
 
 class Study:
@@ -331,6 +245,8 @@ class Study:
         winner = self._winner()
         if not self._section.dissect or winner is None or winner.raced:
             return True
+        if self._should_stop():
+            return False
         is_over = False
 
         def score(variant: Variant) -> Candidate | None:
