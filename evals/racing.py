@@ -19,15 +19,26 @@ from .scores import MEAN, ItemScores, TaskScore
 FIRST = 50
 """Items of the first rung: in simulations blocks of 50 lost no candidate that was better."""
 
+PROBE = 8
+"""Items of the rung before the first: they end a candidate that has collapsed, or gives NaN."""
+
+COLLAPSE = 0.25
+"""A candidate has collapsed whose right answers are less likely, on the probe, than this share of
+how likely the incumbent's are."""
+
+PROBE_ALPHA = 1e-3
+"""One-sided level that a collapse must reach besides: so few items say little."""
+
 INFORMED = 0.8
 """Share of a rung taken from the items on which the parents disagree, while there are such. The
 rest is a sample of the others, without which a stopped candidate's score could not be told."""
 
 
 def rung_ends(n: int, first: int = FIRST) -> tuple[int, ...]:
-    """Items scored when each rung ends: doubling, the last is all.
+    """Items scored when each rung ends: the probe's, then doubling, the last is all.
 
-    A last rung of less than half the one before is joined to it.
+    A last rung of less than half the one before is joined to it; without another rung, and where
+    the first is less than twice the probe, there is no probe.
 
     Args:
         n: All items, at least 1.
@@ -38,7 +49,8 @@ def rung_ends(n: int, first: int = FIRST) -> tuple[int, ...]:
     while end < 0.75 * n:
         ends.append(end)
         end *= 2
-    return (*ends, n)
+    probe = (PROBE,) if ends and first >= 2 * PROBE else ()
+    return (*probe, *ends, n)
 
 
 def item_order(references: Sequence[ItemScores], seed: int) -> list[int]:
@@ -97,7 +109,7 @@ class Race:
         How likely the right answer is against its best rival is compared, which tells models apart
         by fewer items than right and wrong; values where a task has no margins. The tasks are
         weighed as the combination weighs them at the incumbent's scores. The test is a paired
-        z-test, stratified by task.
+        z-test, stratified by task; on the probe the candidate must have collapsed as well.
 
         Args:
             seen: The candidate's scores so far.
@@ -114,7 +126,12 @@ class Race:
                 variance += slope**2 * float(d.var(ddof=1)) / d.size
         if not variance > 0:
             return False
-        return 0.5 * math.erfc(-total / math.sqrt(2 * variance)) < self.alpha
+        alpha = self.alpha
+        if seen.n <= PROBE:
+            if not _has_collapsed(seen, other):
+                return False
+            alpha = min(alpha, PROBE_ALPHA)
+        return 0.5 * math.erfc(-total / math.sqrt(2 * variance)) < alpha
 
     def estimates(self, seen: ItemScores, incumbent: ItemScores) -> dict[str, TaskScore]:
         """What a stopped candidate's tasks would have scored on all items.
@@ -178,8 +195,19 @@ def _differences(seen: ItemScores, other: ItemScores, task: str) -> NDArray[np.f
     if seen.aggregations[at] != MEAN:
         score = seen.task_score(task).value - other.task_score(task).value
         return score + rows.size * (seen.influence(task) - other.influence(task))
-    margins = seen.margin[rows], other.margin[rows]
-    if not all(np.isfinite(margin).all() for margin in margins):
+    if not all(np.isfinite(scores.margin[rows]).all() for scores in (seen, other)):
         return seen.value[rows] - other.value[rows]
-    mine, theirs = (1.0 / (1.0 + np.exp(-np.clip(margin, -500.0, 500.0))) for margin in margins)
-    return (mine - theirs) if seen.higher_is_better[at] else (theirs - mine)
+    d = _chances(seen)[rows] - _chances(other)[rows]
+    return d if seen.higher_is_better[at] else -d
+
+
+def _chances(scores: ItemScores) -> NDArray[np.float64]:
+    """How likely each right answer is against its best rival (n,); nan where there is none."""
+    return 1.0 / (1.0 + np.exp(-np.clip(scores.margin, -500.0, 500.0)))
+
+
+def _has_collapsed(seen: ItemScores, other: ItemScores) -> bool:
+    """Whether a model gives next to no right answer where the other does."""
+    mine, theirs = _chances(seen), _chances(other)
+    told = np.isfinite(mine) & np.isfinite(theirs)
+    return bool(mine[told].sum() < COLLAPSE * theirs[told].sum())

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from heterosis.evals.racing import INFORMED, Race, item_order, restricted, rung_ends
+from heterosis.evals.racing import INFORMED, PROBE, Race, item_order, restricted, rung_ends
 from heterosis.evals.scores import item_scores
 from heterosis.search.objective import Objective
 from hypothesis import given, settings
@@ -49,6 +49,9 @@ def seen_of(whole, order, end: int):
 def test_rungs_double_and_end_with_all(n, first):
     ends = rung_ends(n, first)
     assert ends[-1] == n
+    has_probe = len(ends) > 1 and first >= 2 * PROBE
+    assert (ends[0] == PROBE) == has_probe or first == PROBE or n == PROBE
+    ends = ends[1:] if has_probe else ends
     assert list(ends[:-1]) == [first * 2**k for k in range(len(ends) - 1)]
     assert all(b > a for a, b in itertools.pairwise(ends))
     assert len(ends) == 1 or ends[-1] >= 1.5 * ends[-2] or ends[-1] > 0.75 * n
@@ -87,6 +90,16 @@ def test_a_clear_loser_is_stopped_at_the_first_rung_and_a_better_one_never(seed)
     for end in rung_ends(N):
         assert not racing.is_lost(seen_of(better, order, end), best)
         assert not racing.is_lost(seen_of(best, order, end), best), "no difference, no loss"
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_probe_ends_what_has_collapsed_and_nothing_else(seed):
+    racing, order = race(seed=seed), item_order(race(seed=seed).references, seed)
+    best = scores(2.0, seed, noise_seed=3)
+    assert racing.is_lost(seen_of(scores(-9.0, seed, noise_seed=4), order, PROBE), best)
+    for ability in (0.5, 2.0, 3.0):
+        seen = seen_of(scores(ability, seed, noise_seed=5), order, PROBE)
+        assert not racing.is_lost(seen, best)
 
 
 def test_of_equal_candidates_no_more_are_stopped_than_the_level_says():
