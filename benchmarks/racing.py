@@ -112,7 +112,7 @@ class Replay:
 
     def run(self, seed: int, alpha: float) -> Iterator[tuple[str, float]]:
         """Counts and errors of one race."""
-        race = Race(self.parents, self.objective, alpha)
+        race = Race(self.parents, self.objective.criteria, alpha, self.objective.terms)
         order = np.array(item_order(self.parents, seed))
         ends = rung_ends(order.size)
         best, told = max(self.baselines, key=self.value.__getitem__), {}
@@ -123,7 +123,7 @@ class Replay:
             for end in ends:
                 seen = self.compared[number].taken(np.sort(order[:end]))
                 if end < order.size and race.is_lost(seen, self.compared[best]):
-                    found = race.estimates(seen, self.compared[best])
+                    found = race.estimates(seen, self.compared[best], self.objective.terms)
                     told[number] = self.objective.value({t: s.value for t, s in found.items()})
                     yield "error", told[number] - self.value[number]
                     break

@@ -7,14 +7,16 @@ Legend: n items of a task, P references (the parents), s strata of a task.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .columns import NEEDS
 from .comparison import Combination
 from .scores import MEAN, ItemScores, TaskScore
+from .terms import Term, as_terms
 
 FIRST = 50
 """Items of the first rung: in simulations blocks of 50 lost no candidate that was better."""
@@ -95,20 +97,22 @@ class Race:
 
     Attributes:
         references: Scores of the parents on all items.
-        combination: What is compared.
-        alpha: One-sided level of each rung's test.
+        criteria: What is compared: a candidate has lost that is worse by each of them.
+        alpha: One-sided level of each test.
+        terms: What the criteria look at.
     """
 
     references: tuple[ItemScores, ...]
-    combination: Combination
+    criteria: tuple[Combination, ...]
     alpha: float
+    terms: tuple[Term, ...]
 
     def is_lost(self, seen: ItemScores, incumbent: ItemScores) -> bool:
         """Whether a candidate is worse than the incumbent by the items that it has met.
 
         How likely the right answer is against its best rival is compared, which tells models apart
         by fewer items than right and wrong; values where a task has no margins. The tasks are
-        weighed as the combination weighs them at the incumbent's scores. The test is a paired
+        weighed as a criterion weighs them at the incumbent's scores. The test is a paired
         z-test, stratified by task; on the probe the candidate must have collapsed as well.
 
         Args:
@@ -116,25 +120,21 @@ class Race:
             incumbent: Scores of the best so far, on all items.
         """
         other = restricted(incumbent, seen)
-        scores = {task: incumbent.task_score(task).value for task in self.combination.tasks}
-        slopes = self.combination.gradient(scores)
-        total = variance = 0.0
-        for task, slope in slopes.items():
-            d = _differences(seen, other, task)
-            if d.size > 1:
-                total += slope * float(d.mean())
-                variance += slope**2 * float(d.var(ddof=1)) / d.size
-        if not variance > 0:
-            return False
         alpha = self.alpha
         if seen.n <= PROBE:
             if not _has_collapsed(seen, other):
                 return False
             alpha = min(alpha, PROBE_ALPHA)
-        return 0.5 * math.erfc(-total / math.sqrt(2 * variance)) < alpha
+        best = as_terms(incumbent, self.terms)
+        scores = {term: best.task_score(term).value for term in best.tasks}
+        mine, theirs = as_terms(seen, self.terms), as_terms(other, self.terms)
+        slopes = (criterion.gradient(scores) for criterion in self.criteria)
+        return all(_p_worse(mine, theirs, slope) < alpha for slope in slopes)
 
-    def estimates(self, seen: ItemScores, incumbent: ItemScores) -> dict[str, TaskScore]:
-        """What a stopped candidate's tasks would have scored on all items.
+    def estimates(
+        self, seen: ItemScores, incumbent: ItemScores, terms: Sequence[Term]
+    ) -> dict[str, TaskScore]:
+        """What a stopped candidate's terms would have scored on all items.
 
         Control variate: the incumbent's score on all items, plus how far the candidate is from it
         on the items that both have met, each stratum (the references agree on an item, or not)
@@ -143,26 +143,28 @@ class Race:
         Args:
             seen: The candidate's scores so far.
             incumbent: Scores of the best so far, on all items.
+            terms: What is asked for.
 
         Returns:
-            By task; standard errors are those of the distance.
+            By term; standard errors are those of the distance.
         """
-        other = restricted(incumbent, seen)
+        other = as_terms(restricted(incumbent, seen), terms)
+        mine, best = as_terms(seen, terms), as_terms(incumbent, terms)
         found = {}
-        for task in seen.tasks:
-            distance, variance = self._distance(seen, other, task)
-            value = incumbent.task_score(task).value + distance
-            found[task] = TaskScore(value, math.sqrt(variance), seen.rows(task).size)
+        for term in terms:
+            d = _differences(mine, other, term.name)
+            distance, variance = self._distance(seen, term.task, d)
+            value = best.task_score(term.name).value + distance
+            found[term.name] = TaskScore(value, math.sqrt(variance), d.size)
         return found
 
-    def _distance(self, seen: ItemScores, other: ItemScores, task: str) -> tuple[float, float]:
-        """Mean difference of a task over all items, by strata, and its variance."""
+    def _distance(self, seen: ItemScores, task: str, d: NDArray[np.float64]) -> tuple[float, float]:
+        """Mean of a task's differences over all items, by strata, and its variance."""
         whole = self.references[0]
         rows = whole.rows(task)
         disagree = np.zeros(whole.n, dtype=bool)
         disagree[rows] = _disagree(self.references, rows)
         mine = disagree[_places(seen, whole)[seen.rows(task)]]
-        d = _differences(seen, other, task)
         total = variance = 0.0
         for kind in (True, False):
             share, own = float((disagree[rows] == kind).mean()), d[mine == kind]
@@ -170,6 +172,17 @@ class Race:
                 total += share * float(own.mean())
                 variance += share**2 * float(own.var(ddof=min(own.size - 1, 1))) / own.size
         return total, variance
+
+
+def _p_worse(seen: ItemScores, other: ItemScores, slopes: Mapping[str, float]) -> float:
+    """One-sided p that a model is no worse than another on the same items; 1 if nothing differs."""
+    total = variance = 0.0
+    for task, slope in slopes.items():
+        d = _differences(seen, other, task)
+        if slope and d.size > 1:
+            total += slope * float(d.mean())
+            variance += slope**2 * float(d.var(ddof=1)) / d.size
+    return 0.5 * math.erfc(-total / math.sqrt(2 * variance)) if variance > 0 else 1.0
 
 
 def restricted(scores: ItemScores, seen: ItemScores) -> ItemScores:
@@ -195,7 +208,8 @@ def _differences(seen: ItemScores, other: ItemScores, task: str) -> NDArray[np.f
     if seen.aggregations[at] != MEAN:
         score = seen.task_score(task).value - other.task_score(task).value
         return score + rows.size * (seen.influence(task) - other.influence(task))
-    if not all(np.isfinite(scores.margin[rows]).all() for scores in (seen, other)):
+    has_margins = all(np.isfinite(scores.margin[rows]).all() for scores in (seen, other))
+    if seen.metrics[at] in NEEDS or not has_margins:
         return seen.value[rows] - other.value[rows]
     d = _chances(seen)[rows] - _chances(other)[rows]
     return d if seen.higher_is_better[at] else -d

@@ -6,6 +6,7 @@ own filters and metrics turn answers into values. How log-likelihoods are comput
 """
 
 import importlib.metadata
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -351,7 +352,7 @@ def _measure(plan: _SplitPlan, fingerprint: str, written: Mapping[int, Answer]) 
             values: Any = task.task.process_results(own[0].doc, answers)
             value, weight = task.metric.item(values, task.name, row)
             audit = _audit(task, own[0], written, unread)
-            item = (index, row, value, weight, _margin(task, row, own), *audit)
+            item = (index, row, value, weight, *_of_gold(task, row, own), *audit)
             for column, number in zip(columns.values(), item, strict=True):
                 column.append(number)
     header = {
@@ -382,13 +383,13 @@ def _filter(task: FrozenTask, instances: "list[Instance]") -> None:
             ensemble.apply(instances)
 
 
-def _margin(task: FrozenTask, row: int, instances: "Sequence[Instance]") -> float:
-    """Nats: gold minus best other (multiple choice), gold (loglikelihood), nan otherwise."""
+def _of_gold(task: FrozenTask, row: int, instances: "Sequence[Instance]") -> tuple[float, float]:
+    """Margin of an item and its right answer's log-likelihood, nats; see `ItemScores`."""
     if task.output_type == "loglikelihood":
-        return float(instances[0].resps[0][0])
+        found = float(instances[0].resps[0][0])
+        return found, found
     gold = task.prompts.gold.get(row, ())
     lls = [instance.resps[0][0] for instance in instances[: task.prompts.n_choices.get(row, 0)]]
     others = [ll for choice, ll in enumerate(lls) if choice not in gold]
-    if not gold or not others:
-        return float("nan")
-    return max(lls[choice] for choice in gold) - max(others)
+    best = max((lls[choice] for choice in gold), default=math.nan)
+    return best - max(others, default=math.nan), best

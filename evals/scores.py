@@ -19,7 +19,9 @@ PER_TASK = ("tasks", "metrics", "aggregations", "higher_is_better")
 AUDIT = ("truncated", "no_answer", "length", "repetition")
 """Columns that tell how a generated answer came about."""
 _INTEGERS = ("task_index", "doc_id")
-COLUMNS = (*_INTEGERS, "value", "weight", "margin", *AUDIT)
+OPTIONAL = ("log_likelihood", *AUDIT)
+"""Columns that items may be without: nan."""
+COLUMNS = (*_INTEGERS, "value", "weight", "margin", *OPTIONAL)
 """Fields of `ItemScores` that hold one number per item."""
 
 
@@ -64,6 +66,7 @@ class ItemScores:
         weight: What the value is spread over (n,) float64; 1 except for rolling perplexities.
         margin: Nats (n,) float64. Multiple choice: gold minus best other; loglikelihood: gold;
             else nan.
+        log_likelihood: Of the right answer, nats (n,) float64; nan where none is scored.
         truncated: 1 where a generated answer was cut off at the token limit, else 0 (n,) float64;
             nan where nothing was generated, as in the next three.
         no_answer: 1 where the task's filter found no answer in the text, else 0 (n,) float64.
@@ -81,6 +84,7 @@ class ItemScores:
     value: NDArray[np.float64]
     weight: NDArray[np.float64]
     margin: NDArray[np.float64]
+    log_likelihood: NDArray[np.float64]
     truncated: NDArray[np.float64]
     no_answer: NDArray[np.float64]
     length: NDArray[np.float64]
@@ -208,13 +212,13 @@ def item_scores(
 
     Args:
         header: What is said once per task (`PER_TASK`).
-        columns: What is said of each item (`COLUMNS`); those of `AUDIT` may be left out: nan.
+        columns: What is said of each item (`COLUMNS`); those of `OPTIONAL` may be left out: nan.
         fingerprint: The scorer's.
     """
     n = len(columns["value"])
     arrays: dict[str, Any] = {}
     for name in COLUMNS:
-        given = columns[name] if name in columns or name not in AUDIT else np.full(n, math.nan)
+        given = columns[name] if name in columns or name not in OPTIONAL else np.full(n, math.nan)
         arrays[name] = np.array(given, dtype=np.int64 if name in _INTEGERS else np.float64)
     per_task: dict[str, Any] = {name: tuple(header[name]) for name in PER_TASK}
     return ItemScores(**per_task, **arrays, fingerprint=fingerprint)

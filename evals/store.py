@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .scores import AUDIT, COLUMNS, PER_TASK, ItemScores, item_scores
+from .scores import COLUMNS, OPTIONAL, PER_TASK, ItemScores, item_scores
 
 _FOLDED = "items.parquet"
 _PART = re.compile(r"trial-(\d{6,})\.([a-z]+)(?:\.rung-(\d{3,}))?\.parquet")
@@ -35,10 +35,9 @@ _SCHEMA = pa.schema(
         ("value", pa.float64()),
         ("weight", pa.float64()),
         ("margin", pa.float64()),
-        *((name, pa.float64()) for name in AUDIT),
+        *((name, pa.float64()) for name in OPTIONAL),
     ]
 )
-_UNAUDITED = pa.schema([field for field in _SCHEMA if field.name not in AUDIT])
 
 
 class StoreError(ValueError):
@@ -77,12 +76,15 @@ def _to_scores(table: pa.Table) -> ItemScores:
     return item_scores(header, columns, header.get("fingerprint", ""))
 
 
-def _with_empty_audit(table: pa.Table) -> pa.Table:
-    """A table of a study from before generated answers were audited, with nan in its place."""
+def _completed(table: pa.Table) -> pa.Table:
+    """A table of a study from before some optional columns were kept, with nan in their place."""
+    missing = [name for name in OPTIONAL if name not in table.schema.names]
+    if not missing or {*table.schema.names, *missing} != set(_SCHEMA.names):
+        return table
     empty = pa.array(np.full(table.num_rows, np.nan))
-    for name in AUDIT:
+    for name in missing:
         table = table.append_column(_SCHEMA.field(name), empty)
-    return table
+    return table.select(_SCHEMA.names)
 
 
 def _fold(tables: list[pa.Table]) -> pa.Table:
@@ -305,8 +307,7 @@ class ItemStore:
                 f"{path} must be a readable parquet file, got: {str(error).splitlines()[0]}; "
                 "remove it: the same search command scores again what it held"
             ) from error
-        if table.schema.equals(_UNAUDITED):
-            table = _with_empty_audit(table)
+        table = _completed(table)
         if not table.schema.equals(_SCHEMA) or _HEADERS not in (table.schema.metadata or {}):
             raise StoreError(
                 f"{path} must hold the item columns {', '.join(_SCHEMA.names)}, got "

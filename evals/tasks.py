@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .catalogue import builtin_index, refuse_missing_data, task_configs
 from .chat import Chat
+from .columns import METRIC, NEEDS, TermColumn
 from .fingerprint import digest
 from .metrics import Metric, choose_metric
 from .prompts import Prompts, build_prompts
@@ -48,6 +49,7 @@ class TaskSpec:
         num_fewshot: Examples per prompt; None: what the task says.
         metric: ``acc`` or ``exact_match,strict``; None: the task's first.
         weight: Weight in the mean over tasks; a group's tasks share it equally.
+        optimize: What counts of it for the objective.
         max_items: Most documents used, drawn by hash; None: all.
         guard: Whether the whole task guards against loss instead of being searched on.
 
@@ -60,6 +62,7 @@ class TaskSpec:
     metric: str | None = None
     weight: float = 1.0
     max_items: int | None = None
+    optimize: tuple[TermColumn, ...] = (METRIC,)
     guard: bool = False
 
     def __post_init__(self) -> None:
@@ -80,6 +83,7 @@ class FrozenTask:
         name: lm-eval's name of the task.
         metric: Which metric counts and how it aggregates.
         weight: Weight in the mean over tasks.
+        optimize: What counts of it for the objective.
         source: The YAML file that asked for it; None for lm-eval's own tasks.
         output_type: ``multiple_choice``, ``loglikelihood``, ``loglikelihood_rolling`` or
             ``generate_until``.
@@ -95,6 +99,7 @@ class FrozenTask:
     name: str
     metric: Metric
     weight: float
+    optimize: tuple[TermColumn, ...]
     source: Path | None
     output_type: str
     num_fewshot: int
@@ -286,10 +291,12 @@ def _freeze(task: Any, spec: TaskSpec, weight: float, splits: Splits, chat: Chat
     rows = _rows_by_split(hashes, spec, splits, task.task_name)
     prompts = build_prompts(task, docs, rows, seed=FEWSHOT_SEED, chat=chat)
     used = {row: hashes[row] for ids in rows.values() for row in ids}
+    _refuse_missing_columns(task, spec, prompts)
     return FrozenTask(
         name=task.task_name,
         metric=metric,
         weight=weight,
+        optimize=spec.optimize,
         source=_source(spec),
         output_type=str(task.OUTPUT_TYPE),
         num_fewshot=int(task.config.num_fewshot or 0),
@@ -299,6 +306,23 @@ def _freeze(task: Any, spec: TaskSpec, weight: float, splits: Splits, chat: Chat
         prompts=prompts,
         task=task,
     )
+
+
+def _refuse_missing_columns(task: Any, spec: TaskSpec, prompts: Prompts) -> None:
+    """Raise TaskError unless every document of a task has what is optimised."""
+    for column in spec.optimize:
+        kinds = NEEDS.get(column, (str(task.OUTPUT_TYPE),))
+        if task.OUTPUT_TYPE not in kinds:
+            raise TaskError(
+                f"task '{task.task_name}': `optimize: {column}` is known for tasks of type "
+                f"{' or '.join(kinds)}, got {task.OUTPUT_TYPE}; use `{METRIC}`"
+            )
+        odd = [row for row, gold in prompts.gold.items() if not gold] if column in NEEDS else []
+        if task.OUTPUT_TYPE == "multiple_choice" and odd:
+            raise TaskError(
+                f"task '{task.task_name}': `optimize: {column}` needs a right answer for every "
+                f"document, got none for doc {odd[0]}; use `{METRIC}`"
+            )
 
 
 def _source(spec: TaskSpec) -> Path | None:

@@ -11,7 +11,7 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,12 @@ import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..evals.chat import Chat, ChatOptions
+from ..evals.columns import LOWER_IS_BETTER, METRIC, TermColumn
 from ..evals.fingerprint import tokenizer_digest
 from ..evals.scorer import Scorer
 from ..evals.splits import GUARD, SEARCH, Splits
 from ..evals.tasks import FrozenTask, TaskSpec, load_tasks
+from ..evals.terms import Term
 from ..evals.threads import choose_threads
 from ..merge.engine import MergeEngine
 from ..merge.fact_cache import default_folder
@@ -78,13 +80,13 @@ def open_parts(config: Config) -> Parts:
     choose_device(config)
     parents = open_parents(config)
     space = build_space(config, parents.groups(config.merge.grouping))
-    if config.search.trials and not space.middle:
+    if config.search.trials != 0 and not space.middle:
         raise ConfigError(
             "`space` leaves nothing to search: every interval is one number; widen `weight`, "
             "`drop_rate` or `lambda`, or set `search.trials: 0` for the baselines alone"
         )
-    if config.search.trials:
-        rehearse(space, config.search)
+    if config.search.trials != 0:
+        rehearse(space, config.search, 2 if config.search.objective == "pareto" else 1)
     specs = [_spec(task) for task in config.tasks]
     specs += [_spec(task, guard=True) for task in config.guard]
     tokenizer = load_tokenizer(parents)
@@ -136,11 +138,27 @@ def _spec(section: TaskSection, *, guard: bool = False) -> TaskSpec:
 
 
 def _objective(config: Config, tasks: tuple[FrozenTask, ...]) -> Objective:
+    terms: dict[str, tuple[FrozenTask, TermColumn]] = {
+        task.name if len(task.optimize) == 1 else f"{task.name}:{column}": (task, column)
+        for task in tasks
+        for column in task.optimize
+    }
     return Objective(
         rule=config.search.objective,
-        weights={task.name: task.weight for task in tasks},
-        signs={task.name: 1 if task.higher_is_better else -1 for task in tasks},
+        weights={name: task.weight for name, (task, _) in terms.items()},
+        signs={name: _sign(task, column) for name, (task, column) in terms.items()},
+        columns={
+            name: (task.name, column)
+            for name, (task, column) in terms.items()
+            if not Term(name, task.name, column).is_plain
+        },
+        normalize=config.search.normalize,
     )
+
+
+def _sign(task: FrozenTask, column: TermColumn) -> int:
+    is_higher = task.higher_is_better if column == METRIC else column not in LOWER_IS_BETTER
+    return 1 if is_higher else -1
 
 
 def identity(parts: Parts) -> dict[str, Any]:
@@ -158,7 +176,7 @@ def identity(parts: Parts) -> dict[str, Any]:
         "baselines": [[b.name, b.recipe.digest] for b in parts.baselines],
         "tasks": {task.name: task.fingerprint for task in parts.tasks},
         "guard": {task.name: task.fingerprint for task in parts.guard},
-        "objective": asdict(parts.objective),
+        "objective": parts.objective.to_dict(),
         "racing": config.search.racing and config.search.racing.model_dump(),
         "sampler": [config.search.sampler, config.search.sampler_args, config.search.run_seed],
         "dtype": config.merge.dtype,

@@ -10,12 +10,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
 from ..evals.audit import Audit
 from ..evals.scores import TaskScore
 from ..merge.recipe import Recipe
 from .journal import StudyError
+from .objective import Objective
+from .pareto import place_in_fronts
 
 ATTRIBUTE = "candidate"
 SEARCHED = "candidate"
@@ -36,6 +39,8 @@ class Candidate:
         value: Objective on the search items; None if the candidate failed.
         scores: Task name -> score on the search items.
         audit: Task name -> how its generated answers came about; no entry for other tasks.
+        values: What the sampler was told, where that is several values.
+        terms: Term of the objective -> its score there, of those that are no task's own score.
         items: How many items it was scored on.
         raced: Whether it was stopped before it had met all items; value and scores are estimates.
         seconds: Spent on loading and scoring.
@@ -51,12 +56,24 @@ class Candidate:
     value: float | None = None
     scores: Mapping[str, TaskScore] = field(default_factory=dict)
     audit: Mapping[str, Audit] = field(default_factory=dict)
+    values: tuple[float, ...] = ()
+    terms: Mapping[str, TaskScore] = field(default_factory=dict)
     items: int = 0
     raced: bool = False
     seconds: float = 0.0
     failure: str | None = None
     of: int | None = None
     reset: tuple[str, ...] = ()
+
+    @property
+    def objective_scores(self) -> dict[str, TaskScore]:
+        """Scores of all that an objective may look at, by term."""
+        return {**self.scores, **self.terms}
+
+    @property
+    def told(self) -> tuple[float, ...] | None:
+        """What a sampler hears: one value or several; None if the candidate failed."""
+        return None if self.value is None else self.values or (self.value,)
 
     @property
     def is_searched(self) -> bool:
@@ -86,6 +103,12 @@ class Candidate:
             "raced": self.raced,
             "seconds": round(self.seconds, 4),
             "failure": self.failure,
+            **({"value": self.value} if self.values else {}),
+            **(
+                {"terms": {t: asdict(score) for t, score in self.terms.items()}}
+                if self.terms
+                else {}
+            ),
             **({"of": self.of, "reset": list(self.reset)} if self.is_variant else {}),
         }
 
@@ -102,13 +125,16 @@ def candidate_of(trial: FrozenTrial) -> Candidate:
             f"the journal's records must be whole and in order, got number {kept['number']} in "
             f"place {trial.number} ({kept['name']}); restore the journal from a backup"
         )
+    values = tuple(trial.values or ()) if trial.state == TrialState.COMPLETE else ()
     return Candidate(
         number=trial.number,
         name=kept["name"],
         kind=kept["kind"],
         recipe=Recipe.from_dict(kept["recipe"]),
-        value=trial.value if trial.state == TrialState.COMPLETE else None,
+        value=values[0] if len(values) == 1 else kept.get("value"),
+        values=values if len(values) > 1 else (),
         scores={task: TaskScore(**score) for task, score in kept["scores"].items()},
+        terms={term: TaskScore(**score) for term, score in kept.get("terms", {}).items()},
         audit={task: Audit(**audit) for task, audit in kept.get("audit", {}).items()},
         items=kept.get("items", sum(score["n"] for score in kept["scores"].values())),
         raced=kept.get("raced", False),
@@ -122,7 +148,30 @@ def candidate_of(trial: FrozenTrial) -> Candidate:
 def finalists(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
     """Return the best candidates on the search items, baselines left out; ties by number.
 
-    Those that were stopped in the race come after all others.
+    Those that were stopped in the race come after all others. Of several values, front comes after
+    front, and within one those that stand apart come first.
     """
     scored = [c for c in candidates if c.is_searched and c.value is not None]
+    if scored and scored[0].values:
+        places = place_in_fronts(np.array([c.values for c in scored]))
+        order = sorted(zip(scored, places, strict=True), key=lambda p: (p[0].raced, p[1]))
+        return [c for c, _ in order][:count]
     return sorted(scored, key=lambda c: (c.raced, -(c.value or 0.0), c.number))[:count]
+
+
+def settled(objective: Objective, candidates: Sequence[Candidate]) -> Objective:
+    """The objective on the parents' scale, where it asks for one and any candidate is finished.
+
+    Raises:
+        StudyError: If it does, and no parent could be scored.
+    """
+    parents = [c for c in candidates if c.kind == "parent" and c.scores]
+    if not objective.normalize or not candidates:
+        return objective
+    if not parents:
+        raise StudyError(
+            "`search.normalize` counts from the parents' scores, but none of them could be scored; "
+            "leave it out, or mend the parents"
+        )
+    scores = ([(t, s.value) for t, s in c.objective_scores.items()] for c in parents)
+    return objective.scaled(map(dict, scores))

@@ -199,8 +199,10 @@ def _items(task: FrozenTask, split: str) -> int:
 
 
 def _objective_lines(parts: Parts) -> Iterator[str]:
-    lower = [task.name for task in parts.tasks if not task.higher_is_better]
-    if lower and len(parts.tasks) > 1:
+    yield f"objective: {parts.objective.phrase}"
+    lower = [term for term, sign in parts.objective.signs.items() if sign < 0]
+    is_summed = parts.objective.rule in ("mean", "weighted") and not parts.objective.normalize
+    if lower and is_summed and len(parts.tasks) > 1:
         yield (
             f"advice: {', '.join(lower)} has no upper bound and may outweigh the other tasks in a "
             "mean; bits_per_byte moves least"

@@ -166,6 +166,7 @@ def leaderboard(
     from . import views
     from .journal import StudyError, find_studies
     from .leaderboard import read_leaderboard
+    from .sheet import csv_text
 
     screen = console()
     folders = find_studies(results)
@@ -183,7 +184,7 @@ def leaderboard(
             for line in views.found_lines(board):
                 say(screen, line)
         else:
-            write = views.markdown if format_ is Format.md else views.csv_text
+            write = views.markdown if format_ is Format.md else csv_text
             sys.stdout.write(write(board))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -35,6 +35,9 @@ PARENT_NAME = re.compile(r"[A-Za-z0-9_-]+")
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(@\S+)?", re.ASCII)
 RESULTS = Path("results")
 DEFAULT_METHOD = "task_arithmetic"
+
+WEIGHED = ("weighted", "harmonic")
+"""Objectives that weigh the tasks."""
 
 
 class ConfigError(ValueError):
@@ -112,6 +115,7 @@ class Config(Section):
                     f"{len(self.parents)}; leave out parents, or take another method"
                 )
         _check_kinds(self.space.modules, self.merge.layer_groups)
+        _check_objective(self.search, self.tasks)
         return self
 
     @property
@@ -171,6 +175,26 @@ def _check_kinds(modules: Iterable[str], layer_groups: Mapping[str, str]) -> Non
                 f"`space.modules` must name module kinds, got `{kind}`; {hint(kind, known)} "
                 "(`merge.layer_groups` defines others)"
             )
+
+
+def _check_objective(search: SearchSection, tasks: Sequence[TaskSection]) -> None:
+    weighed = [task.task for task in tasks if task.weight != 1]
+    if weighed and search.objective not in WEIGHED:
+        raise ValueError(
+            f"`tasks.weight` counts for the objectives {' and '.join(WEIGHED)}, got `objective: "
+            f"{search.objective}` and a weight for {', '.join(weighed)}; leave one out"
+        )
+    several = [task.task for task in tasks if len(task.optimize) > 1]
+    if several and search.objective != "pareto":
+        raise ValueError(
+            f"`tasks.optimize` may name several columns where `search.objective` is pareto, got "
+            f"`{search.objective}` and several for {', '.join(several)}; name one"
+        )
+    if search.objective == "pareto" and sum(len(task.optimize) for task in tasks) < 2:
+        raise ValueError(
+            "`search.objective: pareto` needs two tasks, or two columns in `tasks.optimize`, got "
+            "one; use `mean`"
+        )
 
 
 def find_config(name: str) -> Path:

@@ -19,6 +19,7 @@ import optuna
 from filelock import FileLock, Timeout
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
 log = logging.getLogger(__name__)
@@ -64,13 +65,14 @@ class Journal:
     Args:
         folder: The study's results folder.
         write: Whether this process may write: then the folder must be locked by the caller.
+        n_values: Values of each trial, where the study is made.
 
     Raises:
         StudyError: If there is no study in the folder and ``write`` is false, or the journal
             is damaged before its last line.
     """
 
-    def __init__(self, folder: Path, *, write: bool = False) -> None:
+    def __init__(self, folder: Path, *, write: bool = False, n_values: int = 1) -> None:
         self.folder = folder
         self.path = folder / JOURNAL
         if write:
@@ -78,14 +80,14 @@ class Journal:
         elif not self.path.is_file():
             raise StudyError(f"{folder}: holds no study ({JOURNAL} is missing)")
         try:
-            self._study = self._open(write)
+            self._study = self._open(write, n_values)
         except (ValueError, KeyError, TypeError, AssertionError) as error:
             raise StudyError(
                 f"{self.path}: the journal is damaged ({error}); restore it from a backup, or "
                 "search in another folder with --results"
             ) from error
 
-    def _open(self, write: bool) -> optuna.Study:
+    def _open(self, write: bool, n_values: int) -> optuna.Study:
         storage = JournalStorage(
             JournalFileBackend(str(self.path), lock_obj=_HeldLock(str(self.path)))
         )
@@ -97,7 +99,7 @@ class Journal:
         return optuna.create_study(
             study_name=self.folder.resolve().name,
             storage=storage,
-            direction="maximize",
+            directions=[StudyDirection.MAXIMIZE] * n_values,
             pruner=optuna.pruners.NopPruner(),
         )
 

@@ -13,17 +13,22 @@ from functools import partial
 from pathlib import Path
 from statistics import fmean
 
-from ..evals.comparison import Difference, paired_difference
+import numpy as np
+
+from ..evals.columns import METRIC
+from ..evals.comparison import Difference
 from ..evals.fingerprint import fingerprint_of, refuse_incomparable
 from ..evals.scores import ItemScores, TaskScore
 from ..evals.splits import CONFIRM, GUARD, SEARCH
 from ..evals.store import ItemStore
+from ..evals.terms import Term
 from .budget import is_spent
-from .candidate import Candidate, candidate_of, finalists
+from .candidate import Candidate, candidate_of, finalists, settled
 from .dissection import Dissection, dissection_of
 from .journal import Journal, StudyError
 from .luck import expected_inflation
 from .objective import Objective
+from .pareto import is_on_front
 
 ALPHA = 0.05
 """Two-sided level of a verdict, after Holm's correction over the finalists."""
@@ -44,6 +49,8 @@ class Row:
         to_uniform: The same to the uniform merge.
         verdict: ``better`` than every baseline, ``worse`` than the best of them, ``tie`` if neither
             is shown; ``unconfirmed``, ``raced`` (stopped early), ``baseline`` or ``failed``.
+        is_on_front: Whether no other row is as good in every term on the confirm items and better
+            in one; of several values.
         unbeaten: The best baseline that a ``tie`` or ``worse`` is not shown to beat.
     """
 
@@ -56,6 +63,7 @@ class Row:
     to_parent: Difference | None = None
     to_uniform: Difference | None = None
     verdict: str = "unconfirmed"
+    is_on_front: bool = False
     unbeaten: str | None = None
 
 
@@ -88,12 +96,23 @@ class Leaderboard:
     @property
     def tasks(self) -> tuple[str, ...]:
         """Names of the tasks that make the objective."""
-        return self.objective.tasks
+        return tuple(dict.fromkeys(term.task for term in self.objective.terms))
 
     @property
     def guards(self) -> tuple[str, ...]:
         """Names of the guard tasks that were scored."""
         return next((tuple(row.guard) for row in self.rows if row.guard), ())
+
+    @property
+    def columns(self) -> tuple[Term, ...]:
+        """What is optimised and is no task's metric."""
+        return tuple(term for term in self.objective.terms if term.column != METRIC)
+
+    @property
+    def audited(self) -> tuple[str, ...]:
+        """Tasks of the objective whose answers are generated."""
+        found = {task for row in self.rows for task in row.candidate.audit}
+        return tuple(task for task in self.tasks if task in found)
 
     @property
     def winner(self) -> Row | None:
@@ -117,8 +136,9 @@ def read_leaderboard(folder: Path) -> Leaderboard:
     """
     journal, store = Journal(folder), ItemStore(folder / "items")
     _refuse_mixed(folder, store, journal.begun["identity"].get("requests"))
-    config, objective = journal.begun["config"], Objective(**journal.begun["identity"]["objective"])
+    config, identity = journal.begun["config"], journal.begun["identity"]
     candidates = [candidate_of(trial) for trial in journal.trials]
+    objective = settled(Objective(**identity["objective"]), candidates)
     chosen = finalists(candidates, config["search"]["finalists"])
     confirmable = [c for c in candidates if c.is_baseline] + chosen
     confirmed, guards = (_read(store, confirmable, split) for split in (CONFIRM, GUARD))
@@ -131,7 +151,7 @@ def read_leaderboard(folder: Path) -> Leaderboard:
         confirmed |= _read(store, simplest, CONFIRM)
         guards |= _read(store, simplest, GUARD)
     rows = [_row(c, objective, confirmed.get(c.number), guards.get(c.number)) for c in candidates]
-    rows = _compared(rows, confirmed, objective)
+    rows = _with_front(_compared(rows, confirmed, objective), confirmed, objective)
     parent = _best(rows, "parent")
     return Leaderboard(
         name=config["name"],
@@ -141,7 +161,7 @@ def read_leaderboard(folder: Path) -> Leaderboard:
         best_parent=parent.candidate.name if parent else None,
         finished=is_spent(journal.begun, candidates),
         masks=tuple(
-            combined(scores.task_scores(), objective)
+            objective.combined(scores)
             for scores in _read(store, dissection.rerolls if dissection else (), CONFIRM).values()
         ),
         dissection=dissection,
@@ -156,7 +176,7 @@ def _winner(
     scored = [c for c in chosen if c.number in confirmed]
     return max(
         scored,
-        key=lambda c: combined(confirmed[c.number].task_scores(), objective).value,
+        key=lambda c: objective.combined(confirmed[c.number]).value,
         default=None,
     )
 
@@ -178,7 +198,7 @@ def _on_search_items(
                 "scores them again"
             )
         items.append(scores)
-    return paired_difference(items[0], items[1], objective)
+    return objective.difference(items[0], items[1])
 
 
 def _inflation(
@@ -222,13 +242,6 @@ def _read(store: ItemStore, candidates: Sequence[Candidate], split: str) -> dict
     return {number: scores for number, scores in read.items() if scores is not None}
 
 
-def combined(scores: Mapping[str, TaskScore], objective: Objective) -> TaskScore:
-    """Return the objective of several tasks, with its standard error."""
-    value = objective.value({task: scores[task].value for task in objective.weights})
-    n = sum(scores[task].n for task in objective.weights)
-    return TaskScore(value, objective.standard_error(scores), n)
-
-
 def _row(
     candidate: Candidate,
     objective: Objective,
@@ -240,8 +253,8 @@ def _row(
     tasks = confirm.task_scores() if confirm else {}
     return Row(
         candidate,
-        search=combined(candidate.scores, objective),
-        confirm=combined(tasks, objective) if confirm else None,
+        search=objective.combined(candidate.objective_scores),
+        confirm=objective.combined(confirm) if confirm else None,
         confirm_tasks=tasks,
         guard=guard.task_scores() if guard else {},
         verdict="baseline" if candidate.is_baseline else _unjudged(candidate),
@@ -272,6 +285,19 @@ def _compared(
     return out
 
 
+def _with_front(
+    rows: list[Row], confirmed: Mapping[int, ItemScores], objective: Objective
+) -> list[Row]:
+    """Mark the rows that no other beats, where the objective has several values."""
+    own = [row.candidate.number for row in rows if row.candidate.number in confirmed]
+    if not objective.has_several or not own:
+        return rows
+    by_term = [objective.seen(confirmed[number]).task_scores() for number in own]
+    values = [objective.values({t: s.value for t, s in found.items()}) for found in by_term]
+    front = dict(zip(own, is_on_front(np.array(values)).tolist(), strict=True))
+    return [replace(row, is_on_front=front.get(row.candidate.number, False)) for row in rows]
+
+
 def _differences(
     rows: Sequence[Row], confirmed: Mapping[int, ItemScores], objective: Objective
 ) -> dict[int, dict[int, Difference]]:
@@ -280,9 +306,7 @@ def _differences(
     baselines = [n for n in numbers if rows[n].candidate.is_baseline]
     searched = [n for n in numbers if not rows[n].candidate.is_baseline]
     against = {
-        n: {
-            b: paired_difference(confirmed[n], confirmed[b], objective) for b in baselines if b != n
-        }
+        n: {b: objective.difference(confirmed[n], confirmed[b]) for b in baselines if b != n}
         for n in numbers
     }
     for b in baselines:

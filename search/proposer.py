@@ -8,17 +8,19 @@ from such baselines; CMA-ES takes from them the space alone, and starts in its m
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.exceptions import ExperimentalWarning
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from .candidate import ATTRIBUTE
 from .config import ConfigError
 from .samplers import check_sampler, make_sampler
-from .sections import SearchSection
+from .sections import PARETO_SAMPLER, SearchSection
 from .space import Params, Space
 
 SAMPLER_STATE = "sampler_state"
@@ -27,20 +29,30 @@ a genetic algorithm's parents). It comes back with the trial: a resumed search g
 """
 
 
-def rehearse(space: Space, section: SearchSection) -> None:
+def rehearse(space: Space, section: SearchSection, n_values: int = 1) -> None:
     """Let a sampler propose twice and forget it, so that wrong arguments show before the night.
+
+    Args:
+        space: Where it proposes.
+        section: Which sampler.
+        n_values: How many values it is told of each trial.
 
     Raises:
         ConfigError: If it cannot.
     """
     check_sampler(section)
     try:
-        proposer = Proposer(space, section)
-        proposer.given(space.middle, 0.0, {})
+        proposer, values = Proposer(space, section, n_values), (0.0,) * n_values
+        proposer.given(space.middle, values, {})
         for number in (1, 2):
             trial, _ = proposer.propose(number)
-            proposer.tell(trial, 0.0, {})
+            proposer.tell(trial, values, {})
     except (TypeError, ValueError, ImportError, AttributeError, AssertionError) as error:
+        if n_values > 1 and "multi-objective" in str(error):
+            raise ConfigError(
+                f"search.sampler `{section.sampler}` handles one value, `objective: "
+                f"{section.objective}` tells it {n_values}; use {PARETO_SAMPLER} or TPESampler"
+            ) from error
         raise ConfigError(
             f"search.sampler `{section.sampler}` cannot propose with `sampler_args` "
             f"{section.sampler_args}: {' '.join(str(error).split())}"
@@ -50,7 +62,7 @@ def rehearse(space: Space, section: SearchSection) -> None:
 class Proposer:
     """Asks a sampler and tells it what came of it."""
 
-    def __init__(self, space: Space, section: SearchSection) -> None:
+    def __init__(self, space: Space, section: SearchSection, n_values: int = 1) -> None:
         self._section = section
         self._distributions: dict[str, BaseDistribution] = {
             **{name: FloatDistribution(*bounds) for name, bounds in space.genes.items()},
@@ -60,7 +72,7 @@ class Proposer:
         self._study = optuna.create_study(
             storage=self._storage,
             study_name="proposer",
-            direction="maximize",
+            directions=[StudyDirection.MAXIMIZE] * n_values,
             sampler=optuna.samplers.RandomSampler(seed=0),
             pruner=optuna.pruners.NopPruner(),
         )
@@ -89,20 +101,22 @@ class Proposer:
             trial.set_user_attr(SAMPLER_STATE, changed)
         return trial, genes
 
-    def tell(self, trial: Trial, value: float | None, attribute: dict[str, Any]) -> FrozenTrial:
-        """Finish a trial; without a value it failed."""
+    def tell(
+        self, trial: Trial, values: Sequence[float] | None, attribute: dict[str, Any]
+    ) -> FrozenTrial:
+        """Finish a trial; without values it failed."""
         trial.set_user_attr(ATTRIBUTE, attribute)
-        if value is None:
+        if values is None:
             return self._study.tell(trial, state=TrialState.FAIL)
-        return self._study.tell(trial, value)
+        return self._study.tell(trial, list(values))
 
     def given(
-        self, params: Params | None, value: float | None, attribute: dict[str, Any]
+        self, params: Params | None, values: Sequence[float] | None, attribute: dict[str, Any]
     ) -> FrozenTrial:
         """Return a finished trial for a recipe that was given, and let the sampler know it."""
         trial = create_trial(
-            state=TrialState.FAIL if value is None else TrialState.COMPLETE,
-            value=value,
+            state=TrialState.FAIL if values is None else TrialState.COMPLETE,
+            values=None if values is None else list(values),
             params=dict(params or {}),
             distributions=dict(self._distributions) if params else {},
             user_attrs={ATTRIBUTE: attribute},

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
 from ..evals.racing import Race, item_order, rung_ends
 from ..evals.scorer import Scorer
 from ..evals.scores import ItemScores
@@ -15,7 +17,11 @@ from ..evals.splits import SEARCH
 from ..evals.store import ItemStore
 from .candidate import Candidate
 from .objective import Objective
+from .pareto import front_members
 from .sections import SearchSection
+
+MOST_INCUMBENTS = 8
+"""Of a front, with whom a candidate is compared."""
 
 
 def open_race(
@@ -47,7 +53,7 @@ def open_race(
     if not references or len(ends) == 1:
         return None
     scorer.plan_rungs(SEARCH, item_order(references, section.run_seed), ends)
-    return Race(references, objective, section.racing.alpha)
+    return Race(references, objective.criteria, section.racing.alpha, objective.terms)
 
 
 def rungs_up_to(scorer: Scorer, items: int) -> ItemScores:
@@ -56,7 +62,14 @@ def rungs_up_to(scorer: Scorer, items: int) -> ItemScores:
     return next(scores for scores in found if scores.n >= items)
 
 
-def incumbent(candidates: Sequence[Candidate]) -> Candidate | None:
-    """The best that was scored on all items, the earlier of equals; None before there is one."""
+def incumbents(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """The best that was scored on all items, the earlier of equals; none before there is one.
+
+    Of several values the front, at most MOST_INCUMBENTS of it, those that stand apart.
+    """
     whole = [c for c in candidates if c.value is not None and not c.raced and not c.is_variant]
-    return max(whole, key=lambda c: c.value or 0.0, default=None)
+    if whole and whole[0].values:
+        members = front_members(np.array([c.values for c in whole]))
+        return [whole[index] for index in members[:MOST_INCUMBENTS]]
+    best = max(whole, key=lambda c: c.value or 0.0, default=None)
+    return [] if best is None else [best]

@@ -63,7 +63,7 @@ def run_search(
     folder = config.results_folder
     parts = open_parts(config)
     with lock_folder(folder):
-        journal = Journal(folder, write=True)
+        journal = Journal(folder, write=True, n_values=len(parts.objective.criteria))
         known = journal.manifest
         now = identity(parts)
         if known:

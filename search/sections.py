@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from ..evals.chat import ChatOptions
+from ..evals.columns import METRIC, TermColumn
 from ..merge.groups import Grouping
 from ..merge.hints import hint
 from ..merge.methods import METHODS
@@ -33,6 +34,11 @@ ENDS = ("trials", "items", "hours", "until")
 """Keys of `search` that say when it is enough."""
 
 DEFAULT_TRIALS = 200
+
+PARETO_SAMPLER = "NSGAIISampler"
+"""Default sampler where several values are told."""
+
+Rule = Literal["mean", "weighted", "min", "harmonic", "pareto"]
 
 MOST_POINTS = 1000
 """Upper bound of `depth`'s K: more than any model has layers."""
@@ -127,9 +133,25 @@ class TaskSection(Section):
     metric: str | None = None
     """Metric, or ``metric,filter``; default: the task's first metric."""
     weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
-    """Share of this task in the objective, relative to the other tasks' weights."""
+    """Share of this task in the objectives `weighted` and `harmonic`, relative to the others'."""
+    optimize: tuple[TermColumn, ...] = (METRIC,)
+    """What counts of it: `metric`; `margin` of the right answer over its best rival, or its
+    `log_likelihood` (nats); `length` of generated answers (tokens, fewer are better). Several where
+    the objective is `pareto`."""
     max_items: int | None = Field(default=None, ge=1)
     """At most this many docs of the task, those of lowest hash; default: all."""
+
+    @field_validator("optimize", mode="before")
+    @classmethod
+    def _as_list(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("optimize")
+    @classmethod
+    def _each_once(cls, value: tuple[TermColumn, ...]) -> tuple[TermColumn, ...]:
+        if not value or len(set(value)) != len(value):
+            raise ValueError(f"must name one column or more, each once, got {list(value)}")
+        return value
 
 
 class SplitsSection(Section):
@@ -270,12 +292,16 @@ class SearchSection(Section):
     """When everything shall be done: `"08:00"` (the next such hour when the study begins), or a
     moment as `2026-11-25T08:00`. 10 to 20 % of the time is kept for confirmation."""
     sampler: str = "CmaEsSampler"
-    """Any sampler class of ``optuna.samplers``."""
+    """Any sampler class of ``optuna.samplers``; NSGAIISampler where the objective is `pareto`."""
     sampler_args: dict[str, Any] = Field(default_factory=dict)
     """Arguments of that class, without its seed: that comes from ``run_seed``."""
     run_seed: int = Field(default=0, ge=0, lt=2**63)
-    objective: Literal["mean", "min", "harmonic"] = "mean"
-    """How the tasks' scores become the one number that the sampler sees."""
+    objective: Rule = "mean"
+    """How the tasks' scores become what the sampler sees: one number, or with `pareto` one per
+    task. `weighted` is a mean by the tasks' weights."""
+    normalize: bool = False
+    """Whether each task counts from the worst parent's score (0) to the best parent's (1), on the
+    search items."""
     finalists: int = Field(default=5, ge=1)
     """Best candidates that are scored on the confirm and guard items at the end."""
     racing: RacingSection | Literal[False] = RacingSection()
@@ -299,6 +325,13 @@ class SearchSection(Section):
         if not isinstance(values, Mapping) or any(values.get(key) is not None for key in ENDS):
             return values
         return {**values, "trials": DEFAULT_TRIALS}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sampler_of_several(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping) or values.get("objective") != "pareto":
+            return values
+        return {"sampler": PARETO_SAMPLER, **values}
 
     @field_validator("sampler_args")
     @classmethod

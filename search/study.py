@@ -13,23 +13,24 @@ from dataclasses import replace
 from optuna.trial import FrozenTrial
 
 from ..evals.audit import audits
-from ..evals.comparison import Difference, paired_difference
+from ..evals.comparison import Difference
 from ..evals.racing import Race
-from ..evals.scores import ItemScores
+from ..evals.scores import ItemScores, TaskScore
 from ..evals.splits import CONFIRM, GUARD, SEARCH
 from ..evals.store import ItemStore
+from ..evals.terms import plain_terms
 from .baselines import Baseline
 from .bench import Bench
 from .budget import Budget
-from .candidate import REROLL, SEARCHED, Candidate, candidate_of, finalists
+from .candidate import REROLL, SEARCHED, Candidate, candidate_of, finalists, settled
 from .dissection import Variant, dissect, dissection_of
 from .full_disk import with_room
 from .journal import Journal, StudyError
 from .progress import Reporter
 from .proposer import Proposer
-from .race import incumbent, open_race
+from .race import incumbents, open_race
 from .sections import SearchSection
-from .space import Space
+from .space import Params, Space
 
 
 class Study:
@@ -62,7 +63,8 @@ class Study:
         self._bench, self._space, self._section = bench, space, section
         self._baselines, self._journal, self._store = baselines, journal, store
         self._reporter, self._budget, self._should_stop = reporter, budget, should_stop
-        self._proposer = Proposer(space, section)
+        self._objective = bench.objective
+        self._proposer = Proposer(space, section, len(bench.objective.criteria))
         self._candidates = [candidate_of(trial) for trial in journal.trials]
         self._race: Race | None = None
 
@@ -81,12 +83,9 @@ class Study:
         self._restore_items(baselines=True)
         self._run_baselines()
         if not self._missing_baselines():
+            self._objective = settled(self._objective, self._candidates)
             self._race = open_race(
-                self._bench.scorer,
-                self._store,
-                self._candidates,
-                self._section,
-                self._bench.objective,
+                self._bench.scorer, self._store, self._candidates, self._section, self._objective
             )
         self._restore_items(baselines=False)
         self._run_search()
@@ -116,20 +115,32 @@ class Study:
     def _run_baselines(self) -> None:
         missing = self._missing_baselines()
         self._stage("baselines", len(missing), len(self._baselines))
+        held: list[tuple[Baseline, Candidate, ItemScores | None]] = []
         for baseline in missing:
             if self._should_stop():
                 return
-            number = len(self._candidates)
+            number = len(self._candidates) + len(held)
             blank = Candidate(number, baseline.name, baseline.kind, baseline.recipe)
-            candidate, scores = self._evaluate(blank)
-            trial = self._proposer.given(baseline.params, candidate.value, candidate.to_attribute())
-            self._keep(trial, candidate, scores)
+            held.append((baseline, *self._measured(blank)))
+            if self._waits_for_parents(len(self._candidates) + len(held)):
+                continue
+            self._objective = settled(
+                self._objective, [*self._candidates, *(candidate for _, candidate, _ in held)]
+            )
+            for given, candidate, scores in held:
+                self._keep_given(self._valued(candidate), scores, given.params)
+            held = []
         values = {c.value for c in self._scored_baselines()}
         if missing and len(values) == 1:
             self._reporter.note(
                 f"every baseline scores {values.pop():g}: do the tasks' `doc_to_target` and metric "
                 "say what you mean?"
             )
+
+    def _waits_for_parents(self, done: int) -> bool:
+        """Whether values cannot be told yet: they count from the parents' scores."""
+        after = (baseline.kind == "parent" for baseline in self._baselines[done:])
+        return self._objective.normalize and any(after)
 
     def _run_search(self) -> None:
         if self._budget.spent(self._candidates) is not None:
@@ -144,7 +155,7 @@ class Study:
             recipe = self._space.decode(genes)
             blank = Candidate(number, f"candidate {number}", SEARCHED, recipe)
             candidate, scores = self._evaluate(blank)
-            finished = self._proposer.tell(trial, candidate.value, candidate.to_attribute())
+            finished = self._proposer.tell(trial, candidate.told, candidate.to_attribute())
             self._keep(finished, candidate, scores)
             self._reporter.forecast(self._budget.total(self._candidates))
         if self._budget.limits.trials is None:
@@ -155,22 +166,54 @@ class Study:
             self._reporter.stage(name, total, total - missing)
 
     def _evaluate(self, candidate: Candidate) -> tuple[Candidate, ItemScores | None]:
+        candidate, scores = self._measured(candidate)
+        return self._valued(candidate), scores
+
+    def _measured(self, candidate: Candidate) -> tuple[Candidate, ItemScores | None]:
+        """Score a candidate: by task and by term of the objective, not combined yet."""
         start = time.monotonic()
         scores = self._scored(candidate, self._judge(candidate))
         seconds = time.monotonic() - start
         if isinstance(scores, str):
             return replace(candidate, seconds=seconds, failure=scores), None
         is_stopped = scores.n < self._bench.scorer.items(SEARCH)
-        if is_stopped and self._race is not None:
-            by_task = self._race.estimates(scores, self._items(self._incumbent()))
-        else:
-            by_task = scores.task_scores()
-        value = self._bench.objective.value({task: s.value for task, s in by_task.items()})
-        if not math.isfinite(value):
-            reason = f"the objective is {value}: a task's score has left the range of numbers"
-            return replace(candidate, seconds=seconds, failure=reason), None
-        candidate = replace(candidate, value=value, scores=by_task, audit=audits(scores))
+        by_task, by_term = self._scores(scores, is_stopped)
+        candidate = replace(candidate, scores=by_task, terms=by_term, audit=audits(scores))
         return replace(candidate, items=scores.n, raced=is_stopped, seconds=seconds), scores
+
+    def _scores(
+        self, scores: ItemScores, is_stopped: bool
+    ) -> tuple[dict[str, TaskScore], dict[str, TaskScore]]:
+        """Scores by task, and by term where they are not the same; estimates if it was stopped."""
+        plain, terms = plain_terms(scores.tasks), self._objective.terms
+        terms = () if self._objective.is_plain else terms
+        if not is_stopped or self._race is None:
+            by_term = self._objective.seen(scores).task_scores() if terms else {}
+            return scores.task_scores(), by_term
+        race, best = self._race, self._winner_over(scores)
+        by_term = race.estimates(scores, best, terms) if terms else {}
+        return race.estimates(scores, best, plain), by_term
+
+    def _winner_over(self, seen: ItemScores) -> ItemScores:
+        """Items of whom a stopped candidate has lost against."""
+        assert self._race is not None
+        for other in self._incumbents():
+            if self._race.is_lost(seen, other):
+                return other
+        return self._incumbents()[0]
+
+    def _valued(self, candidate: Candidate) -> Candidate:
+        """A candidate with what its scores make; failed if that is no number."""
+        if candidate.failure is not None:
+            return candidate
+        by_term = {term: score.value for term, score in candidate.objective_scores.items()}
+        value, values = self._objective.value(by_term), self._objective.values(by_term)
+        if not all(map(math.isfinite, (value, *values))):
+            reason = f"the objective is {value}: a task's score has left the range of numbers"
+            return replace(
+                candidate, scores={}, terms={}, audit={}, items=0, raced=False, failure=reason
+            )
+        return replace(candidate, value=value, values=values if len(values) > 1 else ())
 
     def _scored(
         self, candidate: Candidate, is_enough: Callable[[ItemScores], bool]
@@ -180,27 +223,32 @@ class Study:
             return self._bench.score(candidate.recipe, SEARCH)
         return self._bench.race(candidate.recipe, is_enough)
 
-    def _incumbent(self) -> Candidate:
-        """The best so far; there is one where there is a race: a parent at least."""
-        best = incumbent(self._candidates)
-        assert best is not None
-        return best
+    def _incumbents(self) -> list[ItemScores]:
+        """Items of the best so far; there is one where there is a race: a parent at least."""
+        return [self._items(candidate) for candidate in incumbents(self._candidates)]
 
     def _judge(self, candidate: Candidate) -> Callable[[ItemScores], bool]:
         """What stops a candidate: that it loses against the best so far."""
         race = self._race
         if race is None or not candidate.is_searched:
             return lambda _: False
-        items, total = self._items(self._incumbent()), self._bench.scorer.items(SEARCH)
-        return lambda seen: seen.n < total and race.is_lost(seen, items)
+        best, total = self._incumbents(), self._bench.scorer.items(SEARCH)
+        return lambda seen: seen.n < total and any(race.is_lost(seen, items) for items in best)
 
     def _keep(self, trial: FrozenTrial, candidate: Candidate, scores: ItemScores | None) -> None:
         """Write items first: a journal line promises that they are there."""
-        if scores is not None:
+        if scores is not None and candidate.value is not None:
             self._written(lambda: self._store.append(candidate.number, SEARCH, scores))
         self._written(lambda: self._journal.append(trial))
         self._candidates.append(candidate)
         self._reporter.finished(candidate, scores.n if scores else 0)
+
+    def _keep_given(
+        self, candidate: Candidate, scores: ItemScores | None, params: Params | None
+    ) -> None:
+        """Keep a candidate that the sampler has not proposed."""
+        trial = self._proposer.given(params, candidate.told, candidate.to_attribute())
+        self._keep(trial, candidate, scores)
 
     def _confirm(self) -> bool:
         """Score the finalists and all baselines on the items that the search never saw.
@@ -256,9 +304,7 @@ class Study:
             return found
 
         def compare(candidate: Candidate) -> Difference:
-            return paired_difference(
-                self._items(candidate), self._items(winner), self._bench.objective
-            )
+            return self._objective.difference(self._items(candidate), self._items(winner))
 
         self._reporter.stage("dissection", None)
         params = self._journal.trials[winner.number].params
@@ -280,8 +326,7 @@ class Study:
             len(self._candidates), variant.name, variant.kind, variant.recipe, of=winner.number
         )
         candidate, scores = self._evaluate(replace(blank, reset=variant.reset))
-        trial = self._proposer.given(None, candidate.value, candidate.to_attribute())
-        self._keep(trial, candidate, scores)
+        self._keep_given(candidate, scores, None)
         if variant.kind == REROLL and scores is not None:
             self._confirm_missing(candidate)
         return candidate
@@ -292,9 +337,7 @@ class Study:
         for candidate in finalists(self._candidates, self._section.finalists):
             scores = self._store.read(candidate.number, CONFIRM)
             if scores is not None:
-                value = self._bench.objective.value(
-                    {task: s.value for task, s in scores.task_scores().items()}
-                )
+                value = self._objective.combined(scores).value
                 if best is None or value > best:
                     best, found = value, candidate
         return found

@@ -1,9 +1,7 @@
-"""The leaderboard as a terminal table, Markdown and CSV. Knows rows; computes no statistics."""
+"""The leaderboard as a terminal table and Markdown. Knows rows; computes no statistics."""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +13,11 @@ from rich.text import Text
 
 from ..evals.audit import Audit
 from ..evals.comparison import Difference
-from ..evals.scores import AUDIT, TaskScore
+from ..evals.scores import TaskScore
 from .dissection import shows_loss
 from .format import p_value, recipe_line, score, short, signed
 from .leaderboard import Leaderboard, Row
+from .sheet import csv_text
 
 SHORT = 10
 """Best rows that the terminal table shows, besides the baselines, unless asked for all."""
@@ -116,12 +115,14 @@ def _page_columns(board: Leaderboard) -> list[Column]:
     return [
         *_first_columns("rank"),
         *_task_columns(_search_of, board.tasks, [f"{task} search ± SE" for task in board.tasks]),
+        *_term_columns(board),
         Column("search ± SE", lambda row: _score(row.search)),
         *_task_columns(_confirm_of, board.tasks, [f"{task} confirm ± SE" for task in board.tasks]),
         Column("confirm ± SE", lambda row: _score(row.confirm)),
+        *_front_columns(board),
         *_difference_columns(board.best_parent or "best parent"),
         *_task_columns(_guard_of, board.guards, [f"guard {task} ± SE" for task in board.guards]),
-        *_audit_columns(board, [f"{task} answers" for task in _audited(board)], _audit),
+        *_audit_columns(board, [f"{task} answers" for task in board.audited], _audit),
         Column("recipe", _recipe),
     ]
 
@@ -132,11 +133,13 @@ def _terminal_columns(board: Leaderboard) -> list[Column]:
     return [
         *_first_columns("#"),
         *_task_columns(_search_of, board.tasks, tasks, short, leave_out=2),
+        *_term_columns(board, leave_out=2),
         Column("search", lambda row: _score(row.search, short), leave_out=3),
         Column("confirm", lambda row: _score(row.confirm, short)),
+        *_front_columns(board),
         *_difference_columns("parent"),
         *_task_columns(_guard_of, board.guards, guards, short, leave_out=1),
-        *_audit_columns(board, [f"{task} cut" for task in _audited(board)], _cut),
+        *_audit_columns(board, [f"{task} cut" for task in board.audited], _cut),
     ]
 
 
@@ -161,18 +164,12 @@ def _task_columns(
     ]
 
 
-def _audited(board: Leaderboard) -> tuple[str, ...]:
-    """Tasks of the objective whose answers are generated."""
-    found = {task for row in board.rows for task in row.candidate.audit}
-    return tuple(task for task in board.tasks if task in found)
-
-
 def _audit_columns(
     board: Leaderboard, titles: Sequence[str], write: Callable[[Audit | None], str]
 ) -> list[Column]:
     return [
         Column(title, lambda row, task=task: write(row.candidate.audit.get(task)), leave_out=1)
-        for task, title in zip(_audited(board), titles, strict=True)
+        for task, title in zip(board.audited, titles, strict=True)
     ]
 
 
@@ -247,7 +244,12 @@ def table(board: Leaderboard, rows: int | None = SHORT, width: int = 200) -> Gro
         for row in board.rows
         if rows is None or (row.rank and row.rank <= rows) or row.candidate.is_baseline
     ]
-    view = Table(title=_title(board), title_justify="left", pad_edge=False, box=box.SIMPLE_HEAD)
+    view = Table(
+        title=f"{_title(board)}: {board.objective.phrase}",
+        title_justify="left",
+        pad_edge=False,
+        box=box.SIMPLE_HEAD,
+    )
     columns = _columns_that_fit(_terminal_columns(board), shown, width)
     for column in columns:
         justify = "left" if column.title in _WORDS else "right"
@@ -271,6 +273,25 @@ def _columns_that_fit(columns: list[Column], rows: Sequence[Row], width: int) ->
 
 def _title(board: Leaderboard) -> str:
     return board.name if board.finished else f"{board.name} (unfinished)"
+
+
+def _front_columns(board: Leaderboard) -> list[Column]:
+    """Whether a row is on the front, where there is one."""
+    if not board.objective.has_several:
+        return []
+    return [Column("front", lambda row: "yes" if row.is_on_front else "-")]
+
+
+def _term_columns(board: Leaderboard, leave_out: int = 0) -> list[Column]:
+    """Search scores of what is optimised and is no task's metric."""
+    return [
+        Column(
+            term.title,
+            lambda row, name=term.name: _score(row.candidate.terms.get(name)),
+            leave_out,
+        )
+        for term in board.columns
+    ]
 
 
 def _without_prefix(names: Sequence[str]) -> list[str]:
@@ -311,16 +332,16 @@ def markdown(board: Leaderboard) -> str:
 
 def _notes(board: Leaderboard) -> Iterable[str]:
     objective = board.objective
-    shares = ", ".join(f"{task} ({share:.0%})" for task, share in objective.shares.items())
+    front = " (ranked and compared by their mean)" if objective.has_several else ""
     yield (
-        f"Objective: {objective.rule} of {shares}. Ranked by it on the confirm items, then on "
+        f"Objective: {objective.phrase}{front}. Ranked by it on the confirm items, then on "
         "the search items. Rows marked * are null baselines. Δ is the paired difference in the "
         f"objective to {board.best_parent} (the best parent) and to the uniform merge on the "
         "confirm items; p is two-sided and, for searched candidates, Holm-corrected for the number "
         "of finalists. Raced candidates were stopped when they were losing to the best so far; "
         "their search scores are estimates for all items."
     )
-    if _audited(board):
+    if board.audited:
         yield (
             "Generated answers, on the search items: share cut short at the token limit, share in "
             "which the task's filter found no answer, mean length, mean share of repeated 4-grams. "
@@ -330,47 +351,6 @@ def _notes(board: Leaderboard) -> Iterable[str]:
 
 def _markdown_line(texts: Iterable[str]) -> str:
     return "| " + " | ".join(text.replace("|", "·").replace("\n", " ") for text in texts) + " |"
-
-
-def csv_text(board: Leaderboard) -> str:
-    """Return the leaderboard as CSV: numbers in full, one column each."""
-    tasks, guards = board.tasks, board.guards
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    header = ["rank", "trial", "name", "baseline", "verdict", "search", "search_se"]
-    for split, names in (("search", tasks), ("confirm", tasks), ("guard", guards)):
-        header += [f"{split}:{name}{suffix}" for name in names for suffix in ("", ":se", ":n")]
-    header += [f"search:{name}:{column}" for name in _audited(board) for column in AUDIT]
-    header += ["confirm", "confirm_se", "best_parent"]
-    for other in ("parent", "uniform"):
-        header += [f"vs_{other}", f"vs_{other}_se", f"vs_{other}_p"]
-    writer.writerow([*header, "seconds", "failure", "recipe", "digest"])
-    writer.writerows(_csv_row(board, row) for row in board.rows)
-    return out.getvalue()
-
-
-def _csv_row(board: Leaderboard, row: Row) -> list[object]:
-    candidate = row.candidate
-    out: list[object] = [row.rank, candidate.number, candidate.name, candidate.is_baseline]
-    out += [row.verdict, *_numbers(row.search)[:2]]
-    for scores, names in (
-        (candidate.scores, board.tasks),
-        (row.confirm_tasks, board.tasks),
-        (row.guard, board.guards),
-    ):
-        out += [number for name in names for number in _numbers(scores.get(name))]
-    for audit in (candidate.audit.get(name) for name in _audited(board)):
-        out += ["" if audit is None else getattr(audit, column) for column in AUDIT]
-    out += [*_numbers(row.confirm)[:2], board.best_parent]
-    for difference in (row.to_parent, row.to_uniform):
-        found = difference is not None
-        out += [difference.value, difference.se, difference.p] if found else ["", "", ""]
-    recipe = candidate.recipe
-    return [*out, candidate.seconds, candidate.failure, recipe_line(recipe), recipe.digest]
-
-
-def _numbers(value: TaskScore | None) -> list[object]:
-    return ["", "", ""] if value is None else [value.value, value.se, value.n]
 
 
 def write_views(board: Leaderboard) -> tuple[Path, Path]:

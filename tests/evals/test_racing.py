@@ -37,7 +37,10 @@ def scores(ability: float, seed: int = 0, n: int = N, noise_seed: int = 0):
 
 def race(alpha: float = 0.05, seed: int = 0) -> Race:
     return Race(
-        (scores(0.0, seed, noise_seed=1), scores(0.3, seed, noise_seed=2)), OBJECTIVE, alpha
+        (scores(0.0, seed, noise_seed=1), scores(0.3, seed, noise_seed=2)),
+        OBJECTIVE.criteria,
+        alpha,
+        OBJECTIVE.terms,
     )
 
 
@@ -131,8 +134,8 @@ def test_tasks_are_weighed_as_the_objective_weighs_them():
             "margin": margin,
         },
     )
-    assert Race(base.references, OBJECTIVE, 0.05).is_lost(worse_there, best)
-    assert not Race(base.references, lowest, 0.05).is_lost(worse_there, best)
+    assert Race(base.references, (OBJECTIVE,), 0.05, OBJECTIVE.terms).is_lost(worse_there, best)
+    assert not Race(base.references, (lowest,), 0.05, lowest.terms).is_lost(worse_there, best)
 
 
 def test_estimates_of_stopped_candidates_lean_to_the_incumbent_by_less_than_their_errors():
@@ -142,7 +145,7 @@ def test_estimates_of_stopped_candidates_lean_to_the_incumbent_by_less_than_thei
         order = item_order(racing.references, seed)
         whole, best = scores(-0.5, seed, noise_seed=9), scores(0.5, seed, noise_seed=3)
         seen = seen_of(whole, order, 50)
-        estimate = racing.estimates(seen, best)
+        estimate = racing.estimates(seen, best, OBJECTIVE.terms)
         for task in whole.tasks:
             true = whole.task_score(task).value
             errors.append(estimate[task].value - true)
@@ -173,13 +176,13 @@ def test_a_perplexity_is_estimated_by_what_the_parents_lose_on_the_same_items():
         return item_scores(header, columns)
 
     objective = Objective("mean", {"ppl": 1.0}, {"ppl": -1})
-    racing = Race((model(0.10), model(0.12)), objective, 0.05)
+    racing = Race((model(0.10), model(0.12)), (objective,), 0.05, objective.terms)
     order = item_order(racing.references, 0)
     worse, better = model(0.5), model(0.0)
     seen = seen_of(worse, order, 50)
     assert racing.is_lost(seen, model(0.1))
     assert not racing.is_lost(seen_of(better, order, 50), model(0.1))
-    estimate = racing.estimates(seen, model(0.1))["ppl"]
+    estimate = racing.estimates(seen, model(0.1), objective.terms)["ppl"]
     assert estimate.value == pytest.approx(worse.task_score("ppl").value, rel=0.2)
 
 

@@ -18,6 +18,7 @@ from heterosis.search.journal import JOURNAL, Journal, StudyError
 from heterosis.search.leaderboard import holm, read_leaderboard
 from heterosis.search.proposer import Proposer
 from heterosis.search.sections import SearchSection
+from heterosis.search.sheet import csv_text
 from rich.console import Console
 
 from .test_space import GROUPS, make_space
@@ -73,7 +74,8 @@ def make_study(folder, rows, finalists=5, rule="mean", audit=()):
             candidate = Candidate(number, name, kind, recipe, value, numbers, dict(audit))
         if confirm is not None:
             store.append(number, CONFIRM, scores_of(confirm, seed=1))
-        journal.append(proposer.given(None, value, candidate.to_attribute()))
+        told = None if value is None else (value,)
+        journal.append(proposer.given(None, told, candidate.to_attribute()))
     return read_leaderboard(folder)
 
 
@@ -172,7 +174,7 @@ def test_markdown_has_one_cell_per_column_and_marks_baselines(tmp_path):
 def test_csv_holds_the_numbers_in_full(tmp_path):
     rows = [*BASELINES, ("c", "candidate", 0.8, 0.8), ("f", "candidate", None, None)]
     board = make_study(tmp_path, rows)
-    lines = list(csv.DictReader(io.StringIO(views.csv_text(board))))
+    lines = list(csv.DictReader(io.StringIO(csv_text(board))))
     assert len(lines) == len(rows)
     first = lines[0]
     assert (first["name"], first["baseline"], first["verdict"]) == ("c", "False", "better")
@@ -190,7 +192,7 @@ def test_views_show_how_generated_answers_came_about(tmp_path):
     assert "skill_b answers" in page
     assert "25% cut short, 50% without an answer, 31 tokens, 10% repeated" in page
     assert "share cut short at the token limit" in page
-    lines = list(csv.DictReader(io.StringIO(views.csv_text(board))))
+    lines = list(csv.DictReader(io.StringIO(csv_text(board))))
     assert (lines[0]["search:skill_b:length"], lines[-1]["search:skill_b:length"]) == ("31.4", "")
     out = io.StringIO()
     Console(file=out, width=250).print(views.table(board, width=250))
@@ -211,7 +213,7 @@ def test_views_are_written_whole(tmp_path):
     board = make_study(tmp_path, [*BASELINES, ("c", "candidate", 0.8, 0.8)])
     page, sheet = views.write_views(board)
     assert page.read_text() == views.markdown(board)
-    assert sheet.read_text() == views.csv_text(board)
+    assert sheet.read_text() == csv_text(board)
     assert not list(tmp_path.glob("*.tmp"))
 
 

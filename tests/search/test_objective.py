@@ -4,6 +4,8 @@ import pytest
 from heterosis.evals.scores import TaskScore
 from heterosis.search.config import ConfigError
 from heterosis.search.objective import Objective
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 BOTH_UP = {"a": 1, "b": 1}
 
@@ -26,10 +28,72 @@ def test_a_perplexity_enters_the_mean_with_its_sign_turned():
     assert objective.value({"a": 0.5, "b": 4.0}) == -1.75
 
 
-@pytest.mark.parametrize("rule", ["min", "harmonic"])
-def test_other_rules_refuse_a_perplexity_by_name(rule):
-    with pytest.raises(ConfigError, match=f"`{rule}` needs metrics .* higher; b is better when"):
-        Objective(rule, {"a": 1, "b": 1}, {"a": 1, "b": -1})
+def test_the_harmonic_mean_refuses_a_perplexity_by_name():
+    with pytest.raises(ConfigError, match=r"`harmonic` needs scores above 0 .* got b: use `mean`"):
+        Objective("harmonic", {"a": 1, "b": 1}, {"a": 1, "b": -1})
+
+
+@pytest.mark.parametrize(
+    ("signs", "columns"),
+    [({"a": 1, "b": -1}, {}), (BOTH_UP, {"b": ("b", "margin")})],
+    ids=["perplexity", "margin"],
+)
+def test_the_minimum_refuses_scores_of_several_units(signs, columns):
+    with pytest.raises(ConfigError, match=r"`min` compares scores of one unit, got .*metric"):
+        Objective("min", {"a": 1, "b": 1}, signs, columns)
+    Objective("min", {"a": 1, "b": 1}, signs, columns, normalize=True)
+
+
+@given(
+    st.sampled_from(["mean", "weighted", "min", "harmonic", "pareto"]),
+    st.floats(0.05, 1),
+    st.floats(0.05, 1),
+    st.booleans(),
+)
+def test_the_gradient_is_the_derivative(rule, a, b, normalize):
+    objective = Objective(rule, {"a": 1.0, "b": 2.0}, BOTH_UP, normalize=normalize)
+    objective = objective.scaled([{"a": 0.01, "b": 0.04}, {"a": 0.03, "b": 0.02}])
+    at, step = {"a": a, "b": b}, 1e-6
+    assume(
+        rule != "min" or (abs(a - b) > 1e-3 and abs((a - 0.01) / 0.02 - (b - 0.02) / 0.02) > 1e-3)
+    )
+    slopes = objective.gradient(at)
+    for term in at:
+        moved = objective.value(at | {term: at[term] + step}) - objective.value(at)
+        assert slopes.get(term, 0.0) == pytest.approx(moved / step, rel=1e-3, abs=1e-4)
+
+
+def test_normalised_scores_count_from_the_worst_parent_to_the_best():
+    plain = Objective("mean", {"a": 1, "b": 1}, {"a": 1, "b": -1}, normalize=True)
+    objective = plain.scaled([{"a": 0.2, "b": 9.0}, {"a": 0.6, "b": 5.0}])
+    assert objective.value({"a": 0.2, "b": 9.0}) == pytest.approx(0)
+    assert objective.value({"a": 0.6, "b": 5.0}) == pytest.approx(1)
+    assert objective.value({"a": 0.6, "b": 9.0}) == pytest.approx(0.5)
+    scores = {"a": TaskScore(0.6, 0.04, 100), "b": TaskScore(9.0, 0.4, 100)}
+    expected = ((0.04 / 0.4 / 2) ** 2 + (0.4 / 4 / 2) ** 2) ** 0.5
+    assert objective.standard_error(scores) == pytest.approx(expected)
+
+
+def test_where_parents_score_alike_a_point_stays_a_point():
+    objective = Objective("mean", {"a": 1}, {"a": 1}, normalize=True).scaled([{"a": 0.4}] * 2)
+    assert objective.value({"a": 0.5}) == pytest.approx(0.1)
+
+
+def test_a_pareto_objective_tells_each_term_and_ranks_by_their_mean():
+    objective = Objective("pareto", {"a": 1, "b": 1}, {"a": 1, "b": -1})
+    assert objective.values({"a": 0.5, "b": 4.0}) == (0.5, -4.0)
+    assert objective.value({"a": 0.5, "b": 4.0}) == -1.75
+
+
+def test_the_phrase_says_what_is_optimised():
+    columns = {"b": ("b", "log_likelihood"), "c": ("t", "length")}
+    objective = Objective("weighted", {"a": 3, "b": 1}, BOTH_UP, columns)
+    assert objective.phrase == "weighted mean of a (75%), b log-likelihood (25%)"
+    signs = {"a": 1, "c": -1}
+    front = Objective("pareto", {"a": 1, "c": 1}, signs, {"c": ("t", "length")}, normalize=True)
+    assert front.phrase == (
+        "Pareto front of a, t length, counted from the worst parent (0) to the best (1)"
+    )
 
 
 def test_the_standard_error_of_the_mean_is_exact():

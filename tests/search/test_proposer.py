@@ -31,7 +31,7 @@ def begin(section: SearchSection, journal: Journal, space=SPACE) -> Proposer:
     proposer = Proposer(space, section)
     if not journal.trials:
         for params in (space.middle, None):
-            journal.append(proposer.given(params, 0.5, {"name": "given"}))
+            journal.append(proposer.given(params, (0.5,), {"name": "given"}))
     else:
         for trial in journal.trials:
             proposer.observe(trial)
@@ -46,7 +46,9 @@ def search(
         proposer = begin(section, journal, space)
         for _ in range(TRIALS):
             trial, genes = proposer.propose(len(journal.trials))
-            journal.append(proposer.tell(trial, landscape(genes), {"name": "asked"}))
+            value = landscape(genes)
+            told = None if value is None else (value,)
+            journal.append(proposer.tell(trial, told, {"name": "asked"}))
             if interrupted:
                 journal = Journal(folder, write=True)
                 proposer = begin(section, journal, space)
@@ -86,6 +88,14 @@ def test_cma_es_learns_across_generations(tmp_path):
     early = [value for _, value in trials[2:10] if value is not None]
     late = [value for _, value in trials[-8:] if value is not None]
     assert sum(late) / len(late) > sum(early) / len(early)
+
+
+def test_a_sampler_of_one_value_is_refused_where_several_are_told():
+    section = SearchSection(objective="pareto", sampler="CmaEsSampler")
+    with pytest.raises(ConfigError, match=r"CmaEsSampler` handles one value.* use NSGAIISampler"):
+        rehearse(SPACE, section, 2)
+    assert SearchSection(objective="pareto").sampler == "NSGAIISampler"
+    rehearse(SPACE, SearchSection(objective="pareto"), 3)
 
 
 def test_other_run_seeds_search_elsewhere(tmp_path):

@@ -1,0 +1,135 @@
+"""Whole searches for other objectives than the tasks' metrics: they race, resume and are shown."""
+
+import io
+
+import pytest
+from heterosis.evals.splits import SEARCH
+from heterosis.evals.store import ItemStore
+from heterosis.search.candidate import candidate_of
+from heterosis.search.config import ConfigError, load_config
+from heterosis.search.journal import Journal
+from heterosis.search.sheet import csv_text
+from heterosis.search.views import markdown, table
+from rich.console import Console
+
+from .conftest import QUICKSTART
+from .test_race import RACE
+from .test_search import record, run
+
+TASKS = [str(QUICKSTART / f"tasks/{name}.yaml") for name in ("python", "java")]
+
+
+def tasks(*columns) -> list[dict]:
+    return [{"task": task, "optimize": column} for task, column in zip(TASKS, columns, strict=True)]
+
+
+def candidates(folder):
+    return [candidate_of(trial) for trial in Journal(folder).trials]
+
+
+OBJECTIVES = {
+    "margins, normalised": (tasks("margin", "margin"), {"objective": "min", "normalize": True}),
+    "log-likelihoods": (tasks("log_likelihood", "log_likelihood"), {"objective": "mean"}),
+    "metric and margin": (tasks("metric", "margin"), {"objective": "harmonic", "normalize": True}),
+    "pareto": (tasks("metric", ["metric", "margin"]), {"objective": "pareto"}),
+    "pareto, normalised": (tasks("metric", "metric"), {"objective": "pareto", "normalize": True}),
+}
+
+
+EVERYDAY = ("metric and margin", "pareto, normalised")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[] if n in EVERYDAY else [pytest.mark.slow]) for n in OBJECTIVES],
+)
+def test_a_search_that_was_interrupted_ends_alike(name, small_search, tmp_path):
+    own, search = OBJECTIVES[name]
+    settings = RACE | {"tasks": own, "search": RACE["search"] | search | {"trials": 8}}
+    outcome, _ = run(small_search.write(**settings))
+    whole = record(small_search.results)
+    for stop in (2, 14):
+        small_search.results = tmp_path / f"stopped-{stop}"
+        path = small_search.write(**settings, results=str(small_search.results))
+        asked = iter(range(stop))
+        run(path, lambda asked=asked: next(asked, None) is None)
+        run(path)
+        assert record(small_search.results) == whole
+    assert outcome.finished
+
+
+def test_normalised_values_count_from_the_worst_parent_to_the_best(small_search):
+    own, search = OBJECTIVES["margins, normalised"]
+    outcome, _ = run(small_search.write(tasks=own, search=search | {"trials": 3}))
+    found = candidates(small_search.results)
+    parents = {c.name: c for c in found if c.kind == "parent"}
+    python, java = parents["parent:python"], parents["parent:java"]
+    assert python.value == java.value == 0.0, "each is the worst parent on one task"
+    for candidate in found:
+        parts = []
+        for task in candidate.scores:
+            low, high = sorted((python.terms[task].value, java.terms[task].value))
+            parts.append((candidate.terms[task].value - low) / (high - low))
+        assert candidate.value == pytest.approx(min(parts))
+    assert outcome.board.objective.phrase in markdown(outcome.board)
+    assert "counted from the worst parent (0) to the best (1)" in markdown(outcome.board)
+
+
+def test_what_is_optimised_is_what_the_items_say(small_search):
+    own, search = OBJECTIVES["log-likelihoods"]
+    run(small_search.write(tasks=own, search=search | {"trials": 2, "racing": False}))
+    store = ItemStore(small_search.results / "items")
+    for candidate in candidates(small_search.results):
+        items = store.read(candidate.number, SEARCH)
+        means = [items.log_likelihood[items.rows(task)].mean() for task in items.tasks]
+        assert candidate.value == pytest.approx(sum(means) / 2)
+        assert candidate.value < 0
+
+
+def test_a_front_is_told_searched_and_shown(small_search):
+    own, search = OBJECTIVES["pareto"]
+    outcome, _ = run(small_search.write(tasks=own, search=search | {"trials": 10}))
+    trials = Journal(small_search.results).trials
+    assert {len(trial.values) for trial in trials} == {3}
+    board = outcome.board
+    confirmed = [row for row in board.rows if row.confirm]
+    assert any(row.is_on_front for row in confirmed)
+    assert not all(row.is_on_front for row in confirmed)
+    assert "| front |" in markdown(board)
+    assert "search:quickstart_java margin," in csv_text(board)
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(table(board))
+    assert "Pareto front of" in console.export_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "law"),
+    [
+        ({"tasks": tasks("metric", "margin"), "search": {"objective": "min"}}, "one unit"),
+        (
+            {"tasks": tasks("length", "metric")},
+            r"`optimize: length` is known for .* generate_until",
+        ),
+        ({"tasks": tasks(["metric", "margin"], "metric")}, "is pareto, got `mean` and several"),
+        ({"tasks": tasks("metric", [])}, "must name one column or more"),
+        ({"tasks": tasks("metric", "loss")}, "should be 'metric', 'margin'"),
+        (
+            {"tasks": [{"task": TASKS[0], "weight": 2.0}, {"task": TASKS[1]}]},
+            "`tasks.weight` counts for the objectives weighted and harmonic, got `objective: mean`",
+        ),
+        ({"tasks": [{"task": TASKS[0]}], "search": {"objective": "pareto"}}, "needs two tasks"),
+        (
+            {"search": {"objective": "pareto", "sampler": "CmaEsSampler"}},
+            "CmaEsSampler` handles one value, `objective: pareto` tells it 2",
+        ),
+    ],
+)
+def test_what_makes_no_objective_is_refused(changes, law, small_search):
+    with pytest.raises(ValueError, match=law):
+        run(small_search.write(**changes))
+
+
+def test_the_error_is_one_of_the_configuration(small_search):
+    path = small_search.write(tasks=tasks("metric", "loss"))
+    with pytest.raises(ConfigError, match=r"tasks\.1\.optimize"):
+        load_config(path)
