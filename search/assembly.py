@@ -32,6 +32,7 @@ from ..merge.methods import METHODS
 from ..merge.parents import BASE, ParentError, ParentSet
 from .baselines import Baseline, null_baselines
 from .config import Config, ConfigError
+from .generations import Pace, pace_of
 from .journal import StudyError
 from .objective import Objective
 from .proposer import rehearse
@@ -161,6 +162,7 @@ def identity(parts: Parts) -> dict[str, Any]:
         "objective": asdict(parts.objective),
         "racing": config.search.racing and config.search.racing.model_dump(),
         "sampler": [config.search.sampler, config.search.sampler_args, config.search.run_seed],
+        "generation": config.workers and asdict(pace(parts)),
         "dtype": config.merge.dtype,
         "device": torch.device(choose_device(config)).type,
         "batch_size": config.eval.batch_size,
@@ -168,6 +170,11 @@ def identity(parts: Parts) -> dict[str, Any]:
         "architecture": dict(parts.parents.config),
         "versions": versions(),
     }
+
+
+def pace(parts: Parts) -> Pace:
+    """Return what each proposal of the search knows."""
+    return pace_of(parts.config.search, parts.config.workers, len(parts.space.genes))
 
 
 def check_identity(

@@ -25,6 +25,7 @@ from .assembly import (
     identity,
     make_scorer,
     open_parts,
+    pace,
     parent_facts,
     set_threads,
 )
@@ -35,8 +36,9 @@ from .config import Config
 from .journal import Journal, lock_folder
 from .leaderboard import Leaderboard, read_leaderboard
 from .progress import Reporter
-from .study import Study
+from .study import Hire, Study
 from .views import write_views
+from .workers import LocalWorkers
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,18 @@ class Outcome:
 
 
 def run_search(
-    config: Config, reporter: Reporter, should_stop: Callable[[], bool] = lambda: False
+    config: Config,
+    reporter: Reporter,
+    should_stop: Callable[[], bool] = lambda: False,
+    hire: Hire | None = None,
 ) -> Outcome:
     """Run a search, or continue the one that lies in the results folder.
+
+    Args:
+        config: What to search.
+        reporter: Hears of every candidate.
+        should_stop: Asked between candidates; true ends the search softly.
+        hire: Makes the workers; default: those of `workers`.
 
     Raises:
         ValueError: If configuration, parents, tasks or the folder cannot be used.
@@ -87,6 +98,8 @@ def run_search(
             reporter,
             _budget(parts, bench.scorer, machine["deadline"], journal),
             should_stop,
+            pace(parts),
+            hire or LocalWorkers,
         )
         finished = study.run()
         board = read_leaderboard(folder)
@@ -119,7 +132,8 @@ def _budget(parts: Parts, scorer: Scorer, deadline: str | None, journal: Journal
     candidates = [candidate_of(trial) for trial in journal.trials]
     confirmed = parts.config.search.finalists + len(parts.baselines)
     items = confirmed * (scorer.items(CONFIRM) + scorer.items(GUARD))
-    return Budget(limits_of(parts.config.search, deadline, candidates), items)
+    workers = parts.config.workers.num if parts.config.workers else 1
+    return Budget(limits_of(parts.config.search, deadline, candidates, workers), items)
 
 
 def _said_of(report: PathReport, machine: Mapping[str, Any]) -> str:

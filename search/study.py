@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from optuna.trial import FrozenTrial
@@ -21,15 +22,21 @@ from ..evals.store import ItemStore
 from .baselines import Baseline
 from .bench import Bench
 from .budget import Budget
-from .candidate import REROLL, SEARCHED, Candidate, candidate_of, finalists
+from .candidate import REROLL, Candidate, candidate_of, finalists
 from .dissection import Variant, dissect, dissection_of
+from .flights import Flight, Flights
 from .full_disk import with_room
+from .generations import SEQUENTIAL, Pace, first_searched
 from .journal import Journal, StudyError
 from .progress import Reporter
 from .proposer import Proposer
 from .race import incumbent, open_race
 from .sections import SearchSection
 from .space import Space
+from .workers import Job, LocalWorkers, Result, Workers
+
+Hire = Callable[[Bench, Race | None], Workers]
+"""Makes the workers of a search."""
 
 
 class Study:
@@ -45,6 +52,8 @@ class Study:
         store: Scores item by item.
         reporter: Hears of every candidate.
         should_stop: Asked between candidates; true ends the search softly.
+        pace: What each proposal knows.
+        hire: Makes the workers of the search, once the race is open.
     """
 
     def __init__(
@@ -58,11 +67,14 @@ class Study:
         reporter: Reporter,
         budget: Budget,
         should_stop: Callable[[], bool] = lambda: False,
+        pace: Pace = SEQUENTIAL,
+        hire: Hire = LocalWorkers,
     ) -> None:
         self._bench, self._space, self._section = bench, space, section
         self._baselines, self._journal, self._store = baselines, journal, store
         self._reporter, self._budget, self._should_stop = reporter, budget, should_stop
         self._proposer = Proposer(space, section)
+        self._flights, self._hire = Flights(self._proposer, space, pace), hire
         self._candidates = [candidate_of(trial) for trial in journal.trials]
         self._race: Race | None = None
 
@@ -74,8 +86,7 @@ class Study:
         """
         done = len(self._candidates)
         self._store.drop(lambda trial: trial >= done)
-        for trial in self._journal.trials:
-            self._proposer.observe(trial)
+        self._flights.recall(self._journal.trials, self._candidates)
         self._written(self._store.compact)
         self._reporter.known(self._candidates)
         self._restore_items(baselines=True)
@@ -136,41 +147,99 @@ class Study:
             return
         done = sum(candidate.is_searched for candidate in self._candidates)
         self._reporter.stage("search", self._budget.limits.trials, done)
-        while (limit := self._budget.spent(self._candidates)) is None:
-            if self._should_stop():
-                return
-            number = len(self._candidates)
-            trial, genes = self._proposer.propose(number)
-            recipe = self._space.decode(genes)
-            blank = Candidate(number, f"candidate {number}", SEARCHED, recipe)
-            candidate, scores = self._evaluate(blank)
-            finished = self._proposer.tell(trial, candidate.value, candidate.to_attribute())
-            self._keep(finished, candidate, scores)
-            self._reporter.forecast(self._budget.total(self._candidates))
-        if self._budget.limits.trials is None:
+        workers = self._hire(self._bench, self._race)
+        try:
+            limit = self._search_with(workers)
+        finally:
+            workers.close()
+        if self._budget.limits.trials is None and limit is not None:
             self._reporter.note(f"search: {limit} given to it is spent")
+
+    def _search_with(self, workers: Workers) -> str | None:
+        """Keep the workers busy until the budget is spent, or a stop is asked for.
+
+        Returns:
+            Which limit has ended it; None for a stop.
+        """
+        queue: deque[Flight] = deque()
+        flying: deque[Flight] = deque()
+        results: dict[int, Result] = {}
+        limit, is_stopped = None, False
+        while True:
+            self._flights.tell()
+            if limit is None and not is_stopped:
+                limit = self._ask_into(queue)
+            while queue and workers.idle and not is_stopped:
+                is_stopped = self._should_stop()
+                if is_stopped or self._budget.out_of_time(self._candidates):
+                    queue.clear()
+                    limit = None if is_stopped else "the time"
+                    break
+                flying.append(queue.popleft())
+                workers.submit(self._job(flying[-1]))
+            if not flying:
+                return limit
+            results |= {result.number: result for result in workers.wait()}
+            while flying and flying[0].candidate.number in results:
+                flight = flying.popleft()
+                self._land(flight, results.pop(flight.candidate.number))
+
+    def _ask_into(self, queue: deque[Flight]) -> str | None:
+        """Propose all that can be proposed now; return which limit forbids more."""
+        while self._flights.can_ask:
+            known = first_searched(self._candidates, self._flights.known)
+            limit = self._budget.spent(known, self._flights.asked - self._flights.known)
+            if limit is not None:
+                return limit
+            queue.append(self._flights.ask(len(self._candidates) + self._flights.waiting))
+        return None
+
+    def _job(self, flight: Flight) -> Job:
+        rival = self._rival(flight)
+        items = None if rival is None else self._items(rival)
+        return Job(flight.candidate.number, flight.candidate.recipe, items)
+
+    def _rival(self, flight: Flight) -> Candidate | None:
+        """Whom a candidate is raced against: the best that its proposal knew."""
+        if self._race is None:
+            return None
+        return self._best(first_searched(self._candidates, flight.known))
+
+    def _land(self, flight: Flight, result: Result) -> None:
+        """Judge and keep a scored candidate."""
+        blank = replace(flight.candidate, seconds=result.seconds)
+        candidate, scores = self._judged(blank, result.scores, self._rival(flight))
+        self._keep(self._flights.land(flight, candidate), candidate, scores)
+        self._reporter.forecast(self._budget.total(self._candidates))
 
     def _stage(self, name: str, missing: int, total: int) -> None:
         if missing:
             self._reporter.stage(name, total, total - missing)
 
     def _evaluate(self, candidate: Candidate) -> tuple[Candidate, ItemScores | None]:
+        """Score a candidate that is not raced: a baseline, or what a winner is taken apart into."""
         start = time.monotonic()
-        scores = self._scored(candidate, self._judge(candidate))
-        seconds = time.monotonic() - start
+        scores = self._scored(candidate, lambda _: False)
+        return self._judged(replace(candidate, seconds=time.monotonic() - start), scores, None)
+
+    def _judged(
+        self, candidate: Candidate, scores: ItemScores | str, rival: Candidate | None
+    ) -> tuple[Candidate, ItemScores | None]:
+        """What a candidate's scores come to; against its rival's if it was stopped."""
         if isinstance(scores, str):
-            return replace(candidate, seconds=seconds, failure=scores), None
+            return replace(candidate, failure=scores), None
         is_stopped = scores.n < self._bench.scorer.items(SEARCH)
         if is_stopped and self._race is not None:
-            by_task = self._race.estimates(scores, self._items(self._incumbent()))
+            assert rival is not None
+            by_task = self._race.estimates(scores, self._items(rival))
         else:
             by_task = scores.task_scores()
         value = self._bench.objective.value({task: s.value for task, s in by_task.items()})
         if not math.isfinite(value):
             reason = f"the objective is {value}: a task's score has left the range of numbers"
-            return replace(candidate, seconds=seconds, failure=reason), None
+            return replace(candidate, failure=reason), None
         candidate = replace(candidate, value=value, scores=by_task, audit=audits(scores))
-        return replace(candidate, items=scores.n, raced=is_stopped, seconds=seconds), scores
+        return replace(candidate, items=scores.n, raced=is_stopped), scores
 
     def _scored(
         self, candidate: Candidate, is_enough: Callable[[ItemScores], bool]
@@ -180,19 +249,11 @@ class Study:
             return self._bench.score(candidate.recipe, SEARCH)
         return self._bench.race(candidate.recipe, is_enough)
 
-    def _incumbent(self) -> Candidate:
-        """The best so far; there is one where there is a race: a parent at least."""
-        best = incumbent(self._candidates)
+    def _best(self, candidates: Sequence[Candidate]) -> Candidate:
+        """The best of some; there is one where there is a race: a parent at least."""
+        best = incumbent(candidates)
         assert best is not None
         return best
-
-    def _judge(self, candidate: Candidate) -> Callable[[ItemScores], bool]:
-        """What stops a candidate: that it loses against the best so far."""
-        race = self._race
-        if race is None or not candidate.is_searched:
-            return lambda _: False
-        items, total = self._items(self._incumbent()), self._bench.scorer.items(SEARCH)
-        return lambda seen: seen.n < total and race.is_lost(seen, items)
 
     def _keep(self, trial: FrozenTrial, candidate: Candidate, scores: ItemScores | None) -> None:
         """Write items first: a journal line promises that they are there."""
