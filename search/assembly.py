@@ -36,6 +36,7 @@ from .generations import Pace, pace_of
 from .journal import StudyError
 from .objective import Objective
 from .proposer import rehearse
+from .ray_workers import check_ray
 from .sections import TaskSection
 from .space import Space, build_space
 
@@ -77,6 +78,8 @@ def open_parts(config: Config) -> Parts:
         ValueError: ConfigError, ParentError or TaskError; one line each, with the remedy.
     """
     choose_device(config)
+    if config.workers is not None and config.workers.engine == "ray":
+        check_ray()
     parents = open_parents(config)
     space = build_space(config, parents.groups(config.merge.grouping))
     if config.search.trials and not space.middle:

@@ -30,13 +30,13 @@ from .generations import SEQUENTIAL, Pace, first_searched
 from .journal import Journal, StudyError
 from .progress import Reporter
 from .proposer import Proposer
-from .race import incumbent, open_race
+from .race import incumbent, open_race, race_references
 from .sections import SearchSection
 from .space import Space
-from .workers import Job, LocalWorkers, Result, Workers
+from .workers import Job, Result, Workers, hire_local
 
-Hire = Callable[[Bench, Race | None], Workers]
-"""Makes the workers of a search."""
+Hire = Callable[[Bench, Race | None, tuple[ItemScores, ...]], Workers]
+"""Makes the workers of a search, from its bench, its race and the parents' items in that."""
 
 
 class Study:
@@ -68,7 +68,7 @@ class Study:
         budget: Budget,
         should_stop: Callable[[], bool] = lambda: False,
         pace: Pace = SEQUENTIAL,
-        hire: Hire = LocalWorkers,
+        hire: Hire = hire_local,
     ) -> None:
         self._bench, self._space, self._section = bench, space, section
         self._baselines, self._journal, self._store = baselines, journal, store
@@ -147,13 +147,16 @@ class Study:
             return
         done = sum(candidate.is_searched for candidate in self._candidates)
         self._reporter.stage("search", self._budget.limits.trials, done)
-        workers = self._hire(self._bench, self._race)
+        workers = self._hire(self._bench, self._race, self._references())
         try:
             limit = self._search_with(workers)
         finally:
             workers.close()
         if self._budget.limits.trials is None and limit is not None:
             self._reporter.note(f"search: {limit} given to it is spent")
+
+    def _references(self) -> tuple[ItemScores, ...]:
+        return race_references(self._store, self._candidates) if self._race else ()
 
     def _search_with(self, workers: Workers) -> str | None:
         """Keep the workers busy until the budget is spent, or a stop is asked for.
@@ -169,15 +172,17 @@ class Study:
             self._flights.tell()
             if limit is None and not is_stopped:
                 limit = self._ask_into(queue)
-            while queue and workers.idle and not is_stopped:
+            while queue and (workers.idle > 0 or not flying):
                 is_stopped = self._should_stop()
                 if is_stopped or self._budget.out_of_time(self._candidates):
                     queue.clear()
                     limit = None if is_stopped else "the time"
+                elif workers.idle > 0:
+                    flying.append(queue.popleft())
+                    workers.submit(self._job(flying[-1]))
+                else:
                     break
-                flying.append(queue.popleft())
-                workers.submit(self._job(flying[-1]))
-            if not flying:
+            if not flying and not queue:
                 return limit
             results |= {result.number: result for result in workers.wait()}
             while flying and flying[0].candidate.number in results:

@@ -109,3 +109,8 @@ class LocalWorkers:
 
     def close(self) -> None:
         """See `Workers`: nothing is held."""
+
+
+def hire_local(bench: Bench, race: Race | None, _: tuple[ItemScores, ...]) -> LocalWorkers:
+    """Score in this process."""
+    return LocalWorkers(bench, race)
