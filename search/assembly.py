@@ -11,7 +11,7 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +34,11 @@ from ..merge.methods import METHODS
 from ..merge.parents import BASE, ParentError, ParentSet
 from .baselines import Baseline, null_baselines
 from .config import Config, ConfigError
+from .generations import Pace, pace_of
 from .journal import StudyError
 from .objective import Objective
 from .proposer import rehearse
+from .ray_workers import check_ray
 from .sections import TaskSection
 from .space import Space, build_space
 
@@ -78,6 +80,8 @@ def open_parts(config: Config) -> Parts:
         ValueError: ConfigError, ParentError or TaskError; one line each, with the remedy.
     """
     choose_device(config)
+    if config.workers is not None and config.workers.engine == "ray":
+        check_ray()
     parents = open_parents(config)
     space = build_space(config, parents.groups(config.merge.grouping))
     if config.search.trials != 0 and not space.middle:
@@ -179,6 +183,7 @@ def identity(parts: Parts) -> dict[str, Any]:
         "objective": parts.objective.to_dict(),
         "racing": config.search.racing and config.search.racing.model_dump(),
         "sampler": [config.search.sampler, config.search.sampler_args, config.search.run_seed],
+        "generation": config.workers and asdict(pace(parts)),
         "dtype": config.merge.dtype,
         "device": torch.device(choose_device(config)).type,
         "batch_size": config.eval.batch_size,
@@ -186,6 +191,11 @@ def identity(parts: Parts) -> dict[str, Any]:
         "architecture": dict(parts.parents.config),
         "versions": versions(),
     }
+
+
+def pace(parts: Parts) -> Pace:
+    """Return what each proposal of the search knows."""
+    return pace_of(parts.config.search, parts.config.workers, len(parts.space.genes))
 
 
 def check_identity(

@@ -59,7 +59,10 @@ def _within(wanted: float, whole: float) -> float:
 
 
 def limits_of(
-    section: SearchSection, deadline: str | None, candidates: Sequence[Candidate]
+    section: SearchSection,
+    deadline: str | None,
+    candidates: Sequence[Candidate],
+    workers: int = 1,
 ) -> Limits:
     """What may be spent from now on.
 
@@ -67,10 +70,12 @@ def limits_of(
         section: What the configuration says.
         deadline: From `settle_deadline`, kept with the study.
         candidates: All that are finished; their time counts against `hours`.
+        workers: How many scored candidates side by side, baselines apart.
     """
     ends = []
     if section.hours is not None:
-        ends.append(section.hours * 3600 - sum(c.seconds for c in candidates))
+        past = sum(c.seconds / (workers if c.is_searched else 1) for c in candidates)
+        ends.append(section.hours * 3600 - past)
     if deadline is not None:
         moment = datetime.datetime.fromisoformat(deadline)
         ends.append((moment - datetime.datetime.now(moment.tzinfo)).total_seconds())
@@ -102,7 +107,8 @@ def is_spent(manifest: Mapping[str, Any], candidates: Sequence[Candidate]) -> bo
         candidates: All that are finished.
     """
     section = SearchSection.model_validate(manifest["config"]["search"])
-    limits = limits_of(section, manifest.get("machine", {}).get("deadline"), candidates)
+    workers = (manifest["config"].get("workers") or {}).get("num", 1)
+    limits = limits_of(section, manifest.get("machine", {}).get("deadline"), candidates, workers)
     return Budget(limits, 0).spent(candidates) is not None
 
 
@@ -123,19 +129,29 @@ class Budget:
         self._confirm_items, self._clock = confirm_items, clock
         self._start = clock()
 
-    def spent(self, candidates: Sequence[Candidate]) -> str | None:
+    def spent(self, candidates: Sequence[Candidate], flying: int = 0) -> str | None:
         """Which limit ends the search before the next candidate; None while there is room.
 
         Args:
             candidates: All that are finished, baselines among them.
+            flying: Candidates proposed besides; each is taken to cost what those did on average,
+                or what a baseline does.
         """
         searched = [c for c in candidates if c.is_searched]
         limits = self.limits
-        if limits.trials is not None and len(searched) >= limits.trials:
+        if limits.trials is not None and len(searched) + flying >= limits.trials:
             return f"{limits.trials} candidates"
         items = sum(c.items for c in searched)
+        if flying:
+            cost = [c.items for c in searched or candidates if c.value is not None]
+            items += math.ceil(flying * sum(cost) / max(len(cost), 1))
         if limits.items is not None and items >= limits.items:
             return f"{limits.items} items"
+        return self.out_of_time(candidates)
+
+    def out_of_time(self, candidates: Sequence[Candidate]) -> str | None:
+        """Whether no candidate may begin any more: it would eat what is kept for confirmation."""
+        limits = self.limits
         if limits.seconds is None:
             return None
         left = limits.seconds - self.elapsed - self.kept(candidates)

@@ -29,6 +29,7 @@ from .sections import (
     SpaceSection,
     SplitsSection,
     TaskSection,
+    WorkersSection,
 )
 
 PARENT_NAME = re.compile(r"[A-Za-z0-9_-]+")
@@ -75,6 +76,7 @@ class Config(Section):
     search: SearchSection = SearchSection()
     baselines: BaselinesSection = BaselinesSection()
     eval: EvalSection = EvalSection()
+    workers: WorkersSection | None = None
     results: Path | None = None
     """Folder of the study (relative to the working directory); default results/NAME."""
 

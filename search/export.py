@@ -33,7 +33,7 @@ from .assembly import (
     open_parts,
     set_threads,
 )
-from .candidate import candidate_of, settled
+from .candidate import candidate_of
 from .card import model_card
 from .config import Config
 from .journal import Journal, StudyError
@@ -181,8 +181,7 @@ def _opens_race(parts: Parts, scorer: Scorer, study: Path) -> bool:
     """Plan the rungs by which the study's candidates were scored; False if they were not raced."""
     candidates = [candidate_of(trial) for trial in Journal(study).trials]
     store, section = ItemStore(study / "items"), parts.config.search
-    objective = settled(parts.objective, candidates)
-    return open_race(scorer, store, candidates, section, objective) is not None
+    return open_race(scorer, store, candidates, section, parts.objective) is not None
 
 
 def _refuse_other_scorer(stored: ItemScores, found: ItemScores) -> None:

@@ -7,6 +7,8 @@ from such baselines; CMA-ES takes from them the space alone, and starts in its m
 
 from __future__ import annotations
 
+import copy
+import datetime
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -84,6 +86,17 @@ class Proposer:
             for key, value in trial.user_attrs.get(SAMPLER_STATE, {}).items():
                 self._storage.set_study_system_attr(self._study_id, key, value)
 
+    def reopen(self, trial: FrozenTrial) -> int:
+        """Take in a finished trial as one that is still running; return what `tell` calls it.
+
+        For a search that goes on: what was in flight at a proposal is in flight at it again.
+        """
+        running = copy.copy(trial)
+        running.state, running.datetime_complete, running.values = TrialState.RUNNING, None, None
+        number = len(self._study.get_trials(deepcopy=False))
+        self.observe(running)
+        return number
+
     def propose(self, number: int) -> tuple[Trial, dict[str, Any]]:
         """Return the next trial and its genotype.
 
@@ -101,11 +114,23 @@ class Proposer:
             trial.set_user_attr(SAMPLER_STATE, changed)
         return trial, genes
 
-    def tell(
+    def finished(
         self, trial: Trial, values: Sequence[float] | None, attribute: dict[str, Any]
     ) -> FrozenTrial:
+        """Return a proposed trial as it will be once the sampler is told of it."""
+        frozen = copy.copy(self._storage.get_trial(trial._trial_id))
+        frozen.user_attrs = frozen.user_attrs | {ATTRIBUTE: attribute}
+        frozen.state = TrialState.FAIL if values is None else TrialState.COMPLETE
+        frozen.datetime_complete = datetime.datetime.now()
+        frozen.values = None if values is None else list(values)
+        return frozen
+
+    def tell(
+        self, trial: Trial | int, values: Sequence[float] | None, attribute: dict[str, Any]
+    ) -> FrozenTrial:
         """Finish a trial; without values it failed."""
-        trial.set_user_attr(ATTRIBUTE, attribute)
+        if isinstance(trial, Trial):
+            trial.set_user_attr(ATTRIBUTE, attribute)
         if values is None:
             return self._study.tell(trial, state=TrialState.FAIL)
         return self._study.tell(trial, list(values))

@@ -44,14 +44,30 @@ def open_race(
         None where candidates are not raced: it is switched off, no parent has a score, or one rung
         takes all items.
     """
+    return plan_race(scorer, race_references(store, candidates), section, objective)
+
+
+def race_references(store: ItemStore, candidates: Sequence[Candidate]) -> tuple[ItemScores, ...]:
+    """The parents' items: what a worker must know to plan the same race."""
+    parents = [c for c in candidates if c.kind == "parent" and c.value is not None]
+    read = [store.read(c.number, SEARCH) for c in parents]
+    return tuple(scores for scores in read if scores is not None)
+
+
+def plan_race(
+    scorer: Scorer,
+    references: tuple[ItemScores, ...],
+    section: SearchSection,
+    objective: Objective,
+) -> Race | None:
+    """As `open_race`, from the parents' items: the same on every worker."""
     if not section.racing:
         return None
     ends = rung_ends(scorer.items(SEARCH), section.racing.first)
-    parents = [c for c in candidates if c.kind == "parent" and c.value is not None]
-    read = [store.read(c.number, SEARCH) for c in parents]
-    references = tuple(scores for scores in read if scores is not None)
     if not references or len(ends) == 1:
         return None
+    scores = (objective.seen(items).task_scores() for items in references)
+    objective = objective.scaled({t: s.value for t, s in found.items()} for found in scores)
     scorer.plan_rungs(SEARCH, item_order(references, section.run_seed), ends)
     return Race(references, objective.criteria, section.racing.alpha, objective.terms)
 

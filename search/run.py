@@ -6,6 +6,7 @@ Knows assembly, study and leaderboard by what they do, and nothing of how they d
 from __future__ import annotations
 
 import datetime
+import json
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,9 +15,12 @@ from types import FrameType
 from typing import Any
 
 from ..evals.fingerprint import parts_of
+from ..evals.racing import Race
 from ..evals.scorer import PathReport, Scorer
+from ..evals.scores import ItemScores
 from ..evals.splits import CONFIRM, GUARD
 from ..evals.store import ItemStore
+from ..merge.engine import MergeEngine
 from .assembly import (
     Parts,
     build_engine,
@@ -25,6 +29,7 @@ from .assembly import (
     identity,
     make_scorer,
     open_parts,
+    pace,
     parent_facts,
     set_threads,
 )
@@ -35,8 +40,11 @@ from .config import Config
 from .journal import Journal, lock_folder
 from .leaderboard import Leaderboard, read_leaderboard
 from .progress import Reporter
-from .study import Study
+from .ray_workers import RayWorkers
+from .study import Hire, Study
 from .views import write_views
+from .worker_side import Setup
+from .workers import Workers, hire_local
 
 
 @dataclass(frozen=True)
@@ -53,9 +61,18 @@ class Outcome:
 
 
 def run_search(
-    config: Config, reporter: Reporter, should_stop: Callable[[], bool] = lambda: False
+    config: Config,
+    reporter: Reporter,
+    should_stop: Callable[[], bool] = lambda: False,
+    hire: Hire | None = None,
 ) -> Outcome:
     """Run a search, or continue the one that lies in the results folder.
+
+    Args:
+        config: What to search.
+        reporter: Hears of every candidate.
+        should_stop: Asked between candidates; true ends the search softly.
+        hire: Makes the workers; default: those of `workers`.
 
     Raises:
         ValueError: If configuration, parents, tasks or the folder cannot be used.
@@ -87,6 +104,8 @@ def run_search(
             reporter,
             _budget(parts, bench.scorer, machine["deadline"], journal),
             should_stop,
+            pace(parts),
+            hire or _hire(parts, machine, now, reporter),
         )
         finished = study.run()
         board = read_leaderboard(folder)
@@ -107,19 +126,49 @@ def _bench(
     machine = {"device": choose_device(parts.config), "threads": threads, "path": scorer.path}
     reporter.note(_said_of(report, machine))
 
+    return bench_of(parts, engine, scorer), machine
+
+
+def bench_of(parts: Parts, engine: MergeEngine, scorer: Scorer) -> Bench:
+    """Engine and scorer together; a smaller scorer is made where memory runs out."""
+
     def halved() -> Scorer:
         smaller = make_scorer(parts, engine.model, halved=True)
         smaller.path = scorer.path
         return smaller
 
-    return Bench(engine, scorer, parts.objective, halved), machine
+    return Bench(engine, scorer, parts.objective, halved)
+
+
+def _hire(
+    parts: Parts, machine: Mapping[str, Any], known: Mapping[str, Any], reporter: Reporter
+) -> Hire:
+    """What makes the workers that the configuration asks for."""
+    section = parts.config.workers
+    if section is None or section.engine == "local":
+        return hire_local
+    size = pace(parts).generation + pace(parts).ahead
+    if section.num > size:
+        reporter.note(
+            f"{section.num} workers, but at most {size} candidates at a time: give the sampler a "
+            "larger population (search.sampler_args), or set workers.generation"
+        )
+    gpus = section.gpus_per_worker if machine["device"].startswith("cuda") else 0
+    plain = json.loads(json.dumps(known))
+
+    def hire(_: Bench, __: Race | None, references: tuple[ItemScores, ...]) -> Workers:
+        setup = Setup(parts.config, machine, plain, references)
+        return RayWorkers(section, setup, gpus)
+
+    return hire
 
 
 def _budget(parts: Parts, scorer: Scorer, deadline: str | None, journal: Journal) -> Budget:
     candidates = [candidate_of(trial) for trial in journal.trials]
     confirmed = parts.config.search.finalists + len(parts.baselines)
     items = confirmed * (scorer.items(CONFIRM) + scorer.items(GUARD))
-    return Budget(limits_of(parts.config.search, deadline, candidates), items)
+    workers = parts.config.workers.num if parts.config.workers else 1
+    return Budget(limits_of(parts.config.search, deadline, candidates, workers), items)
 
 
 def _said_of(report: PathReport, machine: Mapping[str, Any]) -> str:

@@ -361,6 +361,37 @@ class BaselinesSection(Section):
     dare_ties_drop_rates: tuple[Rate, ...] = (0.5, 0.9)
 
 
+class WorkersSection(Section):
+    """Who scores the candidates; with this section the search goes by generations."""
+
+    engine: Literal["local", "ray"] = "local"
+    """`local`: this process; `ray`: one actor per device, on all machines of a Ray cluster."""
+    num: int = Field(default=1, ge=1)
+    """Candidates scored at the same time."""
+    gpus_per_worker: float = Field(default=1, ge=0)
+    """Of each actor; 0 for CPUs."""
+    cpus_per_worker: float = Field(default=1, ge=0)
+    """Of each actor: what Ray counts, and the number of threads is `eval.threads`."""
+    address: str | None = None
+    """Of a Ray cluster: `auto`, or `HOST:PORT`; without one it is started on this machine."""
+    timeout: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Seconds after which a candidate has failed."""
+    generation: int | None = Field(default=None, ge=1)
+    """Candidates proposed from the same results; default: the sampler's population, or 16."""
+    ahead: int | None = Field(default=None, ge=0)
+    """Candidates of the next generation proposed beforehand, for workers that would wait;
+    default: a quarter of `generation`."""
+
+    @model_validator(mode="after")
+    def _of_engine(self) -> WorkersSection:
+        if self.engine == "local" and (self.num > 1 or self.timeout is not None):
+            raise ValueError(
+                "`engine: local` scores one candidate at a time and cannot break off, got `num: "
+                f"{self.num}`, `timeout: {self.timeout}`; leave them out, or take `engine: ray`"
+            )
+        return self
+
+
 class EvalSection(Section):
     """How models are scored."""
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -22,15 +23,21 @@ from ..evals.terms import plain_terms
 from .baselines import Baseline
 from .bench import Bench
 from .budget import Budget
-from .candidate import REROLL, SEARCHED, Candidate, candidate_of, finalists, settled
+from .candidate import REROLL, Candidate, candidate_of, finalists, settled
 from .dissection import Variant, dissect, dissection_of
+from .flights import Flight, Flights
 from .full_disk import with_room
+from .generations import SEQUENTIAL, Pace, first_searched
 from .journal import Journal, StudyError
 from .progress import Reporter
 from .proposer import Proposer
-from .race import incumbents, open_race
+from .race import incumbents, open_race, race_references
 from .sections import SearchSection
 from .space import Params, Space
+from .workers import Job, Result, Workers, hire_local
+
+Hire = Callable[[Bench, Race | None, tuple[ItemScores, ...]], Workers]
+"""Makes the workers of a search, from its bench, its race and the parents' items in that."""
 
 
 class Study:
@@ -46,6 +53,8 @@ class Study:
         store: Scores item by item.
         reporter: Hears of every candidate.
         should_stop: Asked between candidates; true ends the search softly.
+        pace: What each proposal knows.
+        hire: Makes the workers of the search, once the race is open.
     """
 
     def __init__(
@@ -59,12 +68,15 @@ class Study:
         reporter: Reporter,
         budget: Budget,
         should_stop: Callable[[], bool] = lambda: False,
+        pace: Pace = SEQUENTIAL,
+        hire: Hire = hire_local,
     ) -> None:
         self._bench, self._space, self._section = bench, space, section
         self._baselines, self._journal, self._store = baselines, journal, store
         self._reporter, self._budget, self._should_stop = reporter, budget, should_stop
         self._objective = bench.objective
         self._proposer = Proposer(space, section, len(bench.objective.criteria))
+        self._flights, self._hire = Flights(self._proposer, space, pace), hire
         self._candidates = [candidate_of(trial) for trial in journal.trials]
         self._race: Race | None = None
 
@@ -76,8 +88,7 @@ class Study:
         """
         done = len(self._candidates)
         self._store.drop(lambda trial: trial >= done)
-        for trial in self._journal.trials:
-            self._proposer.observe(trial)
+        self._flights.recall(self._journal.trials, self._candidates)
         self._written(self._store.compact)
         self._reporter.known(self._candidates)
         self._restore_items(baselines=True)
@@ -147,60 +158,115 @@ class Study:
             return
         done = sum(candidate.is_searched for candidate in self._candidates)
         self._reporter.stage("search", self._budget.limits.trials, done)
-        while (limit := self._budget.spent(self._candidates)) is None:
-            if self._should_stop():
-                return
-            number = len(self._candidates)
-            trial, genes = self._proposer.propose(number)
-            recipe = self._space.decode(genes)
-            blank = Candidate(number, f"candidate {number}", SEARCHED, recipe)
-            candidate, scores = self._evaluate(blank)
-            finished = self._proposer.tell(trial, candidate.told, candidate.to_attribute())
-            self._keep(finished, candidate, scores)
-            self._reporter.forecast(self._budget.total(self._candidates))
-        if self._budget.limits.trials is None:
+        workers = self._hire(self._bench, self._race, self._references())
+        try:
+            limit = self._search_with(workers)
+        finally:
+            workers.close()
+        if self._budget.limits.trials is None and limit is not None:
             self._reporter.note(f"search: {limit} given to it is spent")
+
+    def _references(self) -> tuple[ItemScores, ...]:
+        return race_references(self._store, self._candidates) if self._race else ()
+
+    def _search_with(self, workers: Workers) -> str | None:
+        """Keep the workers busy until the budget is spent, or a stop is asked for.
+
+        Returns:
+            Which limit has ended it; None for a stop.
+        """
+        queue: deque[Flight] = deque()
+        flying: deque[Flight] = deque()
+        results: dict[int, Result] = {}
+        limit, is_stopped = None, False
+        while True:
+            self._flights.tell()
+            if limit is None and not is_stopped:
+                limit = self._ask_into(queue)
+            while queue and (workers.idle > 0 or not flying):
+                is_stopped = self._should_stop()
+                if is_stopped or self._budget.out_of_time(self._candidates):
+                    queue.clear()
+                    limit = None if is_stopped else "the time"
+                elif workers.idle > 0:
+                    flying.append(queue.popleft())
+                    workers.submit(self._job(flying[-1]))
+                else:
+                    break
+            if not flying and not queue:
+                return limit
+            results |= {result.number: result for result in workers.wait()}
+            while flying and flying[0].candidate.number in results:
+                flight = flying.popleft()
+                self._land(flight, results.pop(flight.candidate.number))
+
+    def _ask_into(self, queue: deque[Flight]) -> str | None:
+        """Propose all that can be proposed now; return which limit forbids more."""
+        while self._flights.can_ask:
+            known = first_searched(self._candidates, self._flights.known)
+            limit = self._budget.spent(known, self._flights.asked - self._flights.known)
+            if limit is not None:
+                return limit
+            queue.append(self._flights.ask(len(self._candidates) + self._flights.waiting))
+        return None
+
+    def _job(self, flight: Flight) -> Job:
+        return Job(flight.candidate.number, flight.candidate.recipe, self._rivals(flight))
+
+    def _rivals(self, flight: Flight) -> tuple[ItemScores, ...]:
+        """Items of whom a candidate is raced against: the best that its proposal knew."""
+        if self._race is None:
+            return ()
+        known = first_searched(self._candidates, flight.known)
+        return tuple(self._items(candidate) for candidate in incumbents(known))
+
+    def _land(self, flight: Flight, result: Result) -> None:
+        """Judge and keep a scored candidate."""
+        blank = replace(flight.candidate, seconds=result.seconds)
+        candidate, scores = self._told_by(blank, result.scores, self._rivals(flight))
+        candidate = self._valued(candidate)
+        self._keep(self._flights.land(flight, candidate), candidate, scores)
+        self._reporter.forecast(self._budget.total(self._candidates))
 
     def _stage(self, name: str, missing: int, total: int) -> None:
         if missing:
             self._reporter.stage(name, total, total - missing)
 
     def _evaluate(self, candidate: Candidate) -> tuple[Candidate, ItemScores | None]:
+        """Score a candidate that is not raced: a baseline, or what a winner is taken apart into."""
         candidate, scores = self._measured(candidate)
         return self._valued(candidate), scores
 
     def _measured(self, candidate: Candidate) -> tuple[Candidate, ItemScores | None]:
-        """Score a candidate: by task and by term of the objective, not combined yet."""
+        """Score a candidate that is not raced; its scores are not combined yet."""
         start = time.monotonic()
-        scores = self._scored(candidate, self._judge(candidate))
-        seconds = time.monotonic() - start
+        scores = self._scored(candidate, lambda _: False)
+        return self._told_by(replace(candidate, seconds=time.monotonic() - start), scores, ())
+
+    def _told_by(
+        self, candidate: Candidate, scores: ItemScores | str, rivals: tuple[ItemScores, ...]
+    ) -> tuple[Candidate, ItemScores | None]:
+        """A candidate with its scores by task and term; against its rivals' if it was stopped."""
         if isinstance(scores, str):
-            return replace(candidate, seconds=seconds, failure=scores), None
+            return replace(candidate, failure=scores), None
         is_stopped = scores.n < self._bench.scorer.items(SEARCH)
-        by_task, by_term = self._scores(scores, is_stopped)
+        by_task, by_term = self._scores(scores, rivals if is_stopped else ())
         candidate = replace(candidate, scores=by_task, terms=by_term, audit=audits(scores))
-        return replace(candidate, items=scores.n, raced=is_stopped, seconds=seconds), scores
+        return replace(candidate, items=scores.n, raced=is_stopped), scores
 
     def _scores(
-        self, scores: ItemScores, is_stopped: bool
+        self, scores: ItemScores, rivals: tuple[ItemScores, ...]
     ) -> tuple[dict[str, TaskScore], dict[str, TaskScore]]:
         """Scores by task, and by term where they are not the same; estimates if it was stopped."""
         plain, terms = plain_terms(scores.tasks), self._objective.terms
         terms = () if self._objective.is_plain else terms
-        if not is_stopped or self._race is None:
+        if not rivals or self._race is None:
             by_term = self._objective.seen(scores).task_scores() if terms else {}
             return scores.task_scores(), by_term
-        race, best = self._race, self._winner_over(scores)
+        race = self._race
+        best = next(rival for rival in rivals if race.is_lost(scores, rival))
         by_term = race.estimates(scores, best, terms) if terms else {}
         return race.estimates(scores, best, plain), by_term
-
-    def _winner_over(self, seen: ItemScores) -> ItemScores:
-        """Items of whom a stopped candidate has lost against."""
-        assert self._race is not None
-        for other in self._incumbents():
-            if self._race.is_lost(seen, other):
-                return other
-        return self._incumbents()[0]
 
     def _valued(self, candidate: Candidate) -> Candidate:
         """A candidate with what its scores make; failed if that is no number."""
@@ -222,18 +288,6 @@ class Study:
         if self._race is None or candidate.is_baseline:
             return self._bench.score(candidate.recipe, SEARCH)
         return self._bench.race(candidate.recipe, is_enough)
-
-    def _incumbents(self) -> list[ItemScores]:
-        """Items of the best so far; there is one where there is a race: a parent at least."""
-        return [self._items(candidate) for candidate in incumbents(self._candidates)]
-
-    def _judge(self, candidate: Candidate) -> Callable[[ItemScores], bool]:
-        """What stops a candidate: that it loses against the best so far."""
-        race = self._race
-        if race is None or not candidate.is_searched:
-            return lambda _: False
-        best, total = self._incumbents(), self._bench.scorer.items(SEARCH)
-        return lambda seen: seen.n < total and any(race.is_lost(seen, items) for items in best)
 
     def _keep(self, trial: FrozenTrial, candidate: Candidate, scores: ItemScores | None) -> None:
         """Write items first: a journal line promises that they are there."""

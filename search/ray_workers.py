@@ -1,0 +1,266 @@
+"""Workers on other devices and machines, by Ray: one actor per device, its model loaded once.
+
+Knows Ray and the seam; imports Ray only when such workers are made. The driver replaces an actor
+that dies and issues its candidate again. Ray's own restarts (`max_restarts`, `max_task_retries`)
+are off: a restarted actor keeps its candidate while it waits for a device, though others are idle.
+An actor for which there is no device yet waits for one: machines may join and leave at any time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from .config import ConfigError
+from .journal import StudyError
+from .sections import WorkersSection
+from .workers import Job, Result
+
+log = logging.getLogger(__name__)
+
+Score = Callable[[Job], Result]
+
+REISSUES = 2
+"""Times that a candidate whose worker died is begun anew."""
+
+STILLBIRTHS = 5
+"""Workers in a row that may die before they are ready."""
+
+GLANCE = 0.5
+"""Seconds after which `wait` looks up though nothing has come."""
+
+PATIENCE = 60.0
+"""Seconds without any worker after which a person is told, again and again."""
+
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+"""Nothing is sent to anyone, and no advice is printed."""
+
+
+def check_ray() -> None:
+    """Refuse `engine: ray` where Ray is not installed.
+
+    Raises:
+        ConfigError: With the remedy.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise ConfigError(
+            "workers.engine `ray` needs the package ray, which is not installed; run: pip install "
+            "'heterosis[ray]', or take `engine: local`"
+        )
+
+
+class _Scorer:
+    """What an actor runs: builds its scoring once, then scores."""
+
+    def __init__(self, build: Callable[[], Score]) -> None:
+        self._score = build()
+
+    def ready(self) -> str:
+        """Answer once it is built: with the machine's name."""
+        return socket.gethostname()
+
+    def score(self, job: Job) -> Result:
+        """Score one candidate."""
+        return self._score(job)
+
+
+@dataclass
+class _Worker:
+    """The driver's view of an actor: what it is doing, since when."""
+
+    actor: Any
+    task: Any
+    job: Job | None = None
+    since: float = 0.0
+    is_ready: bool = False
+
+
+class RayWorkers:
+    """Scores jobs on Ray actors.
+
+    Args:
+        section: How many, and where.
+        build: Called once in every actor, pickled; returns what scores a job.
+        gpus: Of each actor.
+
+    Raises:
+        ConfigError: If the cluster cannot be reached.
+    """
+
+    def __init__(self, section: WorkersSection, build: Callable[[], Score], gpus: float) -> None:
+        self._section, self._build, self._gpus = section, build, gpus
+        _connect(section)
+        self._again: deque[Job] = deque()
+        self._deaths: dict[int, int] = {}
+        self._stillbirths = 0
+        self._last_seen = time.monotonic()
+        self._workers = [self._hire() for _ in range(section.num)]
+
+    def _hire(self) -> _Worker:
+        import ray
+
+        options = {"num_cpus": self._section.cpus_per_worker, "num_gpus": self._gpus}
+        actor_class: Any = ray.remote(max_restarts=0, max_task_retries=0, **options)(_Scorer)
+        actor = actor_class.remote(self._build)
+        return _Worker(actor, actor.ready.remote())
+
+    @property
+    def idle(self) -> int:
+        """See `Workers`."""
+        return len(self._free()) - len(self._again)
+
+    def _free(self) -> list[_Worker]:
+        return [w for w in self._workers if w.is_ready and w.job is None]
+
+    def submit(self, job: Job) -> None:
+        """See `Workers`."""
+        worker = self._free()[0]
+        worker.job, worker.since = job, time.monotonic()
+        worker.task = worker.actor.score.remote(job)
+
+    def wait(self) -> list[Result]:
+        """See `Workers`."""
+        import ray
+
+        by_task = {w.task: w for w in self._workers if w.task is not None}
+        done, _ = ray.wait([*by_task], num_returns=1, timeout=GLANCE)
+        more, _ = ray.wait([*by_task], num_returns=len(by_task), timeout=0)
+        found = [self._taken(by_task[task]) for task in {*done, *more}]
+        found += [self._late(w) for w in self._workers if self._is_late(w)]
+        while self._again and self._free():
+            self.submit(self._again.popleft())
+        self._look_around()
+        return [result for result in found if result is not None]
+
+    def _taken(self, worker: _Worker) -> Result | None:
+        """Take what a worker has sent: a result, that it is ready, or that it is gone."""
+        import ray
+
+        try:
+            answer = ray.get(worker.task)
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from error  # ours, from the worker's side
+        except ray.exceptions.RayActorError as error:
+            return self._bury(worker, error)
+        worker.task, worker.job = None, None
+        if isinstance(answer, Result):
+            return answer
+        worker.is_ready, self._stillbirths = True, 0
+        return None
+
+    def _bury(self, worker: _Worker, error: Exception) -> Result | None:
+        """Replace a worker that is gone; its candidate is begun anew, or has failed."""
+        job, reason = worker.job, " ".join(str(error).split())[:200]
+        self._replace(worker)
+        if job is None:
+            self._stillborn(worker, error, reason)
+            return None
+        deaths = self._deaths[job.number] = self._deaths.get(job.number, 0) + 1
+        log.warning("candidate %d: its worker died (%s)", job.number, reason)
+        if deaths <= REISSUES:
+            self._again.append(job)
+            return None
+        seconds = time.monotonic() - worker.since
+        return Result(job.number, f"its worker died {deaths} times: {reason}", seconds)
+
+    def _stillborn(self, worker: _Worker, error: Exception, reason: str) -> None:
+        cause = getattr(error, "cause", None)
+        if isinstance(cause, ValueError):
+            raise cause  # parents, tasks or identity: no other worker will do better
+        self._stillbirths += not worker.is_ready
+        if self._stillbirths >= STILLBIRTHS:
+            raise StudyError(
+                f"workers must come up, {self._stillbirths} in a row died before: {reason}; look "
+                "into Ray's logs (/tmp/ray/session_latest/logs), or take `engine: local`"
+            )
+
+    def _replace(self, worker: _Worker) -> None:
+        import ray
+
+        with contextlib.suppress(ray.exceptions.RayError):
+            ray.kill(worker.actor)
+        self._workers[self._workers.index(worker)] = self._hire()
+
+    def _is_late(self, worker: _Worker) -> bool:
+        limit = self._section.timeout
+        is_busy = worker.job is not None
+        return limit is not None and is_busy and time.monotonic() - worker.since > limit
+
+    def _late(self, worker: _Worker) -> Result:
+        """Break a candidate off: it would take as long elsewhere."""
+        job, seconds = worker.job, time.monotonic() - worker.since
+        assert job is not None
+        self._replace(worker)
+        reason = f"took longer than workers.timeout, {self._section.timeout:g} s"
+        return Result(job.number, reason, seconds)
+
+    def _look_around(self) -> None:
+        """Say when there is no worker at all."""
+        now = time.monotonic()
+        if any(w.is_ready for w in self._workers):
+            self._last_seen = now
+        elif now - self._last_seen > PATIENCE:
+            self._last_seen = now
+            log.warning(
+                "no worker is there: waiting for %d with %g CPU(s) and %g GPU(s) each; add a "
+                "machine by `ray start --address=...`, or lower workers.num",
+                *(self._section.num, self._section.cpus_per_worker, self._gpus),
+            )
+
+    def close(self) -> None:
+        """See `Workers`; a cluster that was started here ends."""
+        import ray
+
+        for worker in self._workers:
+            with contextlib.suppress(ray.exceptions.RayError):
+                ray.kill(worker.actor)
+        self._workers = []
+        with _own_signals():
+            ray.shutdown()
+
+
+def _connect(section: WorkersSection) -> None:
+    """Join the cluster, or start one here."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    here = section.address is None
+    options: dict[str, Any] = {"address": "local" if here else section.address}
+    if here:
+        options |= {"include_dashboard": False}
+        needed = max(section.num * section.cpus_per_worker, os.cpu_count() or 1)
+        options["num_cpus"] = int(-(-needed // 1))
+    try:
+        with _own_signals():
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ConfigError(
+            f"workers.address must be that of a running Ray cluster, got `{section.address}` "
+            f"({' '.join(str(error).split())[:200]}); start one by `ray start --head`, or leave "
+            "`address` out"
+        ) from error
+
+
+@contextlib.contextmanager
+def _own_signals() -> Iterator[None]:
+    """Keep our handlers of Ctrl-C and SIGTERM: Ray sets its own."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,69 @@
+"""What a worker on another device builds: parents and tasks opened, the model loaded, once.
+
+Knows assembly; nothing of the engine that calls it, of samplers or of the journal.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..evals.scores import ItemScores
+from .config import Config
+from .workers import Job, Result, score_job
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What the driver tells every worker once; called in the worker, it makes what scores jobs.
+
+    Attributes:
+        config: The search's.
+        machine: Scoring path and CPU threads that the driver has settled.
+        identity: The driver's: a worker must have the same parents, tasks and versions.
+        references: The parents' items, from which the race is planned; none: no race.
+    """
+
+    config: Config
+    machine: Mapping[str, Any]
+    identity: Mapping[str, Any]
+    references: tuple[ItemScores, ...]
+
+    def __call__(self) -> Callable[[Job], Result]:
+        """Build bench and race.
+
+        Raises:
+            StudyError: If this machine would score something else than the driver.
+            ValueError: As `open_parts`.
+        """
+        from .assembly import build_engine, identity, make_scorer, open_parts, set_threads
+        from .race import plan_race
+        from .run import bench_of
+
+        parts = open_parts(_on_one_device(self.config))
+        self._check(identity(parts))
+        engine = build_engine(parts)
+        scorer = make_scorer(parts, engine.model)
+        set_threads(parts, scorer, self.machine["threads"])
+        scorer.path = self.machine["path"]
+        bench = bench_of(parts, engine, scorer)
+        race = plan_race(scorer, self.references, parts.config.search, parts.objective)
+        return lambda job: score_job(bench, race, job)
+
+    def _check(self, now: Mapping[str, Any]) -> None:
+        from .assembly import check_identity
+        from .journal import StudyError
+
+        try:
+            check_identity(self.identity, now, self.config.results_folder)
+        except StudyError as error:
+            raise StudyError(f"worker on {socket.gethostname()}: {error}") from None
+
+
+def _on_one_device(config: Config) -> Config:
+    """A worker sees its own card alone, whatever its number on the machine."""
+    if not config.merge.device.startswith("cuda:"):
+        return config
+    return config.model_copy(update={"merge": config.merge.model_copy(update={"device": "cuda"})})

@@ -1,0 +1,131 @@
+"""Several workers: the same study as with one, whatever comes first; what the sampler knows."""
+
+import io
+import random
+
+import pytest
+from heterosis.search.budget import Budget, Limits
+from heterosis.search.config import ConfigError, load_config
+from heterosis.search.generations import Pace, pace_of
+from heterosis.search.progress import PlainReporter
+from heterosis.search.run import run_search
+from heterosis.search.sections import SearchSection, WorkersSection
+from heterosis.search.workers import score_job
+from rich.console import Console
+
+from .test_search import record
+from .test_search import run as run_local
+
+SEARCHES = {
+    "CmaEsSampler": {"sampler_args": {"popsize": 4}},
+    "NSGAIISampler": {"sampler_args": {"population_size": 4}},
+    "TPESampler": {"sampler_args": {"n_startup_trials": 4}},
+    "QMCSampler": {},
+}
+
+
+class Shuffled:
+    """Real workers as far as a study can tell: jobs overlap and end in any order."""
+
+    def __init__(self, bench, race, count: int, seed: int) -> None:
+        self._bench, self._race, self._count = bench, race, count
+        self._chance, self._jobs, self.most = random.Random(seed), [], 0
+
+    @property
+    def idle(self) -> int:
+        return self._count - len(self._jobs)
+
+    def submit(self, job) -> None:
+        assert self.idle
+        self._jobs.append(job)
+        self.most = max(self.most, len(self._jobs))
+
+    def wait(self):
+        job = self._jobs.pop(self._chance.randrange(len(self._jobs)))
+        return [score_job(self._bench, self._race, job)]
+
+    def close(self) -> None:
+        self._jobs.clear()
+
+
+def run_shuffled(path, results, count: int, seed: int = 0, should_stop=lambda: False):
+    """Run a search with several workers; return its outcome and the workers."""
+    config = load_config(path).model_copy(update={"results": results})
+    hired = []
+
+    def hire(bench, race, _):
+        hired.append(Shuffled(bench, race, count, seed))
+        return hired[-1]
+
+    reporter = PlainReporter(Console(file=io.StringIO()))
+    return run_search(config, reporter, should_stop, hire), hired
+
+
+def raced(small_search, **changes):
+    """A search of which half of the candidates lose their races."""
+    given = {"trials": 14, "racing": {"first": 10, "alpha": 0.3}} | changes
+    return small_search.write(search=given, workers={"engine": "local"})
+
+
+@pytest.mark.parametrize("sampler", SEARCHES)
+def test_one_worker_and_five_find_the_same_candidates(small_search, tmp_path, sampler):
+    path = raced(small_search, sampler=sampler, **SEARCHES[sampler])
+    outcome, _ = run_local(path)
+    assert outcome.finished
+    _, (workers,) = run_shuffled(path, tmp_path / "five", 5)
+    assert workers.most >= 4
+    assert record(tmp_path / "five") == record(small_search.results)
+
+
+@pytest.mark.parametrize("sampler", ["CmaEsSampler", "TPESampler", "QMCSampler", "NSGAIISampler"])
+def test_a_study_that_is_stopped_within_a_generation_goes_on_alike(small_search, tmp_path, sampler):
+    path = raced(small_search, sampler=sampler, **SEARCHES[sampler])
+    run_shuffled(path, tmp_path / "whole", 3)
+    seeds = iter(range(100))
+    for count in (3, 1, 2, 5):
+        asked = iter([False] * 4)
+        run_shuffled(
+            path, tmp_path / "parts", count, next(seeds), lambda asked=asked: next(asked, True)
+        )
+    outcome, _ = run_shuffled(path, tmp_path / "parts", 2, 9)
+    assert outcome.finished
+    assert record(tmp_path / "parts") == record(tmp_path / "whole")
+
+
+def test_a_budget_of_items_ends_alike_with_candidates_in_flight(small_search, tmp_path):
+    path = raced(small_search, trials=None, items=260)
+    run_local(path)
+    _, _ = run_shuffled(path, tmp_path / "five", 5)
+    assert record(tmp_path / "five") == record(small_search.results)
+
+
+def test_candidates_in_flight_count_against_the_budget():
+    assert Budget(Limits(trials=5), 0).spent((), flying=5) == "5 candidates"
+    assert Budget(Limits(trials=5), 0).spent((), flying=4) is None
+
+
+def test_one_after_another_each_proposal_knows_all_before_it():
+    assert [Pace().known(place) for place in range(6)] == list(range(6))
+
+
+def test_those_ahead_know_a_block_less_than_the_others():
+    known = [Pace(3, 1).known(place) for place in range(13)]
+    assert known == [0, 0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8]
+
+
+def test_a_generation_is_the_samplers_population():
+    workers = WorkersSection()
+    assert pace_of(SearchSection(), None, 20) == Pace(1, 0)
+    assert pace_of(SearchSection(), workers, 20) == Pace(12, 3)  # 4 + 3 ln 20
+    given = SearchSection(sampler_args={"popsize": 64})
+    assert pace_of(given, WorkersSection(ahead=0), 20) == Pace(64, 0)
+    assert pace_of(SearchSection(sampler="NSGAIISampler"), workers, 20) == Pace(50, 13)
+    assert pace_of(SearchSection(sampler="RandomSampler"), workers, 20) == Pace(16, 4)
+    assert pace_of(SearchSection(), WorkersSection(generation=5, ahead=1), 20) == Pace(5, 1)
+
+
+@pytest.mark.parametrize("given", [{"num": 2}, {"timeout": 3.0}])
+def test_this_process_scores_one_at_a_time(small_search, given):
+    path = small_search.write(workers={"engine": "local", **given})
+    with pytest.raises(ConfigError, match="leave them out, or take `engine: ray`"):
+        load_config(path)
