@@ -5,7 +5,6 @@ Knows bench, proposer and race by what they do. One trial is ask, load, score, t
 
 from __future__ import annotations
 
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -13,13 +12,11 @@ from dataclasses import replace
 
 from optuna.trial import FrozenTrial
 
-from ..evals.audit import audits
 from ..evals.comparison import Difference
 from ..evals.racing import Race
-from ..evals.scores import ItemScores, TaskScore
+from ..evals.scores import ItemScores
 from ..evals.splits import CONFIRM, GUARD, SEARCH
 from ..evals.store import ItemStore
-from ..evals.terms import plain_terms
 from .baselines import Baseline
 from .bench import Bench
 from .budget import Budget
@@ -29,6 +26,7 @@ from .flights import Flight, Flights
 from .full_disk import with_room
 from .generations import SEQUENTIAL, Pace, first_searched
 from .journal import Journal, StudyError
+from .judging import estimated, scored, valued
 from .progress import Reporter
 from .proposer import Proposer
 from .race import incumbents, open_race, race_references
@@ -139,7 +137,7 @@ class Study:
                 self._objective, [*self._candidates, *(candidate for _, candidate, _ in held)]
             )
             for given, candidate, scores in held:
-                self._keep_given(self._valued(candidate), scores, given.params)
+                self._keep_given(valued(candidate, self._objective), scores, given.params)
             held = []
         values = {c.value for c in self._scored_baselines()}
         if missing and len(values) == 1:
@@ -224,7 +222,7 @@ class Study:
         """Judge and keep a scored candidate."""
         blank = replace(flight.candidate, seconds=result.seconds)
         candidate, scores = self._told_by(blank, result.scores, self._rivals(flight))
-        candidate = self._valued(candidate)
+        candidate = valued(candidate, self._objective)
         self._keep(self._flights.land(flight, candidate), candidate, scores)
         self._reporter.forecast(self._budget.total(self._candidates))
 
@@ -235,7 +233,7 @@ class Study:
     def _evaluate(self, candidate: Candidate) -> tuple[Candidate, ItemScores | None]:
         """Score a candidate that is not raced: a baseline, or what a winner is taken apart into."""
         candidate, scores = self._measured(candidate)
-        return self._valued(candidate), scores
+        return valued(candidate, self._objective), scores
 
     def _measured(self, candidate: Candidate) -> tuple[Candidate, ItemScores | None]:
         """Score a candidate that is not raced; its scores are not combined yet."""
@@ -249,37 +247,9 @@ class Study:
         """A candidate with its scores by task and term; against its rivals' if it was stopped."""
         if isinstance(scores, str):
             return replace(candidate, failure=scores), None
-        is_stopped = scores.n < self._bench.scorer.items(SEARCH)
-        by_task, by_term = self._scores(scores, rivals if is_stopped else ())
-        candidate = replace(candidate, scores=by_task, terms=by_term, audit=audits(scores))
-        return replace(candidate, items=scores.n, raced=is_stopped), scores
-
-    def _scores(
-        self, scores: ItemScores, rivals: tuple[ItemScores, ...]
-    ) -> tuple[dict[str, TaskScore], dict[str, TaskScore]]:
-        """Scores by task, and by term where they are not the same; estimates if it was stopped."""
-        plain, terms = plain_terms(scores.tasks), self._objective.terms
-        terms = () if self._objective.is_plain else terms
-        if not rivals or self._race is None:
-            by_term = self._objective.seen(scores).task_scores() if terms else {}
-            return scores.task_scores(), by_term
-        race = self._race
-        best = next(rival for rival in rivals if race.is_lost(scores, rival))
-        by_term = race.estimates(scores, best, terms) if terms else {}
-        return race.estimates(scores, best, plain), by_term
-
-    def _valued(self, candidate: Candidate) -> Candidate:
-        """A candidate with what its scores make; failed if that is no number."""
-        if candidate.failure is not None:
-            return candidate
-        by_term = {term: score.value for term, score in candidate.objective_scores.items()}
-        value, values = self._objective.value(by_term), self._objective.values(by_term)
-        if not all(map(math.isfinite, (value, *values))):
-            reason = f"the objective is {value}: a task's score has left the range of numbers"
-            return replace(
-                candidate, scores={}, terms={}, audit={}, items=0, raced=False, failure=reason
-            )
-        return replace(candidate, value=value, values=values if len(values) > 1 else ())
+        if self._race is None or scores.n == self._bench.scorer.items(SEARCH):
+            return scored(candidate, scores, self._objective), scores
+        return estimated(candidate, scores, self._objective, self._race, rivals), scores
 
     def _scored(
         self, candidate: Candidate, is_enough: Callable[[ItemScores], bool]

@@ -1,0 +1,176 @@
+"""A recorded merge landscape: what real candidates answered, and a surrogate that fills the gaps.
+
+    python benchmarks/landscape.py CONFIG OUT --points 300 [--study FOLDER ...]
+
+Records each item's value and margin of points of a configuration's space, scored by the product's
+own engine and scorer, and of the candidates of finished studies of the same configuration. Legend:
+N points, g features (weights of the layer groups), n items.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from heterosis.evals.scores import PER_TASK, ItemScores, item_scores
+from heterosis.evals.splits import SEARCH
+from heterosis.evals.store import ItemStore
+from heterosis.merge.recipe import Recipe
+from heterosis.search.assembly import build_engine, make_scorer, open_parts
+from heterosis.search.candidate import candidate_of
+from heterosis.search.config import find_config, load_config
+from heterosis.search.journal import Journal
+from numpy.typing import NDArray
+from scipy.interpolate import RBFInterpolator
+from scipy.stats import qmc, spearmanr
+
+Floats = NDArray[np.float64]
+
+FEATURES = ("attn", "mlp")
+"""Kinds of the layer groups whose weights are a point's features; the others follow them."""
+
+MARGINS = (-30.0, 30.0)
+"""Margins are clipped to these nats: beyond them nothing is told apart."""
+
+
+def features(recipe: Recipe) -> list[float]:
+    """Weights of the layers' groups (g,), in the recipe's order."""
+    own = (c for name, c in recipe.coefficients.items() if name.rpartition(".")[2] in FEATURES)
+    return [weight for c in own for weight in c.weights]
+
+
+def points_of(study: Path) -> Iterator[tuple[list[float], ItemScores]]:
+    """The searched candidates of a study that were scored on all items."""
+    store = ItemStore(study / "items")
+    for candidate in map(candidate_of, Journal(study).trials):
+        is_whole = candidate.is_searched and candidate.value is not None and not candidate.raced
+        scores = store.read(candidate.number, SEARCH) if is_whole else None
+        if scores is not None:
+            yield features(candidate.recipe), scores
+
+
+def record(config: str, count: int) -> Iterator[tuple[list[float], ItemScores]]:
+    """Score points of a space: half of them all over it, half near the uniform merge."""
+    torch.set_num_threads(1)
+    parts = open_parts(load_config(find_config(config)))
+    engine = build_engine(parts)
+    scorer = make_scorer(parts, engine.model)
+    scorer.path = scorer.self_check().path
+    for baseline in parts.baselines:
+        if baseline.params is not None:
+            engine.load(baseline.recipe)
+            yield features(baseline.recipe), scorer.score(SEARCH)
+    genes = parts.space.genes
+    low, high = np.array(list(genes.values())).T
+    unit = qmc.Sobol(len(genes), rng=0).random(count)
+    unit[1::2] = 0.5 + (unit[1::2] - 0.5) / 2
+    for row in low + unit * (high - low):
+        recipe = parts.space.decode(dict(zip(genes, row.tolist(), strict=True)))
+        engine.load(recipe)
+        yield features(recipe), scorer.score(SEARCH)
+
+
+def save(out: Path, points: Sequence[tuple[list[float], ItemScores]]) -> None:
+    """Write points (N) to one file of a few megabytes."""
+    first = points[0][1]
+    header = {name: list(getattr(first, name)) for name in PER_TASK}
+    np.savez_compressed(
+        out,
+        header=np.array(json.dumps(header)),
+        task_index=first.task_index.astype(np.int16),
+        doc_id=first.doc_id.astype(np.int32),
+        features=np.array([f for f, _ in points], dtype=np.float32),
+        value=np.array([scores.value for _, scores in points]).astype(np.float16),
+        margin=np.clip([scores.margin for _, scores in points], *MARGINS).astype(np.float16),
+    )
+
+
+@dataclass(frozen=True)
+class Landscape:
+    """Recorded points and the surrogate between them.
+
+    Attributes:
+        items: Of any point: which items there are (n).
+        x: Features (N, g).
+        value: Right or wrong (N, n).
+        margin: Nats (N, n).
+    """
+
+    items: ItemScores
+    x: Floats
+    value: Floats
+    margin: Floats
+
+    @classmethod
+    def read(cls, path: Path) -> Landscape:
+        """Read what `save` wrote."""
+        data: Any = np.load(path)
+        value, margin = data["value"].astype(float), data["margin"].astype(float)
+        columns = {
+            "task_index": data["task_index"],
+            "doc_id": data["doc_id"],
+            "value": value[0],
+            "weight": np.ones(value.shape[1]),
+            "margin": margin[0],
+        }
+        header = json.loads(str(data["header"]))
+        return cls(item_scores(header, columns), data["features"].astype(float), value, margin)
+
+    @cached_property
+    def _surface(self) -> RBFInterpolator:
+        # Thin plates with some smoothing: exact at no point, so that noise is not learned.
+        both = np.hstack([self.value, self.margin])
+        return RBFInterpolator(self.x, both, kernel="linear", smoothing=0.02, degree=1)
+
+    def at(self, x: Floats) -> ItemScores:
+        """What a model with these features (g,) would answer: right where that is likelier."""
+        value, margin = np.split(self._surface(x[None])[0], 2)
+        return replace(self.items, value=(value > 0.5).astype(float), margin=margin)
+
+    def held_out(self, folds: int = 5) -> dict[str, float]:
+        """How well the surrogate tells points that it has not seen."""
+        order = np.random.default_rng(0).permutation(len(self.x))
+        told, true, right = [], [], []
+        for fold in range(folds):
+            out = order[fold::folds]
+            rest = np.setdiff1d(order, out)
+            land = Landscape(self.items, self.x[rest], self.value[rest], self.margin[rest])
+            for index in out:
+                found = land.at(self.x[index]).value
+                told.append(found.mean())
+                true.append(self.value[index].mean())
+                right.append((found == self.value[index]).mean())
+        t, y = np.array(told), np.array(true)
+        return {
+            "points": len(self.x),
+            "items": self.items.n,
+            "answers": float(np.mean(right)),
+            "r2": float(1 - ((t - y) ** 2).mean() / y.var()),
+            "rank": float(spearmanr(t, y)[0]),
+        }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Record a merge landscape.")
+    parser.add_argument("config", help="configuration, or the name of a shipped one")
+    parser.add_argument("out", type=Path, help="file to write, .npz")
+    parser.add_argument("--points", type=int, default=256, help="points of the space to score")
+    parser.add_argument("--study", type=Path, action="append", default=[], help="finished studies")
+    options = parser.parse_args()
+    points = [point for study in options.study for point in points_of(study)]
+    for point in record(options.config, options.points):
+        points.append(point)
+        print(f"{len(points)} points", end="\r", flush=True)
+    save(options.out, points)
+    print(json.dumps(Landscape.read(options.out).held_out()))
+
+
+if __name__ == "__main__":
+    main()

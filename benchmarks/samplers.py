@@ -1,0 +1,259 @@
+"""Samplers by the items that they spend: searches replayed on recorded landscapes.
+
+    make bench-search
+
+The search is the product's own: proposer, race, objective and spaces; a surrogate answers in place
+of models. All start from the same baselines. Legend: s seeds, t steps of a search.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib.metadata
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from heterosis.evals.racing import Race, item_order, rung_ends
+from heterosis.evals.scores import ItemScores
+from heterosis.search.assembly import Parts, open_parts
+from heterosis.search.config import find_config, load_config
+from heterosis.search.objective import Objective
+from heterosis.search.proposer import Proposer
+from heterosis.search.sections import Depth, RacingSection, SearchSection
+from heterosis.search.space import Params, Space
+from landscape import Landscape, features
+from numpy.typing import NDArray
+from scipy.stats import bootstrap
+
+FULL_TRIALS = 150
+"""Candidates of the search without a race that all others are held against."""
+
+SHARE = 5
+"""Of its items: the others' aim is a fifth."""
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row of the table."""
+
+    name: str
+    sampler: str = "CmaEsSampler"
+    arguments: Mapping[str, Any] | None = None
+    racing: bool = True
+    depth: str = "as configured"
+    trials: int | None = None
+
+    def section(self, seed: int) -> SearchSection:
+        """The search section of this row."""
+        return SearchSection(
+            sampler=self.sampler,
+            sampler_args=dict(self.arguments or {}),
+            run_seed=seed,
+            trials=self.trials,
+            items=None if self.trials else 1,
+            racing=RacingSection() if self.racing else False,
+        )
+
+    def space(self, space: Space) -> Space:
+        """The configured space, or another depth shape in its bounds."""
+        shape, _, count = self.depth.partition(" ")
+        if self.depth == "as configured":
+            return space
+        return replace(space, depth=Depth.model_validate({shape: int(count)} if count else shape))
+
+
+CMA = "CmaEsSampler"
+REFERENCE = Setting("CMA-ES, every item", racing=False, trials=FULL_TRIALS)
+SETTINGS = (
+    REFERENCE,
+    Setting("random, every item", "RandomSampler", racing=False, trials=FULL_TRIALS),
+    Setting("CMA-ES"),
+    Setting("CMA-ES, separable", arguments={"use_separable_cma": True}),
+    Setting("CMA-ES, lr_adapt", arguments={"lr_adapt": True}),
+    Setting("CMA-ES, population 6", arguments={"popsize": 6}),
+    Setting("CMA-ES, sigma0 0.1", arguments={"sigma0": 0.1}),
+    Setting("CMA-ES, constant depth", depth="constant"),
+    Setting("CMA-ES, 2 control points", depth="control_points 2"),
+    Setting("CMA-ES, 5 control points (default)", depth="control_points 5"),
+    Setting("random", "RandomSampler"),
+    Setting("QMC", "QMCSampler"),
+    Setting("TPE", "TPESampler"),
+    Setting("TPE, multivariate", "TPESampler", {"multivariate": True}),
+    Setting("NSGA-II", "NSGAIISampler"),
+    Setting("GP, 60 candidates", "GPSampler", trials=60),
+)
+
+
+@dataclass(frozen=True)
+class Replay:
+    """Searches on one landscape.
+
+    Attributes:
+        land: Answers.
+        parts: Of the configuration that was recorded.
+    """
+
+    land: Landscape
+    parts: Parts
+
+    @property
+    def objective(self) -> Objective:
+        """The configuration's."""
+        return self.parts.objective
+
+    def answers(self, space: Space, params: Params) -> ItemScores:
+        """What the surrogate says of a genotype."""
+        return self.land.at(np.array(features(space.decode(params))))
+
+    def value(self, scores: ItemScores) -> float:
+        """The objective."""
+        return self.objective.combined(scores).value
+
+    def baselines(self, space: Space) -> Iterator[tuple[str, Params | None, ItemScores]]:
+        """Baselines that are linear in the weights, as the configuration has them."""
+        for baseline in self.parts.baselines:
+            if baseline.params is not None:
+                scores = self.land.at(np.array(features(baseline.recipe)))
+                is_same = space is self.parts.space
+                yield baseline.kind, baseline.params if is_same else None, scores
+
+    def search(self, setting: Setting, seed: int, items: int) -> Floats:
+        """Items spent and the best score so far, after each candidate (t, 2)."""
+        space, section = setting.space(self.parts.space), setting.section(seed)
+        proposer, known = Proposer(space, section), list(self.baselines(self.parts.space))
+        for _, params, scores in known:
+            proposer.given(params if space is self.parts.space else None, (self.value(scores),), {})
+        best = max((scores for _, _, scores in known), key=self.value)
+        parents = tuple(scores for kind, _, scores in known if kind == "parent")
+        race = Race(parents, self.objective.criteria, RacingSection().alpha, self.objective.terms)
+        order = np.array(item_order(parents, seed))
+        ends = rung_ends(order.size) if section.racing else (order.size,)
+        spent, steps, number = 0, [(0, self.value(best))], len(known)
+        while spent < items and (setting.trials is None or len(steps) <= setting.trials):
+            trial, params = proposer.propose(number)
+            scores = self.answers(space, params)
+            end, value = self._raced(race, scores, best, order, ends)
+            proposer.tell(trial, (value,), {})
+            spent, number = spent + end, number + 1
+            if end == order.size and value > self.value(best):
+                best = scores
+            steps.append((spent, self.value(best)))
+        return np.array(steps, dtype=float)
+
+    def _raced(
+        self, race: Race, scores: ItemScores, best: ItemScores, order: Any, ends: tuple[int, ...]
+    ) -> tuple[int, float]:
+        """Items that a candidate meets, and what the sampler is told."""
+        for end in ends[:-1]:
+            seen = scores.taken(np.sort(order[:end]))
+            if race.is_lost(seen, best):
+                found = race.estimates(seen, best, self.objective.terms)
+                return end, self.objective.combined(found).value
+        return ends[-1], self.value(scores)
+
+
+def items_to(steps: Floats, score: float) -> float:
+    """Items spent until the best reaches a score; infinite if it never does."""
+    reached = steps[:, 1] >= score - 1e-12
+    return float(steps[np.argmax(reached), 0]) if reached.any() else np.inf
+
+
+def best_at(steps: Floats, items: float) -> float:
+    """Best score when so many items are spent."""
+    return float(steps[steps[:, 0] <= items, 1].max())
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """95 % interval of the mean over seeds (s,)."""
+    if len(set(values)) == 1:
+        return values[0], values[0]
+    found = bootstrap((values,), np.mean, n_resamples=2000, rng=0).confidence_interval
+    return float(found.low), float(found.high)
+
+
+def rows(replay: Replay, seeds: int) -> Iterator[dict[str, Any]]:
+    """One row per setting; the first is what the others are held against."""
+    full = FULL_TRIALS * replay.land.items.n
+    target, whole = 0.0, float(full)
+    for setting in SETTINGS:
+        own = seeds if setting.sampler != "GPSampler" else min(seeds, 3)
+        traces = [replay.search(setting, seed, full) for seed in range(own)]
+        if setting is REFERENCE:
+            target = float(np.median([best_at(steps, full) for steps in traces]))
+            whole = float(np.median([items_to(steps, target) for steps in traces]))
+        needed = [items_to(steps, target) for steps in traces]
+        fifth = [best_at(steps, full / SHARE) for steps in traces]
+        last = [best_at(steps, full) for steps in traces]
+        yield {
+            "name": setting.name,
+            "seeds": own,
+            "target": target,
+            "reached": sum(map(np.isfinite, needed)),
+            "items": float(np.median(needed)),
+            "quartiles": np.quantile(needed, (0.25, 0.75), method="nearest").tolist(),
+            "share": float(np.median(needed)) / full,
+            "against": float(np.median(needed)) / whole,
+            "fifth": float(np.mean(fifth)),
+            "fifth_interval": interval(fifth),
+            "last": float(np.mean(last)),
+            "last_interval": interval(last),
+        }
+
+
+def table(found: list[dict[str, Any]]) -> str:
+    """The rows in Markdown."""
+    lines = [
+        "| search | reached | items to reach it, median (quartiles) | share of the reference's "
+        f"budget | best at 1/{SHARE} of it (95 %) | best at the end (95 %) |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in found:
+        low, high = row["quartiles"]
+        lines.append(
+            f"| {row['name']} | {row['reached']}/{row['seeds']} | {row['items']:.0f} ({low:.0f}, "
+            f"{high:.0f}) | {row['share']:.2f} | {row['fifth']:.4f} "
+            f"({row['fifth_interval'][0]:.4f}, {row['fifth_interval'][1]:.4f}) | "
+            f"{row['last']:.4f} ({row['last_interval'][0]:.4f}, {row['last_interval'][1]:.4f}) |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Samplers by items spent.")
+    parser.add_argument("landscape", type=Path, help="from landscape.py")
+    parser.add_argument("--config", default="quickstart", help="what was recorded")
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--out", type=Path, help="folder for samplers.md and samplers.json")
+    options = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    land = Landscape.read(options.landscape)
+    replay = Replay(land, open_parts(load_config(find_config(options.config))))
+    fit, found = land.held_out(), []
+    for row in rows(replay, options.seeds):
+        found.append(row)
+        print(table(found[-1:]).splitlines()[-1], flush=True)
+    if options.out is None:
+        return
+    packages = {name: importlib.metadata.version(name) for name in ("optuna", "cmaes", "numpy")}
+    day = datetime.datetime.now(datetime.UTC).date().isoformat()
+    facts = {"date": day, "landscape": options.config, "surrogate": fit, "versions": packages}
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "samplers.json").write_text(json.dumps(facts | {"rows": found}, indent=1))
+    told = ", ".join(f"{name} {value:.4g}" for name, value in fit.items())
+    (options.out / "samplers.md").write_text(
+        f"# Samplers by items spent, on the recorded landscape of `{options.config}`\n\n"
+        f"{day}; surrogate held out: {told}. The score to reach, {found[0]['target']:.4f}, is the "
+        f"median of the first row after {FULL_TRIALS} candidates.\n\n{table(found)}\n"
+    )
+
+
+if __name__ == "__main__":
+    main()
