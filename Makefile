@@ -11,13 +11,13 @@ export HF_HUB_OFFLINE := 1
 export HF_DATASETS_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test test-slow check format bench bench-gpu mergekit smollm2 clean
+.PHONY: demo test test-slow check format bench bench-search bench-gpu mergekit smollm2 clean
 
 # Torch comes first and pinned: any other order may fetch gigabytes of CUDA packages.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,gguf]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,gguf,ray]'
 	@touch $@
 
 demo: $(STAMP)  ## Quickstart: search, leaderboard, export of the winner
@@ -44,6 +44,9 @@ format: $(STAMP)
 bench: $(STAMP)  ## Speeds, as ratios of two things measured in one run
 	@$(MAKE) --no-print-directory mergekit || echo 'no mergekit here: its rows are left out'
 	$(BIN)/python benchmarks/bench.py
+
+bench-search: $(STAMP)  ## Samplers and racing by items spent, replayed on a recorded landscape
+	$(BIN)/python benchmarks/samplers.py results/reference/search/quickstart.npz --out results/reference/search
 
 bench-gpu:  ## Copy bandwidth reached on a CUDA device, in under 8 minutes
 	benchmarks/gpu.sh

@@ -153,7 +153,7 @@ class Landscape:
             "items": self.items.n,
             "answers": float(np.mean(right)),
             "r2": float(1 - ((t - y) ** 2).mean() / y.var()),
-            "rank": float(spearmanr(t, y)[0]),
+            "rank": float(np.asarray(spearmanr(t, y))[0]),
         }
 
 

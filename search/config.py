@@ -20,16 +20,15 @@ from ..evals.task_files import is_path
 from ..merge.groups import HEAD, INPUTS, LAYER_KINDS, LayerGroup
 from ..merge.hints import hint
 from ..merge.methods import METHODS, Method
+from .scoring_sections import EvalSection, WorkersSection
 from .sections import (
     BaselinesSection,
-    EvalSection,
     MergeSection,
     SearchSection,
     Section,
     SpaceSection,
     SplitsSection,
     TaskSection,
-    WorkersSection,
 )
 
 PARENT_NAME = re.compile(r"[A-Za-z0-9_-]+")

@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .candidate import Candidate
-from .sections import SearchSection, WorkersSection
+from .scoring_sections import WorkersSection
+from .sections import SearchSection
 
 GENERATION = 16
 """Candidates of a generation for samplers that have none of their own."""

@@ -23,7 +23,7 @@ from typing import Any
 
 from .config import ConfigError
 from .journal import StudyError
-from .sections import WorkersSection
+from .scoring_sections import WorkersSection
 from .workers import Job, Result
 
 log = logging.getLogger(__name__)
@@ -63,14 +63,21 @@ class _Scorer:
     """What an actor runs: builds its scoring once, then scores."""
 
     def __init__(self, build: Callable[[], Score]) -> None:
-        self._score = build()
+        self._build = build
+        self._score: Score | None = None
 
     def ready(self) -> str:
-        """Answer once it is built: with the machine's name."""
+        """Build, not before it is asked: what is refused then comes back as it was raised.
+
+        Returns:
+            The machine's name.
+        """
+        self._score = self._build()
         return socket.gethostname()
 
     def score(self, job: Job) -> Result:
         """Score one candidate."""
+        assert self._score is not None
         return self._score(job)
 
 
@@ -109,7 +116,10 @@ class RayWorkers:
     def _hire(self) -> _Worker:
         import ray
 
-        options = {"num_cpus": self._section.cpus_per_worker, "num_gpus": self._gpus}
+        options: dict[str, Any] = {
+            "num_cpus": self._section.cpus_per_worker,
+            "num_gpus": self._gpus,
+        }
         actor_class: Any = ray.remote(max_restarts=0, max_task_retries=0, **options)(_Scorer)
         actor = actor_class.remote(self._build)
         return _Worker(actor, actor.ready.remote())
@@ -145,12 +155,13 @@ class RayWorkers:
     def _taken(self, worker: _Worker) -> Result | None:
         """Take what a worker has sent: a result, that it is ready, or that it is gone."""
         import ray
+        from ray.exceptions import RayActorError, RayTaskError
 
         try:
             answer = ray.get(worker.task)
-        except ray.exceptions.RayTaskError as error:
+        except RayTaskError as error:
             raise error.cause from error  # ours, from the worker's side
-        except ray.exceptions.RayActorError as error:
+        except RayActorError as error:
             return self._bury(worker, error)
         worker.task, worker.job = None, None
         if isinstance(answer, Result):
@@ -163,7 +174,7 @@ class RayWorkers:
         job, reason = worker.job, " ".join(str(error).split())[:200]
         self._replace(worker)
         if job is None:
-            self._stillborn(worker, error, reason)
+            self._stillborn(worker, reason)
             return None
         deaths = self._deaths[job.number] = self._deaths.get(job.number, 0) + 1
         log.warning("candidate %d: its worker died (%s)", job.number, reason)
@@ -173,10 +184,7 @@ class RayWorkers:
         seconds = time.monotonic() - worker.since
         return Result(job.number, f"its worker died {deaths} times: {reason}", seconds)
 
-    def _stillborn(self, worker: _Worker, error: Exception, reason: str) -> None:
-        cause = getattr(error, "cause", None)
-        if isinstance(cause, ValueError):
-            raise cause  # parents, tasks or identity: no other worker will do better
+    def _stillborn(self, worker: _Worker, reason: str) -> None:
         self._stillbirths += not worker.is_ready
         if self._stillbirths >= STILLBIRTHS:
             raise StudyError(
@@ -186,8 +194,9 @@ class RayWorkers:
 
     def _replace(self, worker: _Worker) -> None:
         import ray
+        from ray.exceptions import RayError
 
-        with contextlib.suppress(ray.exceptions.RayError):
+        with contextlib.suppress(RayError):
             ray.kill(worker.actor)
         self._workers[self._workers.index(worker)] = self._hire()
 
@@ -220,9 +229,10 @@ class RayWorkers:
     def close(self) -> None:
         """See `Workers`; a cluster that was started here ends."""
         import ray
+        from ray.exceptions import RayError
 
         for worker in self._workers:
-            with contextlib.suppress(ray.exceptions.RayError):
+            with contextlib.suppress(RayError):
                 ray.kill(worker.actor)
         self._workers = []
         with _own_signals():

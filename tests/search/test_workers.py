@@ -9,7 +9,8 @@ from heterosis.search.config import ConfigError, load_config
 from heterosis.search.generations import Pace, pace_of
 from heterosis.search.progress import PlainReporter
 from heterosis.search.run import run_search
-from heterosis.search.sections import SearchSection, WorkersSection
+from heterosis.search.scoring_sections import WorkersSection
+from heterosis.search.sections import SearchSection
 from heterosis.search.workers import score_job
 from rich.console import Console
 

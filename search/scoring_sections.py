@@ -1,0 +1,75 @@
+"""The sections that say how, and by whom, models are scored: `eval` and `workers`.
+
+Like those of `sections`: each by itself, neither torch nor Optuna.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from ..evals.chat import ChatOptions
+from .sections import Section
+
+CHAT_KEYS = ("apply_chat_template", "system_instruction", "fewshot_as_multiturn")
+"""Keys of `eval` that say how prompts are wrapped; lm-eval's words."""
+
+
+class WorkersSection(Section):
+    """Who scores the candidates; with this section the search goes by generations."""
+
+    engine: Literal["local", "ray"] = "local"
+    """`local`: this process; `ray`: one actor per device, on all machines of a Ray cluster."""
+    num: int = Field(default=1, ge=1)
+    """Candidates scored at the same time."""
+    gpus_per_worker: float = Field(default=1, ge=0)
+    """Of each actor; 0 for CPUs."""
+    cpus_per_worker: float = Field(default=1, ge=0)
+    """Of each actor: what Ray counts, and the number of threads is `eval.threads`."""
+    address: str | None = None
+    """Of a Ray cluster: `auto`, or `HOST:PORT`; without one it is started on this machine."""
+    timeout: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Seconds after which a candidate has failed."""
+    generation: int | None = Field(default=None, ge=1)
+    """Candidates proposed from the same results; default: the sampler's population, or 16."""
+    ahead: int | None = Field(default=None, ge=0)
+    """Candidates of the next generation proposed beforehand, for workers that would wait;
+    default: a quarter of `generation`."""
+
+    @model_validator(mode="after")
+    def _of_engine(self) -> WorkersSection:
+        if self.engine == "local" and (self.num > 1 or self.timeout is not None):
+            raise ValueError(
+                "`engine: local` scores one candidate at a time and cannot break off, got `num: "
+                f"{self.num}`, `timeout: {self.timeout}`; leave them out, or take `engine: ray`"
+            )
+        return self
+
+
+class EvalSection(Section):
+    """How models are scored."""
+
+    batch_size: int = Field(default=32, ge=1)
+    batch_tokens: int | None = Field(default=None, ge=1)
+    """Most tokens of a forward pass where requests are packed; default: 256 for each of
+    `batch_size`."""
+    threads: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = "auto"
+    """CPU threads of torch; `auto` measures at the start of the study and keeps to it."""
+    apply_chat_template: bool = False
+    """Whether prompts are rendered by the base tokenizer's chat template, as lm-eval does."""
+    system_instruction: str | None = None
+    """The system's turn in a chat template; without one, text that stands directly before every
+    prompt, as in lm-eval: end it with a line break."""
+    fewshot_as_multiturn: bool | None = None
+    """Whether few-shot examples are turns of their own; default: as `apply_chat_template`."""
+
+    @model_validator(mode="after")
+    def _turns_of_a_template(self) -> EvalSection:
+        ChatOptions(**self.chat)
+        return self
+
+    @property
+    def chat(self) -> dict[str, Any]:
+        """Arguments of `ChatOptions`."""
+        return {name: getattr(self, name) for name in CHAT_KEYS}

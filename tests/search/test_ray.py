@@ -1,0 +1,200 @@
+"""Ray workers on this machine: the same study, deaths, timeouts, stops."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+
+import psutil
+import pytest
+from heterosis.merge.recipe import Recipe
+from heterosis.search.config import ConfigError, load_config
+from heterosis.search.ray_workers import RayWorkers, check_ray
+from heterosis.search.scoring_sections import WorkersSection
+from heterosis.search.workers import Job, Result
+
+from .test_kill import start, wait_for_new_lines
+from .test_search import record, run
+
+RECIPE = Recipe.uniform("linear", ("a", "b"), ("layers.0.attn",), 0.5)
+RAY = {"engine": "ray", "num": 2, "gpus_per_worker": 0}
+
+
+@pytest.fixture
+def with_ray(monkeypatch):
+    pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+
+
+def test_without_ray_the_remedy_is_told(monkeypatch, small_search):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ConfigError, match=r"pip install 'heterosis\[ray\]'"):
+        check_ray()
+    path = small_search.write(workers=RAY)
+    with pytest.raises(ConfigError, match="not installed"):
+        run(path)
+
+
+def odd_ones_die():
+    """Scores even numbers; the process dies over odd ones."""
+
+    def score(job: Job) -> Result:
+        if job.number % 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return Result(job.number, "even", 0.0)
+
+    return score
+
+
+def the_first_time_dies(marks):
+    """The process dies over every number once."""
+
+    def score(job: Job) -> Result:
+        mark = marks / str(job.number)
+        if not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return Result(job.number, "the second time", 0.0)
+
+    return score
+
+
+def sleeps():
+    def score(job: Job) -> Result:
+        time.sleep(600 if job.number == 1 else 0.01)
+        return Result(job.number, "slept", 0.0)
+
+    return score
+
+
+def refuses():
+    raise ConfigError("no such parent")
+
+
+def reasons(workers, count: int) -> dict[int, str]:
+    """Give out jobs 0, 1, ... as workers are idle; return what became of each."""
+    found: dict[int, str] = {}
+    number = 0
+    while len(found) < count:
+        while workers.idle > 0 and number < count:
+            workers.submit(Job(number, RECIPE, ()))
+            number += 1
+        for result in workers.wait():
+            assert result.number not in found
+            found[result.number] = result.scores
+    return found
+
+
+def scored(build, count: int, **given) -> dict[int, str]:
+    section = WorkersSection.model_validate(
+        {"engine": "ray", "num": 2, "gpus_per_worker": 0, **given}
+    )
+    workers = RayWorkers(section, build, gpus=0)
+    try:
+        return reasons(workers, count)
+    finally:
+        workers.close()
+
+
+@pytest.mark.slow
+def test_a_candidate_that_kills_its_worker_three_times_has_failed(with_ray):
+    found = scored(odd_ones_die, 4)
+    assert found[0] == found[2] == "even"
+    assert found[1].startswith("its worker died 3 times: ")
+    assert found[3].startswith("its worker died 3 times: ")
+
+
+@pytest.mark.slow
+def test_a_candidate_whose_worker_died_is_begun_anew(with_ray, tmp_path):
+    found = scored(partial(the_first_time_dies, tmp_path), 4)
+    assert found == dict.fromkeys(range(4), "the second time")
+
+
+@pytest.mark.slow
+def test_a_candidate_that_takes_too_long_has_failed(with_ray):
+    found = scored(sleeps, 5, timeout=3)
+    assert found.pop(1) == "took longer than workers.timeout, 3 s"
+    assert found == dict.fromkeys((0, 2, 3, 4), "slept")
+
+
+@pytest.mark.slow
+def test_what_a_worker_refuses_ends_the_search_with_its_reason(with_ray):
+    with pytest.raises(ConfigError, match="no such parent"):
+        scored(refuses, 1)
+
+
+@pytest.mark.slow
+def test_a_cluster_that_is_not_there_is_told(with_ray):
+    section = WorkersSection(engine="ray", address="127.0.0.1:1")
+    with pytest.raises(ConfigError, match="must be that of a running Ray cluster"):
+        RayWorkers(section, sleeps, gpus=0)
+
+
+SEARCH = {"trials": 14, "racing": {"first": 10, "alpha": 0.3}, "sampler_args": {"popsize": 4}}
+
+
+@pytest.mark.slow
+def test_two_workers_find_what_one_finds(with_ray, small_search, tmp_path):
+    outcome, _ = run(small_search.write(search=SEARCH, workers={"engine": "local"}))
+    assert outcome.finished
+    path = small_search.write(search=SEARCH, workers=RAY, results=str(tmp_path / "two"))
+    outcome, _ = run(path)
+    assert outcome.finished
+    assert record(tmp_path / "two") == record(small_search.results)
+    assert any(row.candidate.raced for row in outcome.board.rows)
+
+
+def actors_of(process) -> list[int]:
+    """Process ids of a driver's actors."""
+    below = psutil.Process(process.pid).children(recursive=True)
+    return [p.pid for p in below if "_Scorer" in " ".join(p.cmdline())]
+
+
+@pytest.mark.slow
+def test_killed_workers_and_a_killed_driver_change_nothing(with_ray, small_search, tmp_path):
+    search = SEARCH | {"trials": 60}
+    run(small_search.write(search=search, workers={"engine": "local"}))
+    results = tmp_path / "killed"
+    path = small_search.write(search=search, workers=RAY, results=str(results))
+    process = start(path, results)
+    wait_for_new_lines(process, results, 12)
+    (one, *_) = actors_of(process)
+    os.kill(one, signal.SIGKILL)
+    wait_for_new_lines(process, results, 4)
+    others = actors_of(process)
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 60
+    while any(is_alive(pid) for pid in others):
+        assert time.monotonic() < deadline, "actors have outlived their driver"
+        time.sleep(0.2)
+    assert start(path, results).wait() == 0
+    assert record(results) == record(small_search.results)
+
+
+def is_alive(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_frees_the_workers(with_ray, small_search, tmp_path, number):
+    results = tmp_path / "stopped"
+    search = SEARCH | {"trials": 400}
+    path = small_search.write(search=search, workers=RAY)
+    process = start(path, results, stdout=subprocess.PIPE)
+    wait_for_new_lines(process, results, 12)
+    actors = actors_of(process)
+    assert len(actors) == 2
+    process.send_signal(number)
+    out, _ = process.communicate()
+    assert process.returncode == 130, out
+    assert "ended early: the same command continues" in out
+    assert not any(is_alive(pid) for pid in actors)
+
+
+def test_ray_is_configured_as_a_section(small_search):
+    config = load_config(small_search.write(workers=RAY | {"address": "auto", "timeout": 60}))
+    assert config.workers.address == "auto"
