@@ -39,6 +39,9 @@ STILLBIRTHS = 5
 GLANCE = 0.5
 """Seconds after which `wait` looks up though nothing has come."""
 
+KNOCK = 10.0
+"""Seconds within which a cluster must answer."""
+
 PATIENCE = 60.0
 """Seconds without any worker after which a person is told, again and again."""
 
@@ -252,14 +255,22 @@ def _connect(section: WorkersSection) -> None:
         needed = max(section.num * section.cpus_per_worker, os.cpu_count() or 1)
         options["num_cpus"] = int(-(-needed // 1))
     try:
+        _knock(section.address)
         with _own_signals():
             ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise ConfigError(
             f"workers.address must be that of a running Ray cluster, got `{section.address}` "
             f"({' '.join(str(error).split())[:200]}); start one by `ray start --head`, or leave "
             "`address` out"
         ) from error
+
+
+def _knock(address: str | None) -> None:
+    """Raise OSError unless something listens at ``HOST:PORT``: Ray itself ends the process."""
+    host, _, port = (address or "").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=KNOCK).close()
 
 
 @contextlib.contextmanager
