@@ -317,12 +317,16 @@ def _refuse_missing_columns(task: Any, spec: TaskSpec, prompts: Prompts) -> None
                 f"task '{task.task_name}': `optimize: {column}` is known for tasks of type "
                 f"{' or '.join(kinds)}, got {task.OUTPUT_TYPE}; use `{METRIC}`"
             )
-        odd = [row for row, gold in prompts.gold.items() if not gold] if column in NEEDS else []
-        if task.OUTPUT_TYPE == "multiple_choice" and odd:
-            raise TaskError(
-                f"task '{task.task_name}': `optimize: {column}` needs a right answer for every "
-                f"document, got none for doc {odd[0]}; use `{METRIC}`"
-            )
+        if column not in NEEDS or task.OUTPUT_TYPE != "multiple_choice":
+            continue
+        for row, gold in prompts.gold.items():
+            wrong = prompts.n_choices[row] - len(gold)
+            if not gold or (column == "margin" and not wrong):
+                raise TaskError(
+                    f"task '{task.task_name}': `optimize: {column}` needs a right answer to every "
+                    f"document, and a wrong one for a margin; got {len(gold)} right and {wrong} "
+                    f"wrong for doc {row}; use `{METRIC}`"
+                )
 
 
 def _source(spec: TaskSpec) -> Path | None:

@@ -353,3 +353,21 @@ def test_dictionaries_that_fail():
     twice = [TaskSpec(in_a_dictionary())] * 2
     with pytest.raises(TaskError, match="names must differ, got 'coded' from 'dictionary coded'"):
         load_tasks(twice, splits=WHOLE)
+
+
+@pytest.mark.parametrize(
+    ("changes", "column", "found"),
+    [
+        (
+            {"doc_to_target": "{{[7, gold][q != 'word 3']}}"},
+            "log_likelihood",
+            "0 right and 2 wrong",
+        ),
+        ({"doc_to_choice": ["yes"], "doc_to_target": "{{0}}"}, "margin", "1 right and 0 wrong"),
+    ],
+)
+def test_what_is_optimised_must_be_there_for_every_document(tmp_path, changes, column, found):
+    path = choice_task(tmp_path, **changes)
+    with pytest.raises(TaskError, match=f"`optimize: {column}` needs a right .* got {found}"):
+        load_one(path, optimize=(column,))
+    assert load_one(path).optimize == ("metric",)

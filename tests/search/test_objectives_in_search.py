@@ -5,9 +5,11 @@ import io
 import pytest
 from heterosis.evals.splits import SEARCH
 from heterosis.evals.store import ItemStore
-from heterosis.search.candidate import candidate_of
+from heterosis.merge.recipe import Recipe
+from heterosis.search.candidate import Candidate, candidate_of, settled
 from heterosis.search.config import ConfigError, load_config
-from heterosis.search.journal import Journal
+from heterosis.search.journal import Journal, StudyError
+from heterosis.search.objective import Objective
 from heterosis.search.sheet import csv_text
 from heterosis.search.views import markdown, table
 from rich.console import Console
@@ -133,3 +135,12 @@ def test_the_error_is_one_of_the_configuration(small_search):
     path = small_search.write(tasks=tasks("metric", "loss"))
     with pytest.raises(ConfigError, match=r"tasks\.1\.optimize"):
         load_config(path)
+
+
+def test_a_scale_needs_a_parent_that_was_scored():
+    objective = Objective("mean", {"a": 1}, {"a": 1}, normalize=True)
+    recipe = Recipe.uniform("linear", ("a", "b"), ("layers.0.attn",), 1.0)
+    failed = Candidate(1, "parent:a", "parent", recipe, failure="NaN")
+    with pytest.raises(StudyError, match="counts from the parents' scores, but none of them"):
+        settled(objective, [failed])
+    assert settled(objective, []) is objective
