@@ -38,7 +38,7 @@ OBJECTIVES = {
 }
 
 
-EVERYDAY = ("metric and margin", "pareto, normalised")
+EVERYDAY = ("pareto, normalised",)
 
 
 @pytest.mark.parametrize(
