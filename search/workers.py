@@ -71,14 +71,13 @@ class Workers(Protocol):
 def score_job(bench: Bench, race: Race | None, job: Job) -> Result:
     """Load and score a candidate; stop it at the first rung at which it has lost its race."""
     start, total = time.monotonic(), bench.scorer.items(SEARCH)
-
-    def is_lost(seen: ItemScores) -> bool:
-        return race is not None and any(race.is_lost(seen, rival) for rival in job.rivals)
-
     if race is None or not job.rivals:
         scores = bench.score(job.recipe, SEARCH)
     else:
-        scores = bench.race(job.recipe, lambda seen: seen.n < total and is_lost(seen))
+        scores = bench.race(
+            job.recipe,
+            lambda seen: seen.n < total and any(race.is_lost(seen, r) for r in job.rivals),
+        )
     return Result(job.number, scores, time.monotonic() - start)
 
 

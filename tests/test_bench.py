@@ -3,36 +3,26 @@
 import importlib
 import json
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
 from heterosis.search.assembly import make_scorer
 
-ROOT = Path(__file__).parents[1]
 ITEMS = 8
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _scripts():
-    """The files that `make bench` runs; they are part of no package."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "benchmarks")
-        yield
-
-
 @pytest.fixture(scope="module")
-def bench(_scripts) -> Any:
+def bench(benchmark_scripts) -> Any:
     return importlib.import_module("bench")
 
 
 @pytest.fixture(scope="module")
-def merging(_scripts) -> Any:
+def merging(benchmark_scripts) -> Any:
     return importlib.import_module("merging")
 
 
 @pytest.fixture(scope="module")
-def timing(_scripts) -> Any:
+def timing(benchmark_scripts) -> Any:
     return importlib.import_module("timing")
 
 
@@ -169,7 +159,7 @@ def test_peer_rows_ask_for_the_recipe_that_is_loaded(merging, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_gpu_script_measures_every_method(_scripts, tmp_path, monkeypatch, capsys):
+def test_the_gpu_script_measures_every_method(benchmark_scripts, tmp_path, monkeypatch, capsys):
     gpu = importlib.import_module("gpu")
     small = {"HIDDEN": 256, "INTERMEDIATE": 640, "VOCABULARY": 512, "PIECE": (128, 128)}
     for name, size in small.items():

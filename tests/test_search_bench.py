@@ -11,20 +11,11 @@ from heterosis.evals.splits import SEARCH
 from heterosis.search.assembly import open_parts
 from heterosis.search.config import find_config, load_config
 
-ROOT = Path(__file__).parents[1]
-RECORDED = ROOT / "results/reference/search/quickstart.npz"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _scripts():
-    """The files that `make bench-search` runs; they are part of no package."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "benchmarks")
-        yield
+RECORDED = Path(__file__).parents[1] / "results/reference/search/quickstart.npz"
 
 
 @pytest.fixture(scope="module")
-def samplers() -> Any:
+def samplers(benchmark_scripts) -> Any:
     return importlib.import_module("samplers")
 
 
