@@ -11,6 +11,9 @@ export HF_HUB_OFFLINE := 1
 export HF_DATASETS_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
+# Test files on all cores at once, one thread each.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile
+
 .PHONY: demo test test-slow check format bench bench-search bench-gpu mergekit smollm2 clean
 
 # Torch comes first and pinned: any other order may fetch gigabytes of CUDA packages.
@@ -27,10 +30,10 @@ demo: $(STAMP)  ## Quickstart: search, leaderboard, export of the winner
 	@echo "leaderboard: $(STUDY)/leaderboard.md and .csv   model: $(EXPORT)"
 
 test: $(STAMP)  ## The everyday suite
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-slow: $(STAMP)  ## What takes minutes: kills, whole searches, peers
-	$(BIN)/python -m pytest -q -m slow
+	$(PYTEST) -m slow
 
 check: $(STAMP)  ## Lint, format, types
 	$(BIN)/ruff check .

@@ -28,12 +28,13 @@ def test_a_folder_of_tasks(heterosis):
     assert "2 of 2 can run here" in out
 
 
-def test_what_cannot_run_is_told_with_the_remedy(heterosis, away):
+def test_what_cannot_run_is_told_with_the_remedy(heterosis, away, monkeypatch):
     code, out, _ = heterosis("tasks", away.parent)
     assert code == 0
     assert "away.yaml" not in out
     assert "0 of 1 can run here" in out
     assert "the same command with --all" in out
+    monkeypatch.setenv("COLUMNS", "400")
     _, out, _ = heterosis("tasks", away, TASKS / "java.yaml", "--all")
     assert "data set nobody/nothing is not in the cache" in out
     assert "1 of 2 can run here" in out
