@@ -8,7 +8,7 @@ has words for it. Knows nothing of scores: the model card comes in as text.
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -38,8 +38,10 @@ class Record:
     """What recipe.json says of a merge.
 
     ``models`` maps "base" and each parent to its path or hub id and the SHA-256 of its weights;
-    it is empty in a file that holds a bare recipe. ``dtype`` is that of the weights written, None
-    where they kept the base's own; ``template`` is a chat template other than the base's.
+    it is empty in a file that holds a bare recipe. ``weights`` maps each tensor that was written to
+    the SHA-256 of its bytes, ``versions`` packages to theirs. ``dtype`` is that of the weights
+    written, None where they kept the base's own; ``template`` is a chat template other than the
+    base's.
     """
 
     recipe: Recipe
@@ -47,6 +49,8 @@ class Record:
     dtype: str | None = None
     tokenizer: str | None = None
     template: str | None = None
+    weights: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
 
 
 def export_model(
@@ -95,7 +99,7 @@ def export_model(
     for weight in weights:
         sizes[weight.dtype] += weight.n_bytes * weight.dtype.is_floating_point
     dtype = sizes.most_common(1)[0][0]
-    files = model_files(
+    files, record = model_files(
         recipe,
         parents,
         card,
@@ -111,6 +115,7 @@ def export_model(
         dtype=dtype,
         max_shard_size=max_shard_size,
         texts={**(extra_files or {}), **files},
+        record=record,
         verify=verify,
     )
 
@@ -125,7 +130,7 @@ def _weight(name: str, targets: Mapping[str, Tensor], parents: ParentSet) -> Wei
 
 def _check_extra(extra_files: Mapping[str, str], files: Mapping[str, str]) -> None:
     for name in extra_files:
-        if name in (*files, MERGEKIT_FILE):
+        if name in (*files, RECIPE_FILE, MERGEKIT_FILE):
             raise ExportError(
                 f"an extra file needs a plain name of its own, got {name!r}; rename it"
             )
@@ -140,8 +145,10 @@ def model_files(
     tokenizer: str | None = None,
     template: str | None = None,
     provenance: Mapping[str, Any] | None = None,
-) -> dict[str, str]:
-    """The texts that lie beside a model: card, recipe.json and, if it can be, mergekit's YAML.
+) -> tuple[dict[str, str], Callable[[Mapping[str, str]], dict[str, str]]]:
+    """The texts that lie beside a model: card and, if it can be, mergekit's YAML; recipe.json.
+
+    recipe.json is made last, by a function that is given the SHA-256 of every tensor.
 
     Args:
         recipe: Of the model.
@@ -165,11 +172,15 @@ def model_files(
         "tokenizer": tokenizer,
         "chat_template": template,
         "mergekit": said,
-        "versions": {package: _version(package) for package in _PACKAGES},
+        "versions": versions_here(),
         "provenance": dict(provenance or {}),
     }
-    text = json.dumps(record, indent=2, allow_nan=False) + "\n"
-    return {CARD_FILE: card, RECIPE_FILE: text, **files}
+
+    def recipe_file(digests: Mapping[str, str]) -> dict[str, str]:
+        whole = record | {"weights": dict(sorted(digests.items()))}
+        return {RECIPE_FILE: json.dumps(whole, indent=2, allow_nan=False) + "\n"}
+
+    return {CARD_FILE: card, **files}, recipe_file
 
 
 def _record(recipe: Recipe, parents: ParentSet) -> dict[str, Any]:
@@ -209,6 +220,11 @@ def _reference(parents: ParentSet, owner: str) -> str:
     return place.text
 
 
+def versions_here() -> dict[str, str]:
+    """Package -> its version here, of those that decide what a merge writes."""
+    return {package: _version(package) for package in _PACKAGES}
+
+
 def _version(package: str) -> str:
     try:
         return version(package)
@@ -237,9 +253,14 @@ def read_record(path: Path | str) -> Record:
     try:
         given = {BASE: data["base"], **data["parents"]} if "base" in data else {}
         models = {owner: (str(m["path"]), str(m["sha256"])) for owner, m in given.items()}
+        weights, versions = (
+            {str(name): str(word) for name, word in data.get(key, {}).items()}
+            for key in ("weights", "versions")
+        )
     except (KeyError, TypeError, AttributeError) as error:
         raise ExportError(
-            f"{path} does not say where base and parents lie ({error!r}); export the model again"
+            f"{path} does not say where base and parents lie, or holds no digests of weights "
+            f"({error!r}); export the model again"
         ) from None
-    words = (data.get(key) for key in ("dtype", "tokenizer", "chat_template"))
-    return Record(recipe, models, *words)
+    dtype, tokenizer, template = (data.get(k) for k in ("dtype", "tokenizer", "chat_template"))
+    return Record(recipe, models, dtype, tokenizer, template, weights, versions)

@@ -22,6 +22,7 @@ from .engine import MergeFailure, check_fit
 from .export import MERGEKIT_FILE, RECIPE_FILE, Record, model_files, read_record
 from .facts import FreshFacts, largest_value
 from .groups import EMBED, HEAD, layer_group
+from .hints import hint
 from .launch import Launcher, merge_tensors
 from .mergekit_file import MergekitFile, ModelRef, parse
 from .mergekit_read import models_of, translate
@@ -29,9 +30,9 @@ from .mergekit_values import MergekitError
 from .parents import BASE, ParentError, ParentSet
 from .recipe import Recipe
 from .resident import resident_dtype
-from .writer import FLOATS, Weight, check_goal, shard_bytes, write_model
+from .writer import FLOATS, Weight, check_goal, shard_bytes, tensor_digest, write_model
 
-__all__ = ["FileMerge", "merge_files", "open_merge"]
+__all__ = ["FileMerge", "merge_files", "merged_digests", "open_merge"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ def open_merge(
     dtype: str | None = None,
     tokenizer: str | None = None,
     download: bool = False,
+    models: Mapping[str, str] | None = None,
 ) -> FileMerge:
     """Read a file that asks for a merge, and open the models that it names.
 
@@ -71,6 +73,7 @@ def open_merge(
         dtype: Of the weights to write; default: what the file says, else the base's.
         tokenizer: "base" or "union" where vocabularies differ; default: what the file says.
         download: Fetch models from the hub that the local cache lacks.
+        models: Of a recipe.json: "base" or a parent -> where it is now.
 
     Raises:
         ValueError: What cannot be read, opened or honoured; one line with the remedy.
@@ -78,13 +81,22 @@ def open_merge(
     path = _file_of(Path(source))
     given = None if dtype is None else resident_dtype(dtype)
     if path.suffix == ".json":
-        record = read_record(path)
+        record = _moved(path, read_record(path), models or {})
         return _from_record(path, record, mask_seed, given, tokenizer, download)
     file = parse(path)
     try:
         return _from_mergekit(path, file, mask_seed or 0, given, tokenizer, download)
     except MergekitError as error:
         raise MergekitError(f"{path}: {error}") from None
+
+
+def _moved(path: Path, record: Record, models: Mapping[str, str]) -> Record:
+    """The record with models in other places than it says."""
+    for owner in models:
+        if owner not in record.models:
+            raise MergekitError(f"{path} names no model `{owner}`; {hint(owner, record.models)}")
+    places = {o: (models.get(o, text), digest) for o, (text, digest) in record.models.items()}
+    return replace(record, models=places)
 
 
 def _file_of(source: Path) -> Path:
@@ -229,7 +241,7 @@ def merge_files(
     if on_tensor is not None:
         weights = _announced(weights, on_tensor)
     dtype = None if merge.dtype is None else str(merge.dtype).removeprefix("torch.")
-    texts = model_files(
+    texts, record = model_files(
         merge.recipe,
         merge.parents,
         card,
@@ -239,8 +251,36 @@ def merge_files(
         provenance=provenance,
     )
     return write_model(
-        out, weights, merge.parents, dtype=merge.dtype, max_shard_size=max_shard_size, texts=texts
+        out,
+        weights,
+        merge.parents,
+        dtype=merge.dtype,
+        max_shard_size=max_shard_size,
+        texts=texts,
+        record=record,
     )
+
+
+def merged_digests(
+    merge: FileMerge,
+    *,
+    device: str = "cpu",
+    on_tensor: Callable[[int, int], None] | None = None,
+) -> dict[str, str]:
+    """Merge, and write nothing: tensor name -> SHA-256, hex, of the bytes a file would hold.
+
+    Args:
+        merge: As opened.
+        device: Where tensors are merged, one at a time.
+        on_tensor: As in `merge_files`.
+
+    Raises:
+        ValueError: If a model holds NaN or infinity.
+    """
+    weights = _weights(merge, _device(device))
+    if on_tensor is not None:
+        weights = _announced(weights, on_tensor)
+    return {weight.name: tensor_digest(weight) for weight in weights}
 
 
 def _device(name: str) -> torch.device:

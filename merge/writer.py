@@ -7,6 +7,7 @@ recipes nor resident models.
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -29,7 +30,7 @@ try:
 except ImportError:  # Windows: what a killed process has left behind stays
     fcntl = None
 
-__all__ = ["ExportError", "Weight", "check_goal", "shard_bytes", "write_model"]
+__all__ = ["ExportError", "Weight", "check_goal", "shard_bytes", "tensor_digest", "write_model"]
 
 CONFIG = "config.json"
 
@@ -84,6 +85,7 @@ def write_model(
     dtype: torch.dtype | None = None,
     max_shard_size: str = "5GB",
     texts: Mapping[str, str] | None = None,
+    record: Callable[[Mapping[str, str]], Mapping[str, str]] | None = None,
     verify: Callable[[Path], None] | None = None,
 ) -> Path:
     """Write a model directory that transformers and vLLM load.
@@ -98,6 +100,7 @@ def write_model(
         dtype: Written into config.json; None leaves what the base's says.
         max_shard_size: Largest weight file, as transformers reads it ("5GB", decimal).
         texts: File name -> text, written beside the weights; they win over the base's files.
+        record: Given tensor name -> SHA-256 of its bytes, hex, returns more of such texts.
         verify: Called with the complete draft; what it raises withdraws the model.
 
     Returns:
@@ -114,10 +117,12 @@ def write_model(
     _check_names(texts)
     with _draft(goal) as draft:
         _check_space(draft, sum(weight.n_bytes for weight in weights))
-        _write_weights(draft, weights, limit)
+        digests = _write_weights(draft, weights, limit)
         _write_settings(draft, parents, dtype)
         _keep_files(draft, parents)
-        for name, text in texts.items():
+        more = dict(record(digests)) if record is not None else {}
+        _check_names(more)
+        for name, text in (texts | more).items():
             (draft / name).write_text(text, encoding="utf-8")
         _open_to_readers(draft)
         if verify is not None:
@@ -219,15 +224,15 @@ def _remove_stale(goal: Path) -> None:
                 os.close(held)
 
 
-def _write_weights(folder: Path, weights: Sequence[Weight], limit: int) -> None:
+def _write_weights(folder: Path, weights: Sequence[Weight], limit: int) -> dict[str, str]:
+    """Write the weight files; return the SHA-256 of each tensor's bytes."""
     shards = _shards(weights, limit)
     if len(shards) == 1:
-        _write_shard(folder / WEIGHTS, shards[0])
-        return
-    weight_map = {}
+        return _write_shard(folder / WEIGHTS, shards[0])
+    weight_map, digests = {}, {}
     for number, shard in enumerate(shards, start=1):
         name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        _write_shard(folder / name, shard)
+        digests |= _write_shard(folder / name, shard)
         weight_map |= {weight.name: name for weight in shard}
     sizes = {
         "total_parameters": sum(torch.Size(weight.shape).numel() for weight in weights),
@@ -235,6 +240,7 @@ def _write_weights(folder: Path, weights: Sequence[Weight], limit: int) -> None:
     }
     index = {"metadata": sizes, "weight_map": dict(sorted(weight_map.items()))}
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    return digests
 
 
 def _shards(weights: Sequence[Weight], limit: int) -> list[list[Weight]]:
@@ -250,7 +256,7 @@ def _shards(weights: Sequence[Weight], limit: int) -> list[list[Weight]]:
     return shards
 
 
-def _write_shard(path: Path, weights: Sequence[Weight]) -> None:
+def _write_shard(path: Path, weights: Sequence[Weight]) -> dict[str, str]:
     """One safetensors file (its README, "Format"): header length, header, data without gaps."""
     weights = sorted(weights, key=lambda weight: -weight.dtype.itemsize)  # keeps data aligned
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
@@ -266,18 +272,28 @@ def _write_shard(path: Path, weights: Sequence[Weight]) -> None:
     text += b" " * (-len(text) % 8)
     with path.open("xb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
-        for weight in weights:
-            _write_tensor(file, weight)
+        digests = {weight.name: _write_tensor(file, weight) for weight in weights}
         file.flush()
         os.fsync(file.fileno())
+    return digests
 
 
-def _write_tensor(file: BinaryIO, weight: Weight) -> None:
+def _write_tensor(file: BinaryIO, weight: Weight) -> str:
+    data = _bytes(weight)
+    file.write(data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def tensor_digest(weight: Weight) -> str:
+    """SHA-256, hex, of the bytes that a weight file would hold of it."""
+    return hashlib.sha256(_bytes(weight)).hexdigest()
+
+
+def _bytes(weight: Weight) -> memoryview:
     tensor = weight.make()
     assert (tuple(tensor.shape), tensor.dtype) == (weight.shape, weight.dtype), weight
     flat = tensor.detach().cpu().contiguous().reshape(-1)
-    if flat.numel():
-        file.write(flat.view(torch.uint8).numpy().data)
+    return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
 
 
 def _write_settings(folder: Path, parents: ParentSet, dtype: torch.dtype | None) -> None:

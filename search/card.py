@@ -6,14 +6,14 @@ matter of a Hugging Face model card. Cards name models, never places on a disk.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import yaml
+from huggingface_hub import EvalResult, ModelCardData
 
 from .format import p_value, recipe_line, score, signed
 from .leaderboard import Leaderboard, Row
+from .licences import licence_of, strictest
 from .views import verdict_sentence
 
 if TYPE_CHECKING:
@@ -22,14 +22,28 @@ if TYPE_CHECKING:
     from ..merge.standalone import FileMerge
 
 
-def model_card(board: Leaderboard, row: Row, parents: ParentSet, commands: Sequence[str]) -> str:
-    """Return README.md of an exported candidate."""
+def model_card(
+    board: Leaderboard,
+    row: Row,
+    parents: ParentSet,
+    commands: Sequence[str],
+    metrics: Mapping[str, str],
+) -> str:
+    """Return README.md of an exported candidate.
+
+    Args:
+        board: Of its study.
+        row: Its line there.
+        parents: What was merged.
+        commands: Shell lines by which lm-eval gives the confirm scores.
+        metrics: Task name -> the metric that is scored.
+    """
     sections = [
-        _front(parents),
+        _front(parents, f"{board.name}-{row.candidate.number}", _results(row, metrics)),
         f"# {board.name}: {row.candidate.name}",
         f"A merge found by heterosis in the study "
         f"`{board.name}`: `{recipe_line(row.candidate.recipe)}`. The full recipe is in "
-        "`recipe.json`.",
+        "`recipe.json`, how to make it again in `reproduce.md`.",
         "## Parents",
         _parents(parents),
         "## Scores",
@@ -51,7 +65,7 @@ def merge_card(merge: FileMerge, name: str) -> str:
         name: Of the directory that is written.
     """
     sections = [
-        _front(merge.parents),
+        _front(merge.parents, name),
         f"# {name}",
         f"Merged by heterosis: `{recipe_line(merge.recipe)}`. The full recipe is in "
         "`recipe.json`; `heterosis merge` makes the same weights from it again.",
@@ -66,17 +80,38 @@ def merge_card(merge: FileMerge, name: str) -> str:
     return "\n\n".join(sections) + "\n"
 
 
-def _front(parents: ParentSet) -> str:
-    places = parents.places.values()
-    front: dict[str, object] = {
-        "library_name": "transformers",
-        "tags": ["merge", "heterosis"],
-        "base_model": list(dict.fromkeys(map(_name, places))),
-    }
-    licences = {licence_of(place.folder) for place in places}
-    if len(licences) == 1 and None not in licences:
-        front["license"] = licences.pop()
-    return f"---\n{yaml.safe_dump(front, sort_keys=False)}---"
+def _front(parents: ParentSet, name: str, results: Sequence[EvalResult] = ()) -> str:
+    """Front matter, as the hub reads it."""
+    data = ModelCardData(
+        library_name="transformers",
+        tags=["merge", "heterosis"],
+        base_model=list(dict.fromkeys(map(_name, parents.places.values()))),
+        base_model_relation="merge",
+        license=strictest(_licences(parents).values()),
+        eval_results=list(results) or None,
+        model_name=name if results else None,
+    )
+    return f"---\n{data}\n---"
+
+
+def _results(row: Row, metrics: Mapping[str, str]) -> list[EvalResult]:
+    """Confirm scores for the hub's model-index, with their standard errors."""
+    return [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type=task,
+            dataset_name=task,
+            dataset_split="confirm",
+            metric_type=metrics.get(task, "score"),
+            metric_value=round(found.value, 6),
+            metric_args={"stderr": round(found.se, 6), "items": found.n},
+        )
+        for task, found in row.confirm_tasks.items()
+    ]
+
+
+def _licences(parents: ParentSet) -> dict[str, str | None]:
+    return {owner: licence_of(place.folder) for owner, place in parents.places.items()}
 
 
 def _name(place: Place) -> str:
@@ -85,29 +120,31 @@ def _name(place: Place) -> str:
 
 
 def _parents(parents: ParentSet) -> str:
-    def lines() -> Iterator[str]:
-        for owner, place in parents.places.items():
-            licence = licence_of(place.folder)
-            yield f"- {owner}: `{_name(place)}`" + (f" (licence: {licence})" if licence else "")
+    licences = _licences(parents)
+    lines = [
+        f"- {owner}: `{_name(place)}` (licence: {licences[owner] or 'not stated on its card'})"
+        for owner, place in parents.places.items()
+    ]
+    return "\n".join(lines) + "\n\n" + _licence_line(licences)
 
-    return "\n".join(lines())
 
-
-def licence_of(folder: Path) -> str | None:
-    """Return the licence that a model's card states in its front matter, or None."""
-    try:
-        text = (folder / "README.md").read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        return None
-    parts = text.split("---\n", maxsplit=2)
-    if len(parts) < 3 or parts[0].strip():
-        return None
-    try:
-        front = yaml.safe_load(parts[1])
-    except yaml.YAMLError:
-        return None
-    licence = front.get("license") if isinstance(front, dict) else None
-    return licence if isinstance(licence, str) else None
+def _licence_line(licences: Mapping[str, str | None]) -> str:
+    silent = [owner for owner, licence in licences.items() if licence is None]
+    if silent:
+        return (
+            f"No licence is stated here, because the card of {', '.join(silent)} states none: ask "
+            "the authors before passing this model on."
+        )
+    chosen, distinct = strictest(licences.values()), sorted({str(x) for x in licences.values()})
+    if chosen is None:
+        return (
+            f"No licence is stated here: which of {', '.join(distinct)} asks most is for a person "
+            "to say. All of them hold."
+        )
+    if len(distinct) == 1:
+        return f"All of them are under {chosen}."
+    others = ", ".join(licence for licence in distinct if licence != chosen)
+    return f"The strictest of these licences is {chosen}; the others ({others}) hold, too."
 
 
 def _scores(board: Leaderboard, row: Row) -> str:

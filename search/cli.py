@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .eval_commands import evaluate, list_or_show_tasks
+from .morning_commands import StudyArgument, chat, dashboard, reproduce
+from .show_commands import compare, show
 from .terminal import (
     FAILED,
     INTERRUPTED,
@@ -45,9 +47,6 @@ app = typer.Typer(
 
 ConfigArgument = Annotated[
     str, typer.Argument(metavar="CONFIG", help="A search.yaml, its folder, or `quickstart`.")
-]
-StudyArgument = Annotated[
-    Path, typer.Argument(metavar="STUDY", help="A study's results folder, as results/NAME.")
 ]
 ResultsOption = Annotated[
     Path | None, typer.Option("--results", help="Folder of the study; default results/NAME.")
@@ -82,20 +81,65 @@ def root(
 
 @app.command()
 def search(
-    config: ConfigArgument,
+    config: Annotated[
+        str | None,
+        typer.Argument(metavar="CONFIG", help="A search.yaml, its folder, or `quickstart`."),
+    ] = None,
     results: ResultsOption = None,
     trials: Annotated[
-        int | None, typer.Option(min=0, help="Candidates to propose; overrides search.trials.")
+        int | None,
+        typer.Option(
+            min=0, help="Candidates to propose, overrides search.trials; with --continue: more."
+        ),
     ] = None,
     run_seed: Annotated[
         int | None, typer.Option(min=0, help="Seed of the samplers; overrides search.run_seed.")
     ] = None,
+    continue_: Annotated[
+        Path | None,
+        typer.Option("--continue", metavar="STUDY", help="Go on with a study, in place of CONFIG."),
+    ] = None,
+    menu: Annotated[
+        bool, typer.Option("--menu/--no-menu", help="Ask on a terminal what to do at the end.")
+    ] = True,
 ) -> None:
     """Search for the best merge, or continue the search that lies in the results folder.
 
     The same command continues after Ctrl-C, a crash or a kill; no finished candidate is lost.
     """
-    loaded = _load(config, results=results, trials=trials, run_seed=run_seed)
+    loaded = _chosen(config, continue_, results, trials, run_seed)
+    _run(loaded)
+    if menu:
+        from .menu import ask_what_next
+
+        ask_what_next(loaded.results_folder, _run)
+
+
+def _chosen(
+    config: str | None,
+    study: Path | None,
+    results: Path | None,
+    trials: int | None,
+    run_seed: int | None,
+) -> Config:
+    """The configuration that is named, or that of a study."""
+    if (config is None) == (study is None):
+        raise ValueError(
+            "a search needs one of CONFIG and --continue STUDY; give a search.yaml or a study"
+        )
+    if study is None:
+        return _load(str(config), results=results, trials=trials, run_seed=run_seed)
+    if results is not None or run_seed is not None:
+        raise ValueError(
+            "--continue keeps the study's folder and seed; leave out --results and --run-seed"
+        )
+    from .continuing import continued
+
+    return continued(study, trials)
+
+
+def _run(loaded: Config) -> None:
+    """Run a search, and print what it found."""
     from .progress import make_reporter
     from .run import run_search, soft_stop
     from .views import found_lines, table
@@ -272,6 +316,11 @@ def merge(
 
 app.command("tasks")(list_or_show_tasks)
 app.command("eval")(evaluate)
+app.command()(chat)
+app.command()(reproduce)
+app.command()(dashboard)
+app.command()(show)
+app.command()(compare)
 
 
 def _load(

@@ -45,6 +45,7 @@ from .lm_eval_commands import (
     portable_commands,
 )
 from .race import open_race, rungs_up_to
+from .reproduce import REPRODUCE_FILE, reproduction
 
 
 class ExportMismatchError(RuntimeError):
@@ -95,6 +96,7 @@ def export(
     commands = confirm_commands(parts, out.resolve())
     machine = manifest["machine"]
     recipe = row.candidate.recipe
+    metrics = {task.name: task.metric.key for task in parts.tasks}
     engine = build_engine(parts)
     engine.load(recipe)
     folder = export_model(
@@ -102,9 +104,12 @@ def export(
         recipe,
         parts.parents,
         out,
-        card=model_card(board, row, parts.parents, portable_commands(parts)),
+        card=model_card(board, row, parts.parents, portable_commands(parts), metrics),
         tokenizer=config.merge.tokenizer,
-        extra_files={CONFIRM_SAMPLES: confirm_samples(parts)},
+        extra_files={
+            CONFIRM_SAMPLES: confirm_samples(parts),
+            REPRODUCE_FILE: reproduction(board, row, parts.parents, portable_commands(parts)),
+        },
         max_shard_size=max_shard_size,
         provenance={"study": board.name, "trial": row.candidate.number},
         verify=lambda saved: _verify(parts, engine.model, saved, stored, machine, study, row),

@@ -6,7 +6,8 @@ Knows rich and the merge room's stand-alone merge; no study, no scores.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -27,15 +28,22 @@ def describe(merge: FileMerge) -> Iterator[str]:
         yield f"note: {note}"
 
 
+@contextmanager
+def shown(console: Console) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on a terminal; yields what is told bytes done and bytes in all."""
+    columns = (TextColumn("merging"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    silent = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=silent) as progress:
+        bar = progress.add_task("merging", total=None)
+        yield lambda done, total: progress.update(bar, completed=done, total=total)
+
+
 def run_merge(
     merge: FileMerge, out: Path, console: Console, *, device: str, max_shard_size: str
 ) -> Iterator[str]:
     """Merge into a directory, with a progress bar on a terminal; then say what was written."""
     begun = time.monotonic()
-    shown = (TextColumn("merging"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    silent = not console.is_terminal
-    with Progress(*shown, console=console, transient=True, disable=silent) as progress:
-        bar = progress.add_task("merging", total=None)
+    with shown(console) as on_tensor:
         folder = merge_files(
             merge,
             out,
@@ -43,7 +51,7 @@ def run_merge(
             device=device,
             max_shard_size=max_shard_size,
             provenance={"source": merge.source.name},
-            on_tensor=lambda done, total: progress.update(bar, completed=done, total=total),
+            on_tensor=on_tensor,
         )
     files = list(folder.glob("*.safetensors"))
     size = sum(path.stat().st_size for path in files)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from heterosis.search.card import licence_of
 from heterosis.search.cli import main
+from heterosis.search.licences import licence_of
 from safetensors.torch import load_file
 
 from tests.families import tiny_family
@@ -87,7 +87,9 @@ def test_the_card_names_models_and_differences_but_no_places(merge, config):
         (path / "README.md").write_text("---\nlicense: apache-2.0\n---\n# x\n")
     merge(config, "--out", config.parent / "mine")
     card = (config.parent / "mine" / "README.md").read_text()
-    assert "base_model:\n- base\n- a\n- b\nlicense: apache-2.0\n---\n\n# mine\n" in card
+    assert "base_model:\n- base\n- a\n- b\n" in card
+    assert "license: apache-2.0\n" in card
+    assert "All of them are under apache-2.0." in card
     assert "- a: `a` (licence: apache-2.0)" in card
     assert "## How this differs from what mergekit would make of `merge.yaml`" in card
     assert str(config.parent) not in card

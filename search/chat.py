@@ -1,0 +1,134 @@
+"""`heterosis chat`: talk to a candidate that is merged again in memory; nothing is written.
+
+Knows transformers' generation; a model and its tokenizer come from model_source.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import TextStreamer
+
+
+@dataclass(frozen=True)
+class ChatSettings:
+    """How replies are made.
+
+    Attributes:
+        system: Text before the first turn; only where there is a chat template.
+        max_new_tokens: Of one reply.
+        temperature: 0 takes the likeliest token each time.
+    """
+
+    system: str | None = None
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+
+
+class Conversation:
+    """Turns with one model: by its chat template, or bare completion where it has none.
+
+    Args:
+        model: A causal language model, in eval mode.
+        tokenizer: Its tokenizer.
+        settings: How replies are made.
+
+    Raises:
+        ValueError: If a system text is given and there is no template to hold it.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, settings: ChatSettings) -> None:
+        self._model, self._tokenizer, self._settings = model, tokenizer, settings
+        self.has_template = bool(getattr(tokenizer, "chat_template", None))
+        if settings.system is not None and not self.has_template:
+            raise ValueError(
+                "a system text needs a chat template, and this model has none; leave out --system, "
+                "and write the text before the prompt"
+            )
+        self._turns: list[dict[str, str]] = []
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all turns."""
+        system = self._settings.system
+        self._turns = [{"role": "system", "content": system}] if system is not None else []
+
+    def reply(self, text: str, write: Callable[[str], None]) -> str:
+        """Answer one turn, and remember it where there is a template.
+
+        Args:
+            text: What the person says.
+            write: Hears the answer piece by piece.
+
+        Returns:
+            The answer; what there is of it if KeyboardInterrupt ended it.
+
+        Raises:
+            ValueError: If prompt and answer are longer than the model reads.
+        """
+        turns = [*self._turns, {"role": "user", "content": text}]
+        ids = self._encoded(turns, text)
+        streamer = _Streamer(self._tokenizer, write)
+        try:
+            self._generate(ids, streamer)
+        except KeyboardInterrupt:
+            write(" [stopped]")
+        answer = "".join(streamer.pieces)
+        if self.has_template:
+            self._turns = [*turns, {"role": "assistant", "content": answer}]
+        return answer
+
+    def _encoded(self, turns: list[dict[str, str]], text: str) -> torch.Tensor:
+        """Token ids of the prompt (1, n)."""
+        if self.has_template:
+            text = self._tokenizer.apply_chat_template(
+                turns, add_generation_prompt=True, tokenize=False
+            )
+        encoded = self._tokenizer(
+            text, return_tensors="pt", add_special_tokens=not self.has_template
+        )
+        ids = encoded.input_ids
+        limit = getattr(self._model.config, "max_position_embeddings", None)
+        needed = ids.shape[1] + self._settings.max_new_tokens
+        if limit is not None and needed > limit:
+            raise ValueError(
+                f"prompt and answer take {needed} tokens, the model reads {limit}; say /clear to "
+                "forget what was said, or give a smaller --max-new-tokens"
+            )
+        return ids.to(self._model.device)
+
+    def _generate(self, ids: torch.Tensor, streamer: TextStreamer) -> None:
+        hot = self._settings.temperature > 0
+        end = self._tokenizer.eos_token_id
+        pad = self._tokenizer.pad_token_id
+        with torch.inference_mode():
+            self._model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                streamer=streamer,
+                max_new_tokens=self._settings.max_new_tokens,
+                do_sample=hot,
+                temperature=self._settings.temperature if hot else None,
+                top_p=None,
+                top_k=None,
+                eos_token_id=self._model.generation_config.eos_token_id or end,
+                pad_token_id=end if pad is None else pad,
+            )
+
+
+class _Streamer(TextStreamer):
+    """Hands on whole words of the answer as they come, and keeps them."""
+
+    def __init__(self, tokenizer: Any, write: Callable[[str], None]) -> None:
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self._write = write
+        self.pieces: list[str] = []
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        """Take the next piece."""
+        del stream_end
+        self.pieces.append(text)
+        self._write(text)
