@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .eval_commands import evaluate, list_or_show_tasks
+from .report_commands import report
 from .terminal import (
     FAILED,
     INTERRUPTED,
@@ -114,7 +115,7 @@ def search(
     screen.print(table(outcome.board, width=screen.width))
     for line in found_lines(outcome.board):
         say(screen, line)
-    say(screen, f"report: {folder}/leaderboard.md and leaderboard.csv")
+    say(screen, f"report: {folder}/report.html, leaderboard.md and leaderboard.csv")
     if not outcome.finished:
         say(screen, "ended early: the same command continues")
         raise typer.Exit(INTERRUPTED)
@@ -272,6 +273,7 @@ def merge(
 
 app.command("tasks")(list_or_show_tasks)
 app.command("eval")(evaluate)
+app.command("report")(report)
 
 
 def _load(
