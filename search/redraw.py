@@ -94,7 +94,7 @@ class Redrawing:
 
 
 def _started(command: Sequence[str]) -> subprocess.Popen[bytes] | None:
-    """Begin a quiet process of the lowest priority, out of Ctrl-C's way; None if there is no room."""
+    """Begin a quiet process of the lowest priority, out of Ctrl-C's way; None without room."""
     nowhere = subprocess.DEVNULL
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     try:

@@ -51,10 +51,7 @@ def _draw_all(results: Path, folders: list[Path], out: Path | None) -> Path:
             sys.stderr.write(f"heterosis: {error}\n")
             entries.append({"name": folder.name, "error": str(error)})
         else:
-            entries.append(
-                index_entry(
-                    board, path.resolve().as_posix() if out else f"{folder.name}/{path.name}"
-                )
-            )
+            link = path.resolve().as_uri() if out else f"{quote(folder.name)}/{path.name}"
+            entries.append(index_entry(board, link))
     write_whole(goal, index_page(entries))
     return goal

@@ -161,7 +161,6 @@
 
   function drawAll() {
     for (const draw of [progress, weights, pairs, forest, genes, funnel]) draw();
-    document.documentElement.dataset.drawn = "yes";
   }
 
   function follow() {
@@ -178,7 +177,7 @@
   function table() {
     DataTable.ext.errMode = "throw";
     const board = new DataTable("#board", {
-      order: [], pageLength: 25, lengthMenu: [10, 25, 100, { label: "all", value: -1 }], autoWidth: false,
+      order: [], columnDefs: [{ targets: "number", orderSequence: ["desc", "asc", ""] }], pageLength: 25, lengthMenu: [10, 25, 100, { label: "all", value: -1 }], autoWidth: false,
       language: { search: "Filter:", info: "_START_ to _END_ of _TOTAL_ rows", infoFiltered: "(of _MAX_)", lengthMenu: "_MENU_ rows a page" },
     });
     const verdicts = $("verdicts");
@@ -200,4 +199,5 @@
     window.matchMedia("print").addEventListener("change", drawAll);
     follow();
   }
+  document.documentElement.dataset.drawn = "yes";
 })();

@@ -88,8 +88,8 @@ def test_the_page_loads_nothing_and_is_small(study):
 def test_only_the_best_rows_are_drawn_of_a_large_study(study, monkeypatch):
     monkeypatch.setattr(report, "MOST_ROWS", 2)
     page, _ = read(report.draw(study)[1])
-    assert "<td>c4</td>" in page
-    assert "<td>base</td>" in page
+    assert '<td class="name">c4</td>' in page
+    assert '<td class="name">base</td>' in page
     assert "1 more rows are in leaderboard.csv" in page
 
 
