@@ -108,7 +108,8 @@ def sorted_by(browser, title):
 
 
 def test_every_plot_is_drawn_and_nothing_is_wrong(browser, page):
-    said(browser), asked(browser)
+    said(browser)
+    asked(browser)
     opened(browser, page)
     for name in PLOTS:
         shown = browser.find_elements("css selector", f"#{name} .main-svg")
@@ -190,7 +191,7 @@ def test_the_page_fits_and_is_kept_as_a_picture(browser, page, tmp_path, width, 
     assert size[0] <= width
     lead = browser.find_element("css selector", ".lead")
     assert lead.location["y"] + lead.size["height"] < 900
-    kept = Path(os.environ.get("HETEROSIS_SCREENSHOTS", tmp_path))
+    kept = Path(os.environ.get("HETEROSIS_SCREENSHOTS") or tmp_path)
     kept.mkdir(parents=True, exist_ok=True)
     view = {"captureBeyondViewport": True, "format": "png"}
     view["clip"] = {"x": 0, "y": 0, "width": width, "height": min(size[1], 8000), "scale": 1}
