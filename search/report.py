@@ -11,7 +11,6 @@ import datetime
 import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -22,32 +21,22 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from ..evals.comparison import Difference
-from ..evals.scores import TaskScore
-from .format import duration, p_value, recipe_line, score, signed
+from .format import duration, score
 from .journal import Journal
-from .leaderboard import Leaderboard, Row, read_leaderboard
-from .report_data import failures, finite, in_points, kind_of, plots
+from .leaderboard import Leaderboard, read_leaderboard
+from .report_data import failures, in_points, kind_of, plots
+from .report_table import (
+    Columns,
+    bare,
+    difference_cell,
+    score_cell,
+    shown_rows,
+    with_interval,
+)
 from .views import luck_lines, verdict_sentence, write_whole
 
 REPORT, INDEX = "report.html", "index.html"
-MOST_ROWS = 500
-"""Best rows of the page's table, besides the baselines; the CSV file has all."""
 PLOTS, TABLES = "plotly-cartesian.min.js", "dataTables.min.js"
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A cell of the page's table.
-
-    Attributes:
-        text: What is read.
-        order: What it is sorted by; None: by the text.
-        is_number: Whether it stands to the right.
-    """
-
-    text: str
-    order: float | None = None
-    is_number: bool = False
 
 
 def write_report(
@@ -78,7 +67,7 @@ def draw(folder: Path, out: Path | None = None) -> tuple[Leaderboard, Path]:
 
 def page(board: Leaderboard, begun: Mapping[str, Any], drawn: str | None = None) -> str:
     """The page of a study: verdict, table, plots, failures, and how to do it again."""
-    shown = _shown(board.rows)
+    shown, columns = shown_rows(board.rows), Columns.of(board)
     return _render(
         "report.html.j2",
         title=board.name,
@@ -86,17 +75,18 @@ def page(board: Leaderboard, begun: Mapping[str, Any], drawn: str | None = None)
         drawn=drawn or _now(),
         sentences=[verdict_sentence(board), *interval_sentences(board)],
         luck=list(luck_lines(board)),
+        told=_told(board),
         figures=list(_figures(board)),
         objective=board.objective.phrase,
-        points=in_points(board),
-        head=_head(board),
-        rows=[(kind_of(board, row), _cells(board, row)) for row in shown],
+        points=columns.points,
+        head=columns.head,
+        rows=[(kind_of(board, row), columns.cells(row)) for row in shown],
         left_out=len(board.rows) - len(shown),
         failures=failures(board),
         facts=_facts(begun),
         commands=_commands(board),
         config=yaml.safe_dump(begun.get("config", {}), sort_keys=False, allow_unicode=True),
-        data=_embedded({**plots(board), "finished": board.finished, "table": _table_facts(board)}),
+        data=_embedded({**plots(board), "finished": board.finished}),
         scripts=[script(PLOTS), script(TABLES), _text("report.js")],
     )
 
@@ -127,9 +117,9 @@ def index_entry(board: Leaderboard, link: str) -> dict[str, Any]:
         "state": "finished" if board.finished else "unfinished",
         "verdict": verdict_sentence(board),
         "winner": winner.candidate.name if winner else "-",
-        "confirm": _score_cell(winner.confirm if winner else None),
-        "baseline": _score_cell(baseline.confirm if baseline else None),
-        "to_parent": _difference_cell(winner.to_parent if winner else None, in_points(board)),
+        "confirm": score_cell(winner.confirm if winner else None),
+        "baseline": score_cell(baseline.confirm if baseline else None),
+        "to_parent": difference_cell(winner.to_parent if winner else None, in_points(board)),
         "candidates": sum(row.candidate.is_searched for row in board.rows),
     }
 
@@ -140,7 +130,7 @@ def interval_sentences(board: Leaderboard) -> Iterator[str]:
     if winner is None:
         return
     for found, other in (
-        (winner.to_parent, f"the best parent ({board.best_parent})"),
+        (winner.to_parent, f"the best parent ({bare(board.best_parent)})"),
         (winner.to_uniform, "the uniform merge"),
     ):
         if found is not None:
@@ -156,21 +146,18 @@ def _above(found: Difference) -> str:
     return "It loses to" if found.high < 0 else "It is not told apart from"
 
 
-def with_interval(found: Difference, points: bool, *, sign: bool = True) -> str:
-    """A difference and its 95 % interval; in points where scores are shares."""
-    scale, digits = (100, 1) if points else (1, 4)
-    turn = -1 if not sign and found.high < 0 else 1
-    value, *ends = (turn * scale * v for v in (found.value, found.low, found.high))
-    low, high = sorted(ends)
-    shown = f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
-    return f"{shown} [{low:.{digits}f}, {high:.{digits}f}]" + (" points" if points else "")
-
-
-def _shown(rows: Sequence[Row]) -> list[Row]:
-    """The best rows, all baselines, and failures while there is room."""
-    ranked = [r for r in rows if r.candidate.is_baseline or (r.rank and r.rank <= MOST_ROWS)]
-    failed = [r for r in rows if r.candidate.failure and not r.candidate.is_baseline]
-    return ranked + failed[: max(MOST_ROWS - len(ranked), 0)]
+def _told(board: Leaderboard) -> str:
+    """What was done, for someone who has never seen such a page."""
+    whole = [r.candidate for r in board.rows if r.search is not None and not r.candidate.raced]
+    parents = [bare(r.candidate.name) for r in board.rows if r.candidate.kind == "parent"]
+    tried = sum(row.candidate.is_searched for row in board.rows)
+    items = max((c.items for c in whole), default=0)
+    again = max((row.confirm.n for row in board.rows if row.confirm), default=0)
+    text = f"{tried} merges of {', '.join(sorted(parents)) or 'the parents'} were tried on up to "
+    text += f"{items} search items"
+    if again:
+        text += f"; the best, and every baseline (what anyone would try first), on {again} others"
+    return f"{text}."
 
 
 def _figures(board: Leaderboard) -> Iterator[tuple[str, str]]:
@@ -186,61 +173,6 @@ def _figures(board: Leaderboard) -> Iterator[tuple[str, str]]:
     spent = sum(row.candidate.items for row in board.rows)
     yield "search items spent", f"{spent:,}"
     yield "scoring time", duration(sum(row.candidate.seconds for row in board.rows))
-
-
-def _head(board: Leaderboard) -> list[tuple[str, bool]]:
-    """Titles of the table's columns, and whether they hold numbers."""
-    titles = ["confirm ± SE"]
-    titles += [f"Δ {board.best_parent or 'best parent'} [95 %]", "p", "Δ uniform [95 %]", "p"]
-    titles += [f"{task} confirm" for task in board.tasks]
-    titles += [f"guard {task}" for task in board.guards]
-    titles += ["search ± SE", *(f"{task} search" for task in board.tasks)]
-    titles += [f"{task} cut" for task in board.audited] + ["items", "seconds"]
-    words = [("rank", True), ("name", False), ("verdict", False)]
-    return [*words, *((title, True) for title in titles), ("recipe, or why it failed", False)]
-
-
-def _cells(board: Leaderboard, row: Row) -> list[Cell]:
-    candidate, points = row.candidate, in_points(board)
-    cells = [_number_cell(row.rank, "{}"), Cell(candidate.name), Cell(row.verdict)]
-    cells += [_score_cell(row.confirm)]
-    for found in (row.to_parent, row.to_uniform):
-        cells += [_difference_cell(found, points), _p_cell(found)]
-    cells += [_score_cell(row.confirm_tasks.get(task)) for task in board.tasks]
-    cells += [_score_cell(row.guard.get(task)) for task in board.guards]
-    cells += [_score_cell(row.search)]
-    cells += [_score_cell(candidate.scores.get(task)) for task in board.tasks]
-    audits = [candidate.audit.get(task) for task in board.audited]
-    cells += [_number_cell(audit.truncated if audit else None, "{:.0%}") for audit in audits]
-    cells += [_number_cell(candidate.items, "{}"), _number_cell(candidate.seconds, "{:.1f}")]
-    return [*cells, Cell(candidate.failure or recipe_line(candidate.recipe))]
-
-
-def _number_cell(value: float | None, form: str) -> Cell:
-    order = finite(value)
-    return Cell("-" if order is None else form.format(value), order, is_number=True)
-
-
-def _score_cell(found: TaskScore | None) -> Cell:
-    if found is None or finite(found.value) is None:
-        return Cell("-", is_number=True)
-    return Cell(score(found.value, finite(found.se)), found.value, is_number=True)
-
-
-def _difference_cell(found: Difference | None, points: bool) -> Cell:
-    if found is None:
-        return Cell("-", is_number=True)
-    is_bare = finite(found.low) is None
-    text = signed(found.value) if is_bare else with_interval(found, points)
-    return Cell(text.removesuffix(" points"), found.value, is_number=True)
-
-
-def _p_cell(found: Difference | None) -> Cell:
-    return Cell("-" if found is None else p_value(found.p), found and found.p, is_number=True)
-
-
-def _table_facts(board: Leaderboard) -> dict[str, Any]:
-    return {"numbers": [place for place, (_, is_number) in enumerate(_head(board)) if is_number]}
 
 
 def _facts(begun: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -52,7 +52,7 @@
     const end = dots[dots.length - 1][0];
     for (const line of lines) {
       const kind = line.label.includes("parent") ? "parent" : line.label;
-      const name = line.label === line.name ? line.label : `${line.label}: ${line.name}`;
+      const name = line.label === line.name ? line.label : `${line.label}: ${line.name.replace(/^parent:/, "")}`;
       traces.push({ x: [0, end], y: [line.value, line.value], mode: "lines", hoverinfo: "y+name", name: esc(short(name, 40)),
         line: { color: color(kind === "parent" ? "orange" : kind === "uniform" ? "green" : "purple"), dash: dashes[kind] || "dashdot", width: 2 } });
     }
@@ -130,7 +130,7 @@
       plot(id, [{ x: rows.map((r) => r.value), y: rows.map((_, n) => n), mode: "markers", hoverinfo: "text",
         text: rows.map((r) => `${esc(r.name)}: ${r.value?.toFixed(4)} ± ${r.half?.toFixed(4)}`),
         error_x: { array: rows.map((r) => r.half), color: color("grey"), thickness: 1.5, width: 3 },
-        marker: { size: rows.map((r) => MARKS[r.kind].size * 0.9), symbol: rows.map((r) => MARKS[r.kind].symbol), color: rows.map((r) => color(MARKS[r.kind].color)) } }],
+        marker: { opacity: 1, size: rows.map((r) => MARKS[r.kind].size * 0.9), symbol: rows.map((r) => MARKS[r.kind].symbol), color: rows.map((r) => color(MARKS[r.kind].color)) } }],
       { height: 110 + 20 * rows.length, margin: { l: 50, r: 15, t: 40, b: 40 }, title: { text: esc(entry.task), font: { size: 14 }, x: 0, xanchor: "left" }, yaxis: { tickvals: rows.map((_, n) => n), ticktext: labels, autorange: "reversed" } });
     });
   }
@@ -180,6 +180,15 @@
       order: [], columnDefs: [{ targets: "number", orderSequence: ["desc", "asc", ""] }], pageLength: 25, lengthMenu: [10, 25, 100, { label: "all", value: -1 }], autoWidth: false,
       language: { search: "Filter:", info: "_START_ to _END_ of _TOTAL_ rows", infoFiltered: "(of _MAX_)", lengthMenu: "_MENU_ rows a page" },
     });
+    // The table alone scrolls sideways, not the fields around it.
+    const box = document.querySelector(".scroll");
+    const inner = document.querySelector(".dt-layout-table");
+    for (const name of ["tabindex", "role", "aria-label"]) {
+      inner.setAttribute(name, box.getAttribute(name));
+      box.removeAttribute(name);
+    }
+    box.classList.replace("scroll", "scrolled");
+    inner.classList.add("scroll");
     const verdicts = $("verdicts");
     if (!verdicts) return;
     for (const verdict of [...new Set(board.column(2).data().toArray())].sort()) verdicts.add(new Option(verdict, verdict));

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 from heterosis.merge.recipe import Recipe
-from heterosis.search import redraw, report
+from heterosis.search import redraw, report, report_table
 from heterosis.search.candidate import Candidate
 from heterosis.search.leaderboard import read_leaderboard
 from heterosis.search.progress import Tracker
@@ -47,13 +47,13 @@ def test_the_verdict_comes_first_with_intervals_in_points(heterosis, study):
     assert body.index("lead") < body.index("<table")
     first = read_leaderboard(study).winner.to_parent
     low, high = f"{100 * first.low:.1f}", f"{100 * first.high:.1f}"
-    assert f"It beats the best parent (parent:a) by 20.0 [{low}, {high}] points on 800 unse" in body
+    assert f"It beats the best parent (a) by 20.0 [{low}, {high}] points on 800 unseen" in body
 
 
 def test_a_candidate_below_the_parents_is_said_to_lose(tmp_path):
     board = make_study(tmp_path, [*BASELINES, ("c4", "candidate", 0.5, 0.3)])
     first, second = report.interval_sentences(board)
-    assert first.startswith("It loses to the best parent (parent:a) by 30.0 [")
+    assert first.startswith("It loses to the best parent (a) by 30.0 [")
     assert second.startswith("It loses to the uniform merge by 40.0 [")
 
 
@@ -86,7 +86,7 @@ def test_the_page_loads_nothing_and_is_small(study):
 
 
 def test_only_the_best_rows_are_drawn_of_a_large_study(study, monkeypatch):
-    monkeypatch.setattr(report, "MOST_ROWS", 2)
+    monkeypatch.setattr(report_table, "MOST_ROWS", 2)
     page, _ = read(report.draw(study)[1])
     assert '<td class="name">c4</td>' in page
     assert '<td class="name">base</td>' in page
