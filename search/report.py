@@ -79,6 +79,7 @@ def page(board: Leaderboard, begun: Mapping[str, Any], drawn: str | None = None)
         figures=list(_figures(board)),
         objective=board.objective.phrase,
         points=columns.points,
+        confirmed=columns.confirmed,
         head=columns.head,
         rows=[(kind_of(board, row), columns.cells(row)) for row in shown],
         left_out=len(board.rows) - len(shown),
@@ -152,7 +153,7 @@ def _told(board: Leaderboard) -> str:
     parents = [bare(r.candidate.name) for r in board.rows if r.candidate.kind == "parent"]
     tried = sum(row.candidate.is_searched for row in board.rows)
     items = max((c.items for c in whole), default=0)
-    again = max((row.confirm.n for row in board.rows if row.confirm), default=0)
+    again = board.winner.confirm.n if board.winner and board.winner.confirm else 0
     text = f"{tried} merges of {', '.join(sorted(parents)) or 'the parents'} were tried on up to "
     text += f"{items} search items"
     if again:
@@ -163,10 +164,12 @@ def _told(board: Leaderboard) -> str:
 def _figures(board: Leaderboard) -> Iterator[tuple[str, str]]:
     """The few numbers at the head of the page: label, value."""
     winner, baseline = board.winner, board.best_baseline
-    if winner is not None and winner.confirm is not None:
-        yield "winner, confirmed", score(winner.confirm.value, winner.confirm.se)
-    if baseline is not None and baseline.confirm is not None:
-        yield "best baseline", score(baseline.confirm.value, baseline.confirm.se)
+    is_confirmed = winner is not None and winner.confirm is not None
+    for label, row in (("winner", winner), ("best baseline", baseline)):
+        found = (row.confirm if is_confirmed else row.search) if row else None
+        if found is not None:
+            items = "confirm" if is_confirmed else "search"
+            yield f"{label}, {items} items", score(found.value, found.se)
     own = [row.candidate for row in board.rows if row.candidate.is_searched]
     raced = sum(c.raced for c in own)
     yield "candidates", f"{len(own)}" + (f" ({raced} stopped early)" if raced else "")

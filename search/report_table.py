@@ -5,7 +5,7 @@ Knows rows and how numbers are written; computes no statistics.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ..evals.comparison import Difference
@@ -65,6 +65,7 @@ class Columns:
         audited: Tasks whose answers are generated.
         best_parent: Its name; None without one.
         points: Whether differences are written in points.
+        confirmed: Whether any row has met the confirm items.
     """
 
     tasks: tuple[str, ...]
@@ -72,22 +73,26 @@ class Columns:
     audited: tuple[str, ...]
     best_parent: str | None
     points: bool
+    confirmed: bool
 
     @classmethod
     def of(cls, board: Leaderboard) -> Columns:
         """Those of a leaderboard."""
         names = (board.tasks, board.guards, board.audited)
-        return cls(*names, board.best_parent, in_points(board))
+        confirmed = any(row.confirm for row in board.rows)
+        return cls(*names, board.best_parent, in_points(board), confirmed)
 
     @property
     def head(self) -> list[tuple[str, bool]]:
         """Titles, and whether numbers stand below."""
         parent = bare(self.best_parent) or "best parent"
-        titles = ["confirm ± SE", f"Δ {parent} [95 %]", "p of that"]
-        titles += ["Δ uniform [95 %]", "p of that"]
-        titles += [f"{task} confirm" for task in self.tasks]
-        titles += [f"guard {task}" for task in self.guards]
-        titles += ["search ± SE", *(f"{task} search" for task in self.tasks)]
+        titles = ["search ± SE"]
+        if self.confirmed:
+            titles += ["confirm ± SE", f"Δ {parent} [95 %]", "p of that"]
+            titles += ["Δ uniform [95 %]", "p of that"]
+            titles += [f"{task} confirm" for task in self.tasks]
+            titles += [f"guard {task}" for task in self.guards]
+        titles += [f"{task} search" for task in self.tasks]
         titles += [f"{task} cut" for task in self.audited] + ["items", "seconds"]
         words = [("#", True), ("name", False), ("verdict", False)]
         return [*words, *((title, True) for title in titles), ("recipe, or why it failed", False)]
@@ -96,17 +101,19 @@ class Columns:
         """A row, cell by cell, in the order of `head`."""
         candidate = row.candidate
         cells = [_number_cell(row.rank, "{}"), Cell(candidate.name), Cell(row.verdict)]
-        cells += [score_cell(row.confirm)]
-        for found in (row.to_parent, row.to_uniform):
-            cells += [difference_cell(found, self.points), _p_cell(found)]
-        cells += [score_cell(row.confirm_tasks.get(task)) for task in self.tasks]
-        cells += [score_cell(row.guard.get(task)) for task in self.guards]
-        cells += [score_cell(row.search)]
+        cells += [score_cell(row.search), *(self._confirm_cells(row) if self.confirmed else ())]
         cells += [score_cell(candidate.scores.get(task)) for task in self.tasks]
         audits = [candidate.audit.get(task) for task in self.audited]
         cells += [_number_cell(audit.truncated if audit else None, "{:.0%}") for audit in audits]
         cells += [_number_cell(candidate.items, "{}"), _number_cell(candidate.seconds, "{:.1f}")]
         return [*cells, Cell(candidate.failure or recipe_line(candidate.recipe))]
+
+    def _confirm_cells(self, row: Row) -> Iterator[Cell]:
+        yield score_cell(row.confirm)
+        for found in (row.to_parent, row.to_uniform):
+            yield from (difference_cell(found, self.points), _p_cell(found))
+        yield from (score_cell(row.confirm_tasks.get(task)) for task in self.tasks)
+        yield from (score_cell(row.guard.get(task)) for task in self.guards)
 
 
 def _number_cell(value: float | None, form: str) -> Cell:

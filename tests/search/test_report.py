@@ -93,6 +93,16 @@ def test_only_the_best_rows_are_drawn_of_a_large_study(study, monkeypatch):
     assert "1 more rows are in leaderboard.csv" in page
 
 
+def test_while_nothing_is_confirmed_the_search_scores_stand_first(tmp_path):
+    found = [(*row[:3], None) for row in [*BASELINES, *SEARCHED]]
+    make_study(tmp_path, found)
+    page, data = read(report.draw(tmp_path)[1])
+    assert "c4 leads the search items; nothing is confirmed yet." in page
+    assert "<dt>winner, search items</dt><dd>0.9000" in page
+    assert "confirm ± SE" not in page
+    assert [entry["rows"] for entry in data["forest"]] == [[], []]
+
+
 def test_the_index_lists_studies_and_tells_which_cannot_be_read(heterosis, study):
     broken = study.parent / "broken"
     broken.mkdir()
