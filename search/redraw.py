@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -23,7 +24,7 @@ from .progress import Reporter
 FIRST, EVERY = 15.0, 60.0
 """Seconds before the page is drawn for the first time, and from then on at the earliest."""
 SHARE = 0.05
-"""Most of the time in which a page is being drawn; large studies are drawn less often."""
+"""Most CPU-seconds of drawing per second: large studies are drawn less often."""
 LOWEST = 19
 """Priority (`nice`) of the process that draws."""
 
@@ -85,12 +86,21 @@ class Redrawing:
         """See `Reporter`; the time to draw, if it has come."""
         self._reporter.finished(candidate, items)
         now = self._clock()
-        if self._child is not None and self._child.poll() is not None:
+        if self._child is not None and (spent := _spent(self._child)) is not None:
             self._child = None
-            self._next = max(self._begun + EVERY, now + (now - self._begun) * (1 / SHARE - 1))
+            self._next = self._begun + max(EVERY, spent / SHARE)
         if self._child is None and now >= self._next:
             self._begun = now
             self._child = _started(self._command)
+
+
+def _spent(child: subprocess.Popen[bytes]) -> float | None:
+    """CPU-seconds that a process took; None while it runs."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if child.poll() is None:
+        return None
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def _started(command: Sequence[str]) -> subprocess.Popen[bytes] | None:

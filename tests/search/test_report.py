@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+import time
 
 import pytest
 from heterosis.merge.recipe import Recipe
@@ -153,18 +154,44 @@ class Heard(Tracker):
         self.add(candidate, items)
 
 
-def test_a_page_is_drawn_now_and_then_and_one_at_a_time(tmp_path):
-    mark = tmp_path / "drawn"
-    code = f"open({str(mark)!r}, 'a').write('x'); import time; time.sleep(60)"
-    heard, clock = Heard(), Clock()
-    recipe = Recipe.uniform("linear", ("a",), ("embed",), 0.5)
-    one = Candidate(0, "c", "candidate", recipe, 0.5)
-    with redraw.Redrawing(heard, tmp_path, [sys.executable, "-c", code], clock) as drawing:
+def drawing(folder, code, clock):
+    """A reporter that runs some Python instead of drawing; what that writes is in "drawn"."""
+    code = f"open({str(folder / 'drawn')!r}, 'a').write('x'); {code}"
+    return redraw.Redrawing(Heard(), folder, [sys.executable, "-c", code], clock)
+
+
+def wait_for(folder, text):
+    for _ in range(1000):
+        if (folder / "drawn").exists() and (folder / "drawn").read_text() == text:
+            return
+        time.sleep(0.01)
+    pytest.fail(f"not drawn: {text}")
+
+
+ONE = Candidate(0, "c", "candidate", Recipe.uniform("linear", ("a",), ("embed",), 0.5), 0.5)
+
+
+def test_one_page_is_drawn_at_a_time_and_given_up_at_the_end(tmp_path):
+    clock = Clock()
+    with drawing(tmp_path, "import time; time.sleep(60)", clock) as reporter:
         for clock.now in (redraw.FIRST - 1, redraw.FIRST, redraw.FIRST + 500):
-            drawing.finished(one, 1)
-        assert heard.done == 3
-        for _ in range(1000):
-            if mark.exists() and mark.read_text():
+            reporter.finished(ONE, 1)
+        wait_for(tmp_path, "x")
+    assert (tmp_path / "drawn").read_text() == "x"
+
+
+def test_a_page_is_drawn_again_after_a_minute_at_the_earliest(tmp_path):
+    clock = Clock()
+    with drawing(tmp_path, "", clock) as reporter:
+        clock.now = redraw.FIRST
+        reporter.finished(ONE, 1)
+        wait_for(tmp_path, "x")
+        for clock.now in (redraw.FIRST + 1, redraw.FIRST + redraw.EVERY - 1):
+            reporter.finished(ONE, 1)
+        assert (tmp_path / "drawn").read_text() == "x"
+        for clock.now in range(100, 600):
+            reporter.finished(ONE, 1)
+            if (tmp_path / "drawn").read_text() == "xx":
                 break
-            redraw.time.sleep(0.01)
-    assert mark.read_text() == "x"
+            time.sleep(0.02)
+    assert (tmp_path / "drawn").read_text() == "xx"
