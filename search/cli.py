@@ -20,6 +20,7 @@ import typer
 
 from .eval_commands import evaluate, list_or_show_tasks
 from .morning_commands import StudyArgument, chat, dashboard, reproduce
+from .report_commands import report
 from .show_commands import compare, show
 from .terminal import (
     FAILED,
@@ -158,7 +159,7 @@ def _run(loaded: Config) -> None:
     screen.print(table(outcome.board, width=screen.width))
     for line in found_lines(outcome.board):
         say(screen, line)
-    say(screen, f"report: {folder}/leaderboard.md and leaderboard.csv")
+    say(screen, f"report: {folder}/report.html, leaderboard.md and leaderboard.csv")
     if not outcome.finished:
         say(screen, "ended early: the same command continues")
         raise typer.Exit(INTERRUPTED)
@@ -321,6 +322,7 @@ app.command()(reproduce)
 app.command()(dashboard)
 app.command()(show)
 app.command()(compare)
+app.command("report")(report)
 
 
 def _load(

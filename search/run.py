@@ -41,6 +41,8 @@ from .journal import Journal, lock_folder
 from .leaderboard import Leaderboard, read_leaderboard
 from .progress import Reporter
 from .ray_workers import RayWorkers
+from .redraw import Redrawing
+from .report import write_report
 from .study import Hire, Study
 from .views import write_views
 from .worker_side import Setup
@@ -79,7 +81,7 @@ def run_search(
     """
     folder = config.results_folder
     parts = open_parts(config)
-    with lock_folder(folder):
+    with lock_folder(folder), Redrawing(reporter, folder) as reporter:
         journal = Journal(folder, write=True, n_values=len(parts.objective.criteria))
         known = journal.manifest
         now = identity(parts)
@@ -110,6 +112,8 @@ def run_search(
         finished = study.run()
         board = read_leaderboard(folder)
         write_views(board)
+        reporter.close()
+        write_report(board, journal.begun)
     return Outcome(board, finished)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -70,7 +70,8 @@ def compare(
     screen, board = console(), read_leaderboard(study)
     rows = (find_row(board, a), find_row(board, b))
     names = [row.candidate.name for row in rows]
-    screen.print(recipe_difference(*(row.candidate.recipe for row in rows), names))
+    recipes = [row.candidate.recipe for row in rows]
+    screen.print(recipe_difference(recipes[0], recipes[1], names))
     _print_difference(screen, board, rows, items)
 
 
@@ -131,5 +132,6 @@ def _print_item(screen: Console, word: str, item: Item, task: FrozenTask) -> Non
     say(screen, f"--- {word}: {item.task}, document {item.doc_id} ({values})")
     say(screen, str(requests[0].args[0]))
     gold = task.prompts.gold.get(item.doc_id, ())
-    right = [repr(requests[index].args[1]) for index in gold]
+    choices: list[Any] = [list(request.args)[-1] for request in requests] if gold else []
+    right = [repr(choices[index]) for index in gold]
     say(screen, f"--- right: {', '.join(right) or repr(task.prompts.targets[item.doc_id])}")

@@ -17,7 +17,7 @@ from .conftest import QUICKSTART, refused
 def test_help_names_every_command(heterosis):
     code, out, _ = heterosis("--help")
     assert code == 0
-    for command in ("search", "check", "leaderboard", "export", "merge", "tasks", "eval"):
+    for command in ("search", "check", "leaderboard", "export", "merge", "tasks", "eval", "report"):
         assert command in out
 
 
@@ -33,6 +33,8 @@ def test_search_leaderboard_and_their_formats(heterosis, small_search):
     assert "search 3/3" in out
     assert f"export the winner: heterosis export {small_search.results}" in out
     assert " of the best baseline" in out
+    assert f"report: {small_search.results}/report.html" in out
+    assert "candidate 9" in (small_search.results / "report.html").read_text()
 
     code, out, _ = heterosis("leaderboard", small_search.results)
     assert code == 0
