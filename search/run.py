@@ -105,7 +105,7 @@ def run_search(
             _budget(parts, bench.scorer, machine["deadline"], journal),
             should_stop,
             pace(parts),
-            hire or _hire(parts, machine, now, reporter),
+            hire or _hire(parts, machine, now | requests, reporter),
         )
         finished = study.run()
         board = read_leaderboard(folder)
