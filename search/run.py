@@ -167,8 +167,7 @@ def _budget(parts: Parts, scorer: Scorer, deadline: str | None, journal: Journal
     candidates = [candidate_of(trial) for trial in journal.trials]
     confirmed = parts.config.search.finalists + len(parts.baselines)
     items = confirmed * (scorer.items(CONFIRM) + scorer.items(GUARD))
-    workers = parts.config.workers.num if parts.config.workers else 1
-    return Budget(limits_of(parts.config.search, deadline, candidates, workers), items)
+    return Budget(limits_of(parts.config.search, deadline, candidates), items)
 
 
 def _said_of(report: PathReport, machine: Mapping[str, Any]) -> str:
