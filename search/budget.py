@@ -62,7 +62,6 @@ def limits_of(
     section: SearchSection,
     deadline: str | None,
     candidates: Sequence[Candidate],
-    workers: int = 1,
 ) -> Limits:
     """What may be spent from now on.
 
@@ -70,12 +69,10 @@ def limits_of(
         section: What the configuration says.
         deadline: From `settle_deadline`, kept with the study.
         candidates: All that are finished; their time counts against `hours`.
-        workers: How many scored candidates side by side, baselines apart.
     """
     ends = []
     if section.hours is not None:
-        past = sum(c.seconds / (workers if c.is_searched else 1) for c in candidates)
-        ends.append(section.hours * 3600 - past)
+        ends.append(section.hours * 3600 - sum(_elapsed(c) for c in candidates))
     if deadline is not None:
         moment = datetime.datetime.fromisoformat(deadline)
         ends.append((moment - datetime.datetime.now(moment.tzinfo)).total_seconds())
@@ -107,8 +104,7 @@ def is_spent(manifest: Mapping[str, Any], candidates: Sequence[Candidate]) -> bo
         candidates: All that are finished.
     """
     section = SearchSection.model_validate(manifest["config"]["search"])
-    workers = (manifest["config"].get("workers") or {}).get("num", 1)
-    limits = limits_of(section, manifest.get("machine", {}).get("deadline"), candidates, workers)
+    limits = limits_of(section, manifest.get("machine", {}).get("deadline"), candidates)
     return Budget(limits, 0).spent(candidates) is not None
 
 
@@ -180,13 +176,18 @@ class Budget:
         """How many candidates there will be at the pace so far; None before the first."""
         searched = [c for c in candidates if c.is_searched]
         wanted = [self.limits.trials] if self.limits.trials is not None else []
-        items, seconds = sum(c.items for c in searched), sum(c.seconds for c in searched)
+        items, seconds = sum(c.items for c in searched), sum(_elapsed(c) for c in searched)
         if self.limits.items is not None and items:
             wanted.append(math.ceil(len(searched) * self.limits.items / items))
         if self.limits.seconds is not None and seconds:
             left = self.limits.seconds - self.elapsed - self.kept(candidates)
             wanted.append(len(searched) + max(int(left * len(searched) / seconds), 0))
         return min(wanted, default=None)
+
+
+def _elapsed(candidate: Candidate) -> float:
+    # What a candidate has taken of the night: many may be scored at the same time.
+    return candidate.seconds if candidate.elapsed is None else candidate.elapsed
 
 
 def _slowest(candidates: Sequence[Candidate]) -> float:

@@ -44,6 +44,8 @@ class Candidate:
         items: How many items it was scored on.
         raced: Whether it was stopped before it had met all items; value and scores are estimates.
         seconds: Spent on loading and scoring.
+        elapsed: Of a searched one, seconds of the search since the one before it was kept, however
+            many are scored side by side; None where that was not kept.
         failure: Why there is no value, or None.
         of: Of a variant, the winner's number.
         reset: Of a variant, the groups of genes that are as in the uniform merge.
@@ -61,6 +63,7 @@ class Candidate:
     items: int = 0
     raced: bool = False
     seconds: float = 0.0
+    elapsed: float | None = None
     failure: str | None = None
     of: int | None = None
     reset: tuple[str, ...] = ()
@@ -102,6 +105,7 @@ class Candidate:
             "items": self.items,
             "raced": self.raced,
             "seconds": round(self.seconds, 4),
+            **({} if self.elapsed is None else {"elapsed": round(self.elapsed, 4)}),
             "failure": self.failure,
             **({"value": self.value} if self.values else {}),
             **(
@@ -139,6 +143,7 @@ def candidate_of(trial: FrozenTrial) -> Candidate:
         items=kept.get("items", sum(score["n"] for score in kept["scores"].values())),
         raced=kept.get("raced", False),
         seconds=kept["seconds"],
+        elapsed=kept.get("elapsed"),
         failure=kept["failure"],
         of=kept.get("of"),
         reset=tuple(kept.get("reset", ())),

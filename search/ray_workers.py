@@ -4,6 +4,9 @@ Knows Ray and the seam; imports Ray only when such workers are made. The driver 
 that dies and issues its candidate again. Ray's own restarts (`max_restarts`, `max_task_retries`)
 are off: a restarted actor keeps its candidate while it waits for a device, though others are idle.
 An actor for which there is no device yet waits for one: machines may join and leave at any time.
+
+A candidate goes to a worker that has just answered, so that one which died while it was idle costs
+no candidate a re-issue; a call that never returns tells of a death while nothing is asked.
 """
 
 from __future__ import annotations
@@ -42,6 +45,9 @@ GLANCE = 0.5
 KNOCK = 10.0
 """Seconds within which a cluster must answer."""
 
+WATCH = "watch"
+"""Ray's name of the thread of an actor that waits beside the one which scores."""
+
 PATIENCE = 60.0
 """Seconds without any worker after which a person is told, again and again."""
 
@@ -78,20 +84,37 @@ class _Scorer:
         self._score = self._build()
         return socket.gethostname()
 
+    def here(self) -> None:
+        """Answer: a candidate may come."""
+
     def score(self, job: Job) -> Result:
         """Score one candidate."""
         assert self._score is not None
         return self._score(job)
 
+    def watch(self) -> None:
+        """Never return, beside all else: the call fails when the actor is gone."""
+        threading.Event().wait()
+
 
 @dataclass
 class _Worker:
-    """The driver's view of an actor: what it is doing, since when."""
+    """The driver's view of an actor.
+
+    Attributes:
+        actor: Ray's handle.
+        task: What it was asked last: to be ready, to answer, to score; None while it is idle.
+        watch: Fails when it is gone.
+        job: The candidate that it has, or will get once it answers.
+        since: When it got that; None before.
+        is_ready: Whether its model is loaded.
+    """
 
     actor: Any
     task: Any
+    watch: Any
     job: Job | None = None
-    since: float = 0.0
+    since: float | None = None
     is_ready: bool = False
 
 
@@ -123,9 +146,11 @@ class RayWorkers:
             "num_cpus": self._section.cpus_per_worker,
             "num_gpus": self._gpus,
         }
-        actor_class: Any = ray.remote(max_restarts=0, max_task_retries=0, **options)(_Scorer)
+        options |= {"max_restarts": 0, "max_task_retries": 0, "concurrency_groups": {WATCH: 1}}
+        actor_class: Any = ray.remote(**options)(_Scorer)
         actor = actor_class.remote(self._build)
-        return _Worker(actor, actor.ready.remote())
+        watch = actor.watch.options(concurrency_group=WATCH).remote()
+        return _Worker(actor, actor.ready.remote(), watch)
 
     @property
     def idle(self) -> int:
@@ -138,17 +163,18 @@ class RayWorkers:
     def submit(self, job: Job) -> None:
         """See `Workers`."""
         worker = self._free()[0]
-        worker.job, worker.since = job, time.monotonic()
-        worker.task = worker.actor.score.remote(job)
+        worker.job, worker.since = job, None
+        worker.task = worker.actor.here.remote()
 
     def wait(self) -> list[Result]:
         """See `Workers`."""
         import ray
 
-        by_task = {w.task: w for w in self._workers if w.task is not None}
+        by_task = {task: w for w in self._workers for task in (w.task, w.watch) if task is not None}
         done, _ = ray.wait([*by_task], num_returns=1, timeout=GLANCE)
         more, _ = ray.wait([*by_task], num_returns=len(by_task), timeout=0)
-        found = [self._taken(by_task[task]) for task in {*done, *more}]
+        heard = {id(by_task[task]): by_task[task] for task in {*done, *more}}
+        found = [self._taken(worker) for worker in heard.values()]
         found += [self._late(w) for w in self._workers if self._is_late(w)]
         while self._again and self._free():
             self.submit(self._again.popleft())
@@ -156,17 +182,21 @@ class RayWorkers:
         return [result for result in found if result is not None]
 
     def _taken(self, worker: _Worker) -> Result | None:
-        """Take what a worker has sent: a result, that it is ready, or that it is gone."""
+        """Take what a worker has sent: a result, that it is ready or there, or that it is gone."""
         import ray
         from ray.exceptions import RayActorError, RayTaskError
 
         try:
-            answer = ray.get(worker.task)
+            answer = ray.get(worker.watch if worker.task is None else worker.task)
         except RayTaskError as error:
             raise error.cause from error  # ours, from the worker's side
         except RayActorError as error:
             return self._bury(worker, error)
-        worker.task, worker.job = None, None
+        if worker.job is not None and worker.since is None:
+            worker.since = time.monotonic()
+            worker.task = worker.actor.score.remote(worker.job)
+            return None
+        worker.task, worker.job, worker.since = None, None, None
         if isinstance(answer, Result):
             return answer
         worker.is_ready, self._stillbirths = True, 0
@@ -178,6 +208,9 @@ class RayWorkers:
         self._replace(worker)
         if job is None:
             self._stillborn(worker, reason)
+            return None
+        if worker.since is None:  # it had not begun
+            self._again.append(job)
             return None
         deaths = self._deaths[job.number] = self._deaths.get(job.number, 0) + 1
         log.warning("candidate %d: its worker died (%s)", job.number, reason)
@@ -204,14 +237,15 @@ class RayWorkers:
         self._workers[self._workers.index(worker)] = self._hire()
 
     def _is_late(self, worker: _Worker) -> bool:
-        limit = self._section.timeout
-        is_busy = worker.job is not None
-        return limit is not None and is_busy and time.monotonic() - worker.since > limit
+        limit, since = self._section.timeout, worker.since
+        return limit is not None and since is not None and time.monotonic() - since > limit
 
     def _late(self, worker: _Worker) -> Result:
         """Break a candidate off: it would take as long elsewhere."""
-        job, seconds = worker.job, time.monotonic() - worker.since
+        job, since = worker.job, worker.since
         assert job is not None
+        assert since is not None
+        seconds = time.monotonic() - since
         self._replace(worker)
         reason = f"took longer than workers.timeout, {self._section.timeout:g} s"
         return Result(job.number, reason, seconds)

@@ -107,7 +107,7 @@ def run_search(
             _budget(parts, bench.scorer, machine["deadline"], journal),
             should_stop,
             pace(parts),
-            hire or _hire(parts, machine, now, reporter),
+            hire or _hire(parts, machine, now | requests, reporter),
         )
         finished = study.run()
         board = read_leaderboard(folder)
@@ -171,8 +171,7 @@ def _budget(parts: Parts, scorer: Scorer, deadline: str | None, journal: Journal
     candidates = [candidate_of(trial) for trial in journal.trials]
     confirmed = parts.config.search.finalists + len(parts.baselines)
     items = confirmed * (scorer.items(CONFIRM) + scorer.items(GUARD))
-    workers = parts.config.workers.num if parts.config.workers else 1
-    return Budget(limits_of(parts.config.search, deadline, candidates, workers), items)
+    return Budget(limits_of(parts.config.search, deadline, candidates), items)
 
 
 def _said_of(report: PathReport, machine: Mapping[str, Any]) -> str:

@@ -77,6 +77,7 @@ class Study:
         self._flights, self._hire = Flights(self._proposer, space, pace), hire
         self._candidates = [candidate_of(trial) for trial in journal.trials]
         self._race: Race | None = None
+        self._kept_at = 0.0
 
     def run(self) -> bool:
         """Score the baselines, search, and confirm the finalists.
@@ -156,6 +157,7 @@ class Study:
             return
         done = sum(candidate.is_searched for candidate in self._candidates)
         self._reporter.stage("search", self._budget.limits.trials, done)
+        self._kept_at = self._budget.elapsed
         workers = self._hire(self._bench, self._race, self._references())
         try:
             limit = self._search_with(workers)
@@ -220,7 +222,8 @@ class Study:
 
     def _land(self, flight: Flight, result: Result) -> None:
         """Judge and keep a scored candidate."""
-        blank = replace(flight.candidate, seconds=result.seconds)
+        elapsed, self._kept_at = self._budget.elapsed - self._kept_at, self._budget.elapsed
+        blank = replace(flight.candidate, seconds=result.seconds, elapsed=elapsed)
         candidate, scores = self._told_by(blank, result.scores, self._rivals(flight))
         candidate = valued(candidate, self._objective)
         self._keep(self._flights.land(flight, candidate), candidate, scores)

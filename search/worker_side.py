@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..evals.fingerprint import parts_of
 from ..evals.scores import ItemScores
 from .config import Config
 from .workers import Job, Result, score_job
@@ -22,7 +23,7 @@ class Setup:
     Attributes:
         config: The search's.
         machine: Scoring path and CPU threads that the driver has settled.
-        identity: The driver's: a worker must have the same parents, tasks and versions.
+        identity: The driver's: a worker must have the same parents, tasks, versions and requests.
         references: The parents' items, from which the race is planned; none: no race.
     """
 
@@ -48,6 +49,7 @@ class Setup:
         scorer = make_scorer(parts, engine.model)
         set_threads(parts, scorer, self.machine["threads"])
         scorer.path = self.machine["path"]
+        self._check({"requests": parts_of(scorer.fingerprint)})
         bench = bench_of(parts, engine, scorer)
         race = plan_race(scorer, self.references, parts.config.search, parts.objective)
         return lambda job: score_job(bench, race, job)

@@ -1,6 +1,8 @@
 """How much a search may spend: by candidates, items, hours, and until an hour of the day."""
 
 import datetime
+import time
+from dataclasses import replace
 
 import pytest
 from heterosis.merge.recipe import Coefficients, Recipe
@@ -96,6 +98,24 @@ def test_hours_count_what_earlier_runs_took_and_a_deadline_what_is_left():
     assert limits_of(SearchSection(hours=2.0), None, done).seconds == 3600.0
     soon = (datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=90)).isoformat()
     assert limits_of(SearchSection(hours=2.0), soon, done).seconds == pytest.approx(90, abs=5)
+
+
+def test_what_many_workers_took_counts_as_the_night_does_however_many_there_were():
+    alone = candidates(10, seconds=360.0)
+    beside = [replace(c, elapsed=90.0) for c in candidates(20, seconds=360.0)]
+    both = limits_of(SearchSection(hours=3.0), None, alone + beside)
+    assert both.seconds == 3 * 3600 - 10 * 360 - 20 * 90
+    budget = Budget(Limits(seconds=1000.0), 0, Clock())
+    assert budget.total(beside) == 20 + 10  # 900 seconds, one every 90
+
+
+def test_the_night_is_kept_with_every_candidate(small_search):
+    path = small_search.write(search={"trials": 5})
+    start = time.monotonic()
+    outcome, _ = run(path)
+    searched = [row.candidate for row in outcome.board.rows if row.candidate.is_searched]
+    assert all(c.elapsed >= c.seconds - 1e-3 for c in searched)
+    assert sum(c.elapsed for c in searched) < time.monotonic() - start
 
 
 def test_the_expected_number_of_candidates_follows_the_pace():

@@ -1,5 +1,6 @@
 """Ray workers on this machine: the same study, deaths, timeouts, stops."""
 
+import json
 import os
 import signal
 import subprocess
@@ -10,9 +11,12 @@ from functools import partial
 import psutil
 import pytest
 from heterosis.merge.recipe import Recipe
+from heterosis.search.assembly import identity, open_parts
 from heterosis.search.config import ConfigError, load_config
+from heterosis.search.journal import StudyError
 from heterosis.search.ray_workers import RayWorkers, check_ray
 from heterosis.search.scoring_sections import WorkersSection
+from heterosis.search.worker_side import Setup
 from heterosis.search.workers import Job, Result
 
 from .test_kill import start, wait_for_new_lines
@@ -59,6 +63,52 @@ def the_first_time_dies(marks):
         return Result(job.number, "the second time", 0.0)
 
     return score
+
+
+@pytest.mark.slow
+def test_the_death_of_an_idle_worker_is_seen_and_costs_no_candidate_anything(with_ray, monkeypatch):
+    monkeypatch.setattr("heterosis.search.ray_workers.REISSUES", 0)
+    section = WorkersSection(engine="ray", num=1, gpus_per_worker=0)
+    workers = RayWorkers(section, tells_its_process, gpus=0)
+    try:
+        first = score_one(workers, 0)
+        os.kill(int(first), signal.SIGKILL)
+        second = score_one(workers, 1)
+        os.kill(int(second), signal.SIGKILL)
+        wait_until(workers, lambda: workers.idle == 0)
+        assert len({first, second, score_one(workers, 2)}) == 3
+    finally:
+        workers.close()
+
+
+def test_a_worker_with_other_requests_refuses(small_search):
+    config = load_config(small_search.write())
+    known = json.loads(json.dumps(identity(open_parts(config))))
+    known["requests"] = {"tokens": "another"}
+    setup = Setup(config, {"threads": 1, "path": "packed"}, known, ())
+    with pytest.raises(StudyError, match=r"worker on .*requests.tokens was another, is"):
+        setup()
+
+
+def tells_its_process():
+    return lambda job: Result(job.number, str(os.getpid()), 0.0)
+
+
+def score_one(workers, number: int) -> str:
+    """Give out one job; return what came of it."""
+    wait_until(workers, lambda: workers.idle == 1)
+    workers.submit(Job(number, RECIPE, ()))
+    found = []
+    while not found:
+        found = workers.wait()
+    return found[0].scores
+
+
+def wait_until(workers, is_so) -> None:
+    deadline = time.monotonic() + 60
+    while not is_so():
+        assert time.monotonic() < deadline
+        assert workers.wait() == []
 
 
 def sleeps():
