@@ -12,12 +12,12 @@ import os
 import shlex
 import signal
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .board_commands import leaderboard
 from .eval_commands import evaluate, list_or_show_tasks
 from .morning_commands import StudyArgument, chat, dashboard, reproduce
 from .report_commands import report
@@ -52,14 +52,6 @@ ConfigArgument = Annotated[
 ResultsOption = Annotated[
     Path | None, typer.Option("--results", help="Folder of the study; default results/NAME.")
 ]
-
-
-class Format(StrEnum):
-    """How a leaderboard is written."""
-
-    table = "table"
-    md = "md"
-    csv = "csv"
 
 
 @app.callback(invoke_without_command=True)
@@ -200,40 +192,6 @@ def check(
 
 
 @app.command()
-def leaderboard(
-    results: Annotated[
-        Path, typer.Argument(metavar="[RESULTS]", help="A study, or a folder of studies.")
-    ] = Path("results"),
-    format_: Annotated[Format, typer.Option("--format", help="How to write it.")] = Format.table,
-    all_rows: Annotated[bool, typer.Option("--all", help="Every row of the table.")] = False,
-) -> None:
-    """Show the leaderboard of a study, or of all studies in a folder."""
-    from . import views
-    from .journal import StudyError, find_studies
-    from .leaderboard import read_leaderboard
-    from .sheet import csv_text
-
-    screen = console()
-    folders = find_studies(results)
-    for folder in folders:
-        try:
-            board = read_leaderboard(folder)
-        except StudyError as error:
-            if len(folders) == 1:
-                raise
-            sys.stderr.write(f"heterosis: {error}\n")
-            continue
-        if format_ is Format.table:
-            shown = None if all_rows else views.SHORT
-            screen.print(views.table(board, rows=shown, width=screen.width))
-            for line in views.found_lines(board):
-                say(screen, line)
-        else:
-            write = views.markdown if format_ is Format.md else csv_text
-            sys.stdout.write(write(board))
-
-
-@app.command()
 def export(
     study: StudyArgument,
     out: Annotated[Path, typer.Option("--out", "-o", help="Model directory to write.")],
@@ -320,6 +278,7 @@ app.command("eval")(evaluate)
 app.command()(chat)
 app.command()(reproduce)
 app.command()(dashboard)
+app.command()(leaderboard)
 app.command()(show)
 app.command()(compare)
 app.command("report")(report)
