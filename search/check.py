@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..evals.columns import METRIC
 from ..evals.scorer import PathReport, Scorer
 from ..evals.splits import CONFIRM, GUARD, SEARCH
 from ..evals.tasks import FrozenTask
@@ -32,7 +33,7 @@ from .assembly import (
 )
 from .budget import limits_of, settle_deadline
 from .candidate import candidate_of
-from .config import Config
+from .config import WEIGHED, Config
 from .describe import budget_advice, by_thirds, delta_lines, delta_table, parents_line, third_name
 from .format import duration
 from .journal import Journal
@@ -187,11 +188,18 @@ def _tasks_lines(parts: Parts) -> Iterator[str]:
         )
     for task in parts.tasks:
         yield (
-            f"task {task.name}: {task.metric.key}, weight {task.weight:g}: "
+            f"task {task.name}: {task.metric.key}{_counted(parts, task)}: "
             f"{_items(task, SEARCH)} search items, {_items(task, CONFIRM)} confirm items"
         )
     for task in parts.guard:
         yield f"guard {task.name}: {task.metric.key}: {_items(task, GUARD)} items"
+
+
+def _counted(parts: Parts, task: FrozenTask) -> str:
+    """What of a task counts, and how much, where that is not its metric alone."""
+    columns = [column for column in task.optimize if column != METRIC]
+    weight = f", weight {task.weight:g}" if parts.config.search.objective in WEIGHED else ""
+    return (f", optimised by {' and '.join(task.optimize)}" if columns else "") + weight
 
 
 def _items(task: FrozenTask, split: str) -> int:

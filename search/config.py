@@ -115,6 +115,8 @@ class Config(Section):
                     f"`{row.name}` merges at most {row.most_parents} parents at a time, got "
                     f"{len(self.parents)}; leave out parents, or take another method"
                 )
+        _check_use("mask_seed", self.space.mask_seed is None, rows, lambda row: row.is_random)
+        _check_optional(self.space.optional, self.parents)
         _check_kinds(self.space.modules, self.merge.layer_groups)
         _check_objective(self.search, self.tasks)
         return self
@@ -123,6 +125,12 @@ class Config(Section):
     def methods(self) -> tuple[str, ...]:
         """The methods of the search: one, or those that it chooses from."""
         return self.space.method or (self.merge.method or DEFAULT_METHOD,)
+
+    @property
+    def optional(self) -> tuple[str, ...]:
+        """The parents that a candidate may leave out."""
+        named = self.space.optional
+        return tuple(self.parents) if named is True else named or ()
 
     @property
     def results_folder(self) -> Path:
@@ -165,6 +173,20 @@ def _check_parameter(name: str, bounds: tuple[float, float], rows: list[Method])
             f"`space.parameters.{name}` must lie in [{low:g}, {high:g}] ({found[0].unit}), got "
             f"[{bounds[0]:g}, {bounds[1]:g}]"
         )
+
+
+def _check_optional(named: bool | tuple[str, ...], parents: Iterable[str]) -> None:
+    known = list(parents)
+    if named and len(known) < 2:
+        raise ValueError(
+            f"`space.optional` chooses among several parents, got {len(known)}; leave it out"
+        )
+    for parent in named if isinstance(named, tuple) else ():
+        if parent not in known:
+            raise ValueError(
+                f"`space.optional` must be true or name parents, got `{parent}`; "
+                f"{hint(parent, known)}"
+            )
 
 
 def _check_kinds(modules: Iterable[str], layer_groups: Mapping[str, str]) -> None:

@@ -108,7 +108,8 @@ def without(params: Params, groups: Sequence[str], space: Space) -> Recipe:
 def plain_params(space: Space) -> dict[str, float | str]:
     """The uniform merge's genotype, or what is nearest to it in the space.
 
-    Weights of 1/P in the middle, no slope, lambda 1, all else at its lowest; the first method.
+    Weights of 1/P in the middle, no slope, lambda 1, no parent left out, all else at its lowest;
+    the first method.
     """
     shares = dict.fromkeys(space.parents, 1.0 / len(space.parents))
     exact = space.constant(shares, space.methods[0])
@@ -117,7 +118,7 @@ def plain_params(space: Space) -> dict[str, float | str]:
     values: dict[str, float | str] = {name: names[0] for name, names in space.choices.items()}
     for gene, (low, high) in space.genes.items():
         head = gene.partition(".")[0]
-        wanted = {"weight": shares[space.parents[0]], "lambda": 1.0, "slope": 0.0}
+        wanted = {"weight": shares[space.parents[0]], "lambda": 1.0, "slope": 0.0, "keep": 1.0}
         value = wanted.get("weight" if head == "alpha" else head, low)
         values[gene] = min(max(value, low), high)
     return values

@@ -49,6 +49,9 @@ def recipe_line(recipe: Recipe) -> str:
     coefficients = list(recipe.coefficients.values())
     parts = [_methods(recipe)]
     for index, parent in enumerate(recipe.parents):
+        if not any(c.weights[index] for c in coefficients):
+            parts.append(f"without {parent}")
+            continue
         part = f"{parent} {spread([c.weights[index] for c in coefficients])}"
         rates = [c.drop_rates[index] for c in coefficients]
         if any(rates):

@@ -201,6 +201,10 @@ class MergeSection(Section):
         return Grouping(tuple(self.layer_groups.items()))
 
 
+Seed = Annotated[int, Field(ge=0, lt=2**53)]
+"""Of masks, where it is searched: a gene is a float, which holds no larger whole number."""
+
+
 class SpaceSection(Section):
     """What the search may vary, and how far."""
 
@@ -218,6 +222,10 @@ class SpaceSection(Section):
     default [0, 0.5]."""
     drop_rate: Interval = (0.0, 0.0)
     lambda_: Interval = Field(default=(1.0, 1.0), alias="lambda")
+    optional: bool | tuple[str, ...] = False
+    """Parents that may be left out of a candidate, each by a gene of its own; true: any of them."""
+    mask_seed: tuple[Seed, Seed] | None = None
+    """[first, last] of the seeds of random masks; default: `merge.mask_seed` for all."""
     parameters: dict[str, Interval] = Field(default_factory=dict)
     """Parameter of the method(s) -> bounds, or a number; default: the method table's default."""
 
@@ -235,6 +243,16 @@ class SpaceSection(Section):
     @classmethod
     def _ordered(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
         return None if value is None else _check_interval(value)
+
+    @field_validator("mask_seed")
+    @classmethod
+    def _ordered_seeds(cls, value: tuple[int, int] | None) -> tuple[int, int] | None:
+        if value is not None and value[0] >= value[1]:
+            raise ValueError(
+                f"must be [first, last] with first < last, got {list(value)}; one seed is "
+                "`merge.mask_seed`"
+            )
+        return value
 
     @field_validator("parameters")
     @classmethod

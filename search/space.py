@@ -3,7 +3,8 @@
 Knows parents, layer groups and the configuration's `space`; pure, no torch, no Optuna state.
 A gene is one number of the genotype, named `weight.PARENT.KIND.POINT` (so are drop rates and the
 methods' parameters, shared ones without PARENT), `alpha.PARENT.KIND` and `slope.PARENT.KIND` for
-weights on lines, or `lambda`; genes whose interval is one point are constants and no parameters.
+weights on lines, `keep.PARENT` (left out below KEPT), `lambda` or `mask_seed`; genes whose interval
+is one point are constants and no parameters.
 A choice is one name of the genotype: `method.KIND.POINT`.
 """
 
@@ -33,6 +34,9 @@ layers are general, deep ones carry the task)."""
 SWITCH = "switch"
 """Unit of the methods' parameters that are 0 or 1; as genes they are numbers, on from 0.5."""
 
+KEPT = 0.5
+"""Value of a gene `keep.PARENT` from which that parent takes part."""
+
 Params = Mapping[str, float | str]
 """A genotype: gene -> number, choice -> name."""
 
@@ -50,10 +54,12 @@ class Space:
         weight: Bounds of every weight; of every alpha where weights lie on lines.
         drop_rate: Bounds of every drop rate.
         lambda_: Bounds of lambda.
-        mask_seed: Of every candidate.
+        mask_seed: Of every candidate; the lowest where it is searched.
         slope: Bounds of every slope; None unless weights lie on lines.
         parameters: Parameter of the methods -> bounds; those left out keep their defaults.
         layer_groups: The configuration's rules for layer groups, part of every recipe.
+        optional: Parents that may be left out.
+        last_seed: The highest mask_seed where it is searched, else None.
     """
 
     parents: tuple[str, ...]
@@ -68,6 +74,8 @@ class Space:
     slope: tuple[float, float] | None = None
     parameters: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     layer_groups: tuple[tuple[str, str], ...] = ()
+    optional: tuple[str, ...] = ()
+    last_seed: int | None = None
 
     @cached_property
     def genes(self) -> dict[str, tuple[float, float]]:
@@ -98,6 +106,9 @@ class Space:
         genes["lambda"] = self.lambda_
         for name, bounds in self.parameters.items():
             genes |= self._curves(name, bounds, self._is_shared(name))
+        genes |= {f"keep.{parent}": (0.0, 1.0) for parent in self.optional}
+        if self.last_seed is not None:
+            genes["mask_seed"] = (self.mask_seed, self.last_seed + 1)
         return genes
 
     def _weights(self) -> Iterator[tuple[str, tuple[float, float]]]:
@@ -181,9 +192,15 @@ class Space:
                 for group, method in methods.items()
             },
             lambda_=values["lambda"] if has_lambda else 1.0,
-            mask_seed=self.mask_seed,
+            mask_seed=self._seed(values),
             layer_groups=self.layer_groups,
         )
+
+    def _seed(self, values: Mapping[str, Any]) -> int:
+        """The mask_seed that a number of [first, last + 1] stands for."""
+        if self.last_seed is None:
+            return self.mask_seed
+        return min(int(values["mask_seed"]), self.last_seed)
 
     def _coefficients(self, group: str, method: Method, values: Mapping[str, Any]) -> Coefficients:
         """Coefficients of a group: what its method does not have is left at its neutral value."""
@@ -196,8 +213,9 @@ class Space:
             return tuple(float(n >= 0.5) for n in numbers) if row.unit == SWITCH else numbers
 
         rows = [row for row in method.parameters if row.name in self.parameters]
+        kept = [float(values.get(f"keep.{parent}", 1.0) >= KEPT) for parent in self.parents]
         return Coefficients(
-            weights=each("weight"),
+            weights=tuple(w * k for w, k in zip(each("weight"), kept, strict=True)),
             drop_rates=each("drop_rate") if method.uses_drop_rate else (0.0,) * len(self.parents),
             parameters={row.name: own(row) for row in rows},
         )
@@ -244,7 +262,7 @@ class Space:
     ) -> dict[str, float | str] | None:
         """Return the genotype of one method and one weight per parent everywhere.
 
-        All else is at its lowest; slopes are 0.
+        All else is at its lowest; slopes are 0, no parent is left out.
 
         Returns:
             The genes and choices, or ``None`` if the space does not hold that merge.
@@ -254,7 +272,7 @@ class Space:
         values: dict[str, float | str] = dict.fromkeys(self.choices, method)
         for name, (low, high) in self._numbers.items():
             gene, *rest = name.split(".")
-            fixed = {"lambda": lambda_, "slope": 0.0}
+            fixed = {"lambda": lambda_, "slope": 0.0, "keep": 1.0}
             value = weights[rest[0]] if gene in ("weight", "alpha") else fixed.get(gene, low)
             if not low <= value <= high:
                 return None
@@ -278,6 +296,8 @@ class Space:
             "slope": self.slope and list(self.slope),
             "parameters": {name: list(bounds) for name, bounds in self.parameters.items()},
             "layer_groups": [list(rule) for rule in self.layer_groups],
+            "optional": list(self.optional),
+            "last_seed": self.last_seed,
         }
         return values | {key: value for key, value in optional.items() if value}
 
@@ -289,7 +309,7 @@ def build_space(config: Config, groups: Sequence[str]) -> Space:
         ConfigError: If a module kind is named that no layer group of the model has.
     """
     parents = tuple(config.parents)
-    section = config.space
+    section, seeds = config.space, config.space.mask_seed
     found = {LayerGroup.from_name(name).kind for name in groups}
     for kind in section.modules:
         if kind not in found:
@@ -306,10 +326,12 @@ def build_space(config: Config, groups: Sequence[str]) -> Space:
         weight=weight_bounds(section, len(parents)),
         drop_rate=section.drop_rate,
         lambda_=section.lambda_,
-        mask_seed=config.merge.mask_seed,
+        mask_seed=config.merge.mask_seed if seeds is None else seeds[0],
         slope=(section.slope or SLOPE) if section.depth.shape == "lines" else None,
         parameters=section.parameters,
         layer_groups=tuple(config.merge.layer_groups.items()),
+        optional=tuple(parent for parent in parents if parent in config.optional),
+        last_seed=None if seeds is None else seeds[1],
     )
 
 

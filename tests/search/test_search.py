@@ -384,3 +384,29 @@ def test_leaderboard_scores_are_the_stores_scores(finished):
         assert row.search.value == pytest.approx(
             np.mean([score.value for score in row.candidate.scores.values()])
         )
+
+
+@pytest.mark.parametrize("sampler", ["CmaEsSampler", "TPESampler"])
+def test_parents_left_out_and_seeds_searched_resume_alike(small_search, tmp_path, sampler):
+    changes = {
+        "merge": {"method": "dare_linear"},
+        "space": {
+            "depth": "constant",
+            "optional": True,
+            "mask_seed": [0, 7],
+            "drop_rate": [0, 0.8],
+        },
+    }
+    search = {"sampler": sampler, "finalists": 1, "racing": False}
+    run(small_search.write(**changes, search=search | {"trials": 4}))
+    run(small_search.write(**changes, search=search | {"trials": 9}))
+    stopped = record(small_search.results)
+    whole = small_search.write(
+        **changes, search=search | {"trials": 9}, results=str(tmp_path / "whole")
+    )
+    run(whole)
+    assert record(tmp_path / "whole") == stopped
+    recipes = [row.candidate.recipe for row in read_leaderboard(small_search.results).rows]
+    assert len({recipe.mask_seed for recipe in recipes}) > 2
+    left_out = [r for r in recipes if not any(c.weights[0] for c in r.coefficients.values())]
+    assert len(left_out) > 2

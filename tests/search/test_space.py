@@ -8,6 +8,7 @@ from heterosis.merge.methods import METHODS
 from heterosis.merge.recipe import Recipe
 from heterosis.search.baselines import null_baselines
 from heterosis.search.config import Config, ConfigError
+from heterosis.search.format import recipe_line
 from heterosis.search.sections import BaselinesSection
 from heterosis.search.space import build_space
 
@@ -319,3 +320,57 @@ def test_the_middle_of_a_space_that_holds_no_uniform_merge_is_a_baseline():
     last = null_baselines(space, BaselinesSection())[-1]
     assert (last.kind, last.params) == ("middle", space.middle)
     assert math.isclose(last.recipe.coefficients["embed"].drop_rates[0], 0.45)
+
+
+def test_parents_may_be_left_out():
+    space = make_space(("a", "b", "c"), optional=["b", "c"])
+    assert [name for name in space.genes if name.startswith("keep")] == ["keep.b", "keep.c"]
+    without = space.decode(space.middle | {"keep.b": 0.49})
+    for coefficients in without.coefficients.values():
+        assert coefficients.weights == pytest.approx((1 / 3, 0.0, 1 / 3))
+    assert "without b" in recipe_line(without)
+    assert space.decode(space.middle) == make_space(("a", "b", "c")).decode(
+        make_space(("a", "b", "c")).middle
+    )
+    every = make_space(("a", "b"), optional=True)
+    assert every.optional == ("a", "b")
+    assert every.constant({"a": 1.0, "b": 0.0}, "task_arithmetic")["keep.b"] == 1.0
+
+
+def test_the_seed_of_the_masks_may_be_searched():
+    space = make_space(method="dare_ties", drop_rate=[0.1, 0.9], mask_seed=[3, 5])
+    assert space.genes["mask_seed"] == (3, 6)
+    seeds = [space.decode(space.middle | {"mask_seed": x}).mask_seed for x in (3.0, 4.99, 5.5, 6.0)]
+    assert seeds == [3, 4, 5, 5]
+    assert space.mask_seed == 3  # that of the baselines
+
+
+def test_what_is_not_asked_for_does_not_change_a_studys_identity():
+    assert not {"optional", "last_seed"} & make_space().to_dict().keys()
+    assert make_space(optional=True).to_dict()["optional"] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"optional": ["c"]}, "`space.optional` must be true or name parents, got `c`"),
+        ({"parents": ("a",), "optional": True}, "chooses among several parents, got 1"),
+        ({"mask_seed": [0, 9]}, "`space.mask_seed` is not used by `task_arithmetic`"),
+        ({"method": "dare_ties", "mask_seed": [9, 9]}, "first < last, got"),
+    ],
+)
+def test_what_cannot_be_left_out_or_seeded(change, message):
+    with pytest.raises(ValueError, match=message):
+        make_space(**change)
+
+
+def test_kinds_by_name_patterns_have_genes_of_their_own():
+    groups = (*GROUPS, *(f"layers.{i}.q" for i in range(N_LAYERS)))
+    rules = {"*.layers.{layer}.*.q_proj.*": "layers.{layer}.q"}
+    space = make_space(groups=groups, rules=rules, modules=["attn", "mlp", "q"], depth="constant")
+    assert sorted(space.genes) == sorted(
+        f"weight.{p}.{k}.0" for p in "ab" for k in ("attn", "mlp", "q")
+    )
+    found = space.decode(space.middle | {"weight.a.q.0": 0.9}).coefficients
+    assert found["layers.1.q"].weights[0] == 0.9
+    assert found["layers.1.attn"].weights[0] == 0.5
