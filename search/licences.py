@@ -39,16 +39,17 @@ _RANK = {name: rank for rank, names in enumerate(STRICTNESS) for name in names}
 def licence_of(folder: Path) -> str | None:
     """Return the licence that a model's card states in its front matter, or None.
 
-    A licence of the name ``other`` is told by its ``license_name`` where there is one.
+    A licence of the name ``other`` is told by its ``license_name``; without one it is not known.
     """
     try:
         data = ModelCard.load(folder / CARD, ignore_metadata_errors=True).data
     except (OSError, ValueError, yaml.YAMLError):
         return None
     licence, name = data.get("license"), data.get("license_name")
-    if licence == "other" and isinstance(name, str):
-        return name
-    return licence if isinstance(licence, str) else None
+    if licence == "other":
+        return name if isinstance(name, str) else None
+    is_known = isinstance(licence, str) and licence != "unknown"
+    return licence.lower() if is_known else None
 
 
 def strictest(licences: Iterable[str | None]) -> str | None:

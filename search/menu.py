@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
+
 from .terminal import console, say
 
 if TYPE_CHECKING:
@@ -45,6 +47,8 @@ def ask_what_next(study: Path, run: Callable[[Config], None]) -> None:
         except (KeyboardInterrupt, EOFError):
             sys.stdout.write("\n")
             return
+        except typer.Exit:  # a search that was ended early has said so
+            continue
         except (ValueError, RuntimeError) as error:  # told, and asked again: nothing is lost
             say(console(), f"heterosis: error: {error}")
 

@@ -139,6 +139,8 @@ def test_the_strictest_licence(licences, chosen):
 def test_a_licence_of_its_own_name(tmp_path):
     (tmp_path / "README.md").write_text("---\nlicense: other\nlicense_name: my-own\n---\n")
     assert licence_of(tmp_path) == "my-own"
+    (tmp_path / "README.md").write_text("---\nlicense: other\n---\n")
+    assert licence_of(tmp_path) is None
 
 
 def test_one_answer_without_a_terminal(heterosis, study):
