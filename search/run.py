@@ -113,7 +113,10 @@ def run_search(
         board = read_leaderboard(folder)
         write_views(board)
         reporter.close()
-        write_report(board, journal.begun)
+        try:
+            write_report(board, journal.begun)
+        except OSError as error:  # the study is whole without its page
+            reporter.note(f"the page was not drawn ({error}); heterosis report {folder} draws it")
     return Outcome(board, finished)
 
 

@@ -364,5 +364,8 @@ def write_views(board: Leaderboard) -> tuple[Path, Path]:
 def write_whole(path: Path, text: str) -> None:
     """Write a small text file whole or not at all."""
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
