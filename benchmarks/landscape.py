@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,10 +23,13 @@ from heterosis.evals.scores import PER_TASK, ItemScores, item_scores
 from heterosis.evals.splits import SEARCH
 from heterosis.evals.store import ItemStore
 from heterosis.merge.recipe import Recipe
-from heterosis.search.assembly import build_engine, make_scorer, open_parts
+from heterosis.search.assembly import Parts, build_engine, make_scorer, open_parts
+from heterosis.search.baselines import LINEAR, Baseline, null_baselines
 from heterosis.search.candidate import candidate_of
-from heterosis.search.config import find_config, load_config
+from heterosis.search.config import Config, find_config, load_config
 from heterosis.search.journal import Journal
+from heterosis.search.objective import Objective
+from heterosis.search.space import Space, build_space
 from numpy.typing import NDArray
 from scipy.interpolate import RBFInterpolator
 from scipy.stats import qmc, spearmanr
@@ -39,11 +42,22 @@ FEATURES = ("attn", "mlp")
 MARGINS = (-30.0, 30.0)
 """Margins are clipped to these nats: beyond them nothing is told apart."""
 
+FLAT = 1e-4
+"""Share of the points' largest extent below which they do not vary: features are float32."""
+
+KEEP_EVERY = 16
+"""Points after which the file is written anew: hours of scoring are not lost to a kill."""
+
 
 def features(recipe: Recipe) -> list[float]:
-    """Weights of the layers' groups (g,), in the recipe's order."""
+    """Weights of the layers' groups times lambda (g,), in the recipe's order."""
     own = (c for name, c in recipe.coefficients.items() if name.rpartition(".")[2] in FEATURES)
-    return [weight for c in own for weight in c.weights]
+    return [weight * recipe.lambda_ for c in own for weight in c.weights]
+
+
+def is_linear(recipe: Recipe) -> bool:
+    """Whether its weights are all there is to it."""
+    return all(method.name in LINEAR for method in recipe.methods)
 
 
 def points_of(study: Path) -> Iterator[tuple[list[float], ItemScores]]:
@@ -56,15 +70,14 @@ def points_of(study: Path) -> Iterator[tuple[list[float], ItemScores]]:
             yield features(candidate.recipe), scores
 
 
-def record(config: str, count: int) -> Iterator[tuple[list[float], ItemScores]]:
+def record(parts: Parts, count: int) -> Iterator[tuple[list[float], ItemScores]]:
     """Score points of a space: half of them all over it, half near the uniform merge."""
     torch.set_num_threads(1)
-    parts = open_parts(load_config(find_config(config)))
     engine = build_engine(parts)
     scorer = make_scorer(parts, engine.model)
     scorer.path = scorer.self_check().path
     for baseline in parts.baselines:
-        if baseline.params is not None:
+        if is_linear(baseline.recipe):
             engine.load(baseline.recipe)
             yield features(baseline.recipe), scorer.score(SEARCH)
     genes = parts.space.genes
@@ -77,19 +90,37 @@ def record(config: str, count: int) -> Iterator[tuple[list[float], ItemScores]]:
         yield features(recipe), scorer.score(SEARCH)
 
 
-def save(out: Path, points: Sequence[tuple[list[float], ItemScores]]) -> None:
-    """Write points (N) to one file of a few megabytes."""
+def save(out: Path, points: Sequence[tuple[list[float], ItemScores]], parts: Parts) -> None:
+    """Write points (N) to one file of a few megabytes, and what else a replay needs."""
     first = points[0][1]
     header = {name: list(getattr(first, name)) for name in PER_TASK}
     np.savez_compressed(
         out,
         header=np.array(json.dumps(header)),
+        model=np.array(
+            json.dumps({"groups": parts.space.groups, "objective": parts.objective.to_dict()})
+        ),
         task_index=first.task_index.astype(np.int16),
         doc_id=first.doc_id.astype(np.int32),
         features=np.array([f for f, _ in points], dtype=np.float32),
         value=np.array([scores.value for _, scores in points]).astype(np.float16),
         margin=np.clip([scores.margin for _, scores in points], *MARGINS).astype(np.float16),
     )
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a replay needs of a configuration; neither parents nor tasks have to be there.
+
+    Attributes:
+        space: What may vary.
+        baselines: Trials 0..k.
+        objective: How scores become one number.
+    """
+
+    space: Space
+    baselines: tuple[Baseline, ...]
+    objective: Objective
 
 
 @dataclass(frozen=True)
@@ -101,12 +132,16 @@ class Landscape:
         x: Features (N, g).
         value: Right or wrong (N, n).
         margin: Nats (N, n).
+        groups: Layer groups of the model.
+        objective: Of the configuration that was recorded, as a study keeps it.
     """
 
     items: ItemScores
     x: Floats
     value: Floats
     margin: Floats
+    groups: tuple[str, ...]
+    objective: Mapping[str, Any]
 
     @classmethod
     def read(cls, path: Path) -> Landscape:
@@ -120,18 +155,45 @@ class Landscape:
             "weight": np.ones(value.shape[1]),
             "margin": margin[0],
         }
-        header = json.loads(str(data["header"]))
-        return cls(item_scores(header, columns), data["features"].astype(float), value, margin)
+        header, model = (json.loads(str(data[name])) for name in ("header", "model"))
+        features = data["features"].astype(float)
+        groups = tuple(model["groups"])
+        return cls(
+            item_scores(header, columns), features, value, margin, groups, model["objective"]
+        )
+
+    def setup(self, config: Config) -> Setup:
+        """What the replay of a configuration needs; tasks and weights are as they were recorded."""
+        space = build_space(config, self.groups)
+        own = Objective(**self.objective)
+        return Setup(
+            space,
+            null_baselines(space, config.baselines),
+            replace(own, rule=config.search.objective, normalize=config.search.normalize),
+        )
+
+    @cached_property
+    def _axes(self) -> Floats:
+        # Of what the points span (a, g): layers that share a gene are one direction, and a plane
+        # through as many points as there are layers would be fitted to rounding.
+        _, sizes, axes = np.linalg.svd(self.x - self.x.mean(axis=0), full_matrices=False)
+        return axes[sizes > FLAT * sizes[0]]
+
+    @property
+    def is_full(self) -> bool:
+        """Whether every feature varies by itself: then other depth shapes can be told, too."""
+        return len(self._axes) == self.x.shape[1]
 
     @cached_property
     def _surface(self) -> RBFInterpolator:
-        # Thin plates with some smoothing: exact at no point, so that noise is not learned.
+        # Some smoothing: exact at no point, so that noise is not learned.
         both = np.hstack([self.value, self.margin])
-        return RBFInterpolator(self.x, both, kernel="linear", smoothing=0.02, degree=1)
+        x = self.x @ self._axes.T
+        return RBFInterpolator(x, both, kernel="linear", smoothing=0.02, degree=1)
 
     def at(self, x: Floats) -> ItemScores:
         """What a model with these features (g,) would answer: right where that is likelier."""
-        value, margin = np.split(self._surface(x[None])[0], 2)
+        value, margin = np.split(self._surface(x[None] @ self._axes.T)[0], 2)
         return replace(self.items, value=(value > 0.5).astype(float), margin=margin)
 
     def held_out(self, folds: int = 5) -> dict[str, float]:
@@ -141,7 +203,7 @@ class Landscape:
         for fold in range(folds):
             out = order[fold::folds]
             rest = np.setdiff1d(order, out)
-            land = Landscape(self.items, self.x[rest], self.value[rest], self.margin[rest])
+            land = replace(self, x=self.x[rest], value=self.value[rest], margin=self.margin[rest])
             for index in out:
                 found = land.at(self.x[index]).value
                 told.append(found.mean())
@@ -164,11 +226,14 @@ def main() -> None:
     parser.add_argument("--points", type=int, default=256, help="points of the space to score")
     parser.add_argument("--study", type=Path, action="append", default=[], help="finished studies")
     options = parser.parse_args()
+    parts = open_parts(load_config(find_config(options.config)))
     points = [point for study in options.study for point in points_of(study)]
-    for point in record(options.config, options.points):
+    for point in record(parts, options.points):
         points.append(point)
         print(f"{len(points)} points", end="\r", flush=True)
-    save(options.out, points)
+        if len(points) % KEEP_EVERY == 0:
+            save(options.out, points, parts)
+    save(options.out, points, parts)
     print(json.dumps(Landscape.read(options.out).held_out()))
 
 

@@ -21,13 +21,12 @@ import numpy as np
 import optuna
 from heterosis.evals.racing import Race, item_order, rung_ends
 from heterosis.evals.scores import ItemScores
-from heterosis.search.assembly import Parts, open_parts
 from heterosis.search.config import find_config, load_config
 from heterosis.search.objective import Objective
 from heterosis.search.proposer import Proposer
 from heterosis.search.sections import Depth, RacingSection, SearchSection
 from heterosis.search.space import Params, Space
-from landscape import Landscape, features
+from landscape import Landscape, Setup, features, is_linear
 from numpy.typing import NDArray
 from scipy.stats import bootstrap
 
@@ -40,6 +39,8 @@ SHARE = 5
 MOST = 0.9
 """Of what it gains over the best baseline: the last tenth is a few items, and luck."""
 
+AS_CONFIGURED = "as configured"
+
 Floats = NDArray[np.float64]
 
 
@@ -51,7 +52,7 @@ class Setting:
     sampler: str = "CmaEsSampler"
     arguments: Mapping[str, Any] | None = None
     racing: bool = True
-    depth: str = "as configured"
+    depth: str = AS_CONFIGURED
     trials: int | None = None
 
     def section(self, seed: int) -> SearchSection:
@@ -68,7 +69,7 @@ class Setting:
     def space(self, space: Space) -> Space:
         """The configured space, or another depth shape in its bounds."""
         shape, _, count = self.depth.partition(" ")
-        if self.depth == "as configured":
+        if self.depth == AS_CONFIGURED:
             return space
         return replace(space, depth=Depth.model_validate({shape: int(count)} if count else shape))
 
@@ -104,7 +105,7 @@ class Replay:
     """
 
     land: Landscape
-    parts: Parts
+    parts: Setup
 
     @property
     def objective(self) -> Objective:
@@ -122,7 +123,7 @@ class Replay:
     def baselines(self, space: Space) -> Iterator[tuple[str, Params | None, ItemScores]]:
         """Baselines that are linear in the weights, as the configuration has them."""
         for baseline in self.parts.baselines:
-            if baseline.params is not None:
+            if is_linear(baseline.recipe):
                 scores = self.land.at(np.array(features(baseline.recipe)))
                 is_same = space is self.parts.space
                 yield baseline.kind, baseline.params if is_same else None, scores
@@ -186,6 +187,8 @@ def rows(replay: Replay, seeds: int) -> Iterator[dict[str, Any]]:
     full = FULL_TRIALS * replay.land.items.n
     target = nearly = 0.0
     for setting in SETTINGS:
+        if setting.depth != AS_CONFIGURED and not replay.land.is_full:
+            continue  # the points do not tell what another depth shape would give
         own = seeds if setting.sampler != "GPSampler" else min(seeds, 3)
         traces = [replay.search(setting, seed, full) for seed in range(own)]
         if setting is REFERENCE:
@@ -253,7 +256,7 @@ def main() -> None:
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     land = Landscape.read(options.landscape)
-    replay = Replay(land, open_parts(load_config(find_config(options.config))))
+    replay = Replay(land, land.setup(load_config(find_config(options.config))))
     fit, found = land.held_out(), []
     for row in rows(replay, options.seeds):
         found.append(row)
