@@ -29,6 +29,7 @@ from heterosis.search.candidate import candidate_of
 from heterosis.search.config import Config, find_config, load_config
 from heterosis.search.journal import Journal
 from heterosis.search.objective import Objective
+from heterosis.search.sections import BaselinesSection
 from heterosis.search.space import Space, build_space
 from numpy.typing import NDArray
 from scipy.interpolate import RBFInterpolator
@@ -114,13 +115,22 @@ class Setup:
 
     Attributes:
         space: What may vary.
-        baselines: Trials 0..k.
+        section: Which baselines come before the search.
         objective: How scores become one number.
     """
 
     space: Space
-    baselines: tuple[Baseline, ...]
+    section: BaselinesSection
     objective: Objective
+
+    @property
+    def baselines(self) -> tuple[Baseline, ...]:
+        """Trials 0..k."""
+        return self.baselines_in(self.space)
+
+    def baselines_in(self, space: Space) -> tuple[Baseline, ...]:
+        """The same with their genes in another space."""
+        return null_baselines(space, self.section)
 
 
 @dataclass(frozen=True)
@@ -168,7 +178,7 @@ class Landscape:
         own = Objective(**self.objective)
         return Setup(
             space,
-            null_baselines(space, config.baselines),
+            config.baselines,
             replace(own, rule=config.search.objective, normalize=config.search.normalize),
         )
 

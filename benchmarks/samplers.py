@@ -120,24 +120,21 @@ class Replay:
         """The objective."""
         return self.objective.combined(scores).value
 
-    def baselines(self, space: Space) -> Iterator[tuple[str, Params | None, ItemScores]]:
-        """Baselines that are linear in the weights, as the configuration has them."""
-        for baseline in self.parts.baselines:
+    def baselines(self, space: Space) -> Iterator[tuple[Params | None, ItemScores]]:
+        """Baselines that are linear in the weights, with their genes where a space holds them."""
+        for baseline in self.parts.baselines_in(space):
             if is_linear(baseline.recipe):
-                scores = self.land.at(np.array(features(baseline.recipe)))
-                is_same = space is self.parts.space
-                yield baseline.kind, baseline.params if is_same else None, scores
+                yield baseline.params, self.land.at(np.array(features(baseline.recipe)))
 
     def search(self, setting: Setting, seed: int, items: int) -> Floats:
         """Items spent and the best score so far, after each candidate (t, 2)."""
         space, section = setting.space(self.parts.space), setting.section(seed)
-        proposer, known = Proposer(space, section), list(self.baselines(self.parts.space))
-        for _, params, scores in known:
-            proposer.given(params if space is self.parts.space else None, (self.value(scores),), {})
-        best = max((scores for _, _, scores in known), key=self.value)
-        parents = tuple(scores for kind, _, scores in known if kind == "parent")
-        race = Race(parents, self.objective.criteria, RacingSection().alpha, self.objective.terms)
-        order = np.array(item_order(parents, seed))
+        proposer, known = Proposer(space, section), list(self.baselines(space))
+        for params, scores in known:
+            proposer.given(params, (self.value(scores),), {})
+        best = max((scores for _, scores in known), key=self.value)
+        race = self._race([scores for _, scores in known])
+        order = np.array(item_order(race.references, seed))
         ends = rung_ends(order.size) if section.racing else (order.size,)
         spent, steps, number = 0, [(0, self.value(best))], len(known)
         while spent < items and (setting.trials is None or len(steps) <= setting.trials):
@@ -150,6 +147,12 @@ class Replay:
                 best = scores
             steps.append((spent, self.value(best)))
         return np.array(steps, dtype=float)
+
+    def _race(self, known: list[ItemScores]) -> Race:
+        """As a study opens it: by the better half of the baselines."""
+        better = sorted(known, key=self.value, reverse=True)[: max(len(known) // 2, 2)]
+        alpha = RacingSection().alpha
+        return Race(tuple(better), self.objective.criteria, alpha, self.objective.terms)
 
     def _raced(
         self, race: Race, scores: ItemScores, best: ItemScores, order: Any, ends: tuple[int, ...]

@@ -2,7 +2,7 @@
 
 Knows Optuna and the space. The sampler is told the candidates and those baselines that the space
 holds; one outside the space would empty the intersection that CMA-ES works on. TPE and GP learn
-from such baselines; CMA-ES takes from them the space alone, and starts in its middle.
+from such baselines; CMA-ES takes from them the space, and starts at the best.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import datetime
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -19,7 +19,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
-from .candidate import ATTRIBUTE
+from .candidate import ATTRIBUTE, SEARCHED
 from .config import ConfigError
 from .samplers import check_sampler, make_sampler
 from .sections import PARETO_SAMPLER, SearchSection
@@ -29,6 +29,9 @@ SAMPLER_STATE = "sampler_state"
 """User attribute of a trial: what its sampler wrote into the study (QMC's place in its sequence,
 a genetic algorithm's parents). It comes back with the trial: a resumed search goes on alike.
 """
+
+FIRST_STEP = 1 / 6
+"""Optuna's ``sigma0`` of CMA-ES, as a share of a gene's interval."""
 
 
 def rehearse(space: Space, section: SearchSection, n_values: int = 1) -> None:
@@ -70,6 +73,7 @@ class Proposer:
             **{name: FloatDistribution(*bounds) for name, bounds in space.genes.items()},
             **{name: CategoricalDistribution(names) for name, names in space.choices.items()},
         }
+        self._start: tuple[float, dict[str, float]] | None = None
         self._storage = optuna.storages.InMemoryStorage()
         self._study = optuna.create_study(
             storage=self._storage,
@@ -83,6 +87,7 @@ class Proposer:
         """Let the sampler know a trial that was finished before."""
         if trial.params:
             self._study.add_trial(trial)
+            self._begin_at(trial)
             for key, value in trial.user_attrs.get(SAMPLER_STATE, {}).items():
                 self._storage.set_study_system_attr(self._study_id, key, value)
 
@@ -103,7 +108,8 @@ class Proposer:
         Args:
             number: The journal's number of the trial: with the run seed it seeds the sampler.
         """
-        self._study.sampler = make_sampler(self._section, number)
+        start = self._start[1] if self._start else None
+        self._study.sampler = make_sampler(self._section, number, start)
         before = self._sampler_state()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
@@ -149,12 +155,32 @@ class Proposer:
         self.observe(trial)
         return trial
 
+    def _begin_at(self, trial: FrozenTrial) -> None:
+        """Let the sampler start from a trial that was given, if it is the best of these so far."""
+        kind = trial.user_attrs.get(ATTRIBUTE, {}).get("kind")
+        if kind == SEARCHED or trial.state != TrialState.COMPLETE or len(trial.values) != 1:
+            return
+        if self._start is None or trial.values[0] > self._start[0]:
+            self._start = trial.values[0], _inside(trial.params, self._distributions)
+
     @property
     def _study_id(self) -> int:
         return self._storage.get_study_id_from_name(self._study.study_name)
 
     def _sampler_state(self) -> dict[str, Any]:
         return dict(self._storage.get_study_system_attrs(self._study_id))
+
+
+def _inside(
+    params: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]
+) -> dict[str, float]:
+    """A genotype's numbers, a first step of CMA-ES away from their bounds."""
+    found = {}
+    for name, d in distributions.items():
+        if isinstance(d, FloatDistribution):
+            step = FIRST_STEP * (d.high - d.low)
+            found[name] = min(max(params[name], d.low + step), d.high - step)
+    return found
 
 
 def _suggest(trial: Trial, name: str, distribution: BaseDistribution) -> float | str:

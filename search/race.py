@@ -1,4 +1,4 @@
-"""A study's race: opened when the parents are scored, the same whenever the study goes on.
+"""A study's race: opened when the baselines are scored, the same whenever the study goes on.
 
 Knows the item store and the scorer by what they do; the rules of racing are those of
 `evals/racing.py`.
@@ -15,7 +15,7 @@ from ..evals.scorer import Scorer
 from ..evals.scores import ItemScores
 from ..evals.splits import SEARCH
 from ..evals.store import ItemStore
-from .candidate import Candidate
+from .candidate import Candidate, settled
 from .objective import Objective
 from .pareto import front_members
 from .sections import SearchSection
@@ -31,45 +31,47 @@ def open_race(
     section: SearchSection,
     objective: Objective,
 ) -> Race | None:
-    """Fix the order of the search items and the scorer's rungs.
+    """Fix what candidates are raced by, the order of the search items and the scorer's rungs.
 
     Args:
         scorer: Its rungs of the search items are planned.
-        store: Holds the parents' items.
+        store: Holds the baselines' items.
         candidates: All that are finished.
         section: How candidates are raced, and the seed of the order.
         objective: What they are raced for.
 
     Returns:
-        None where candidates are not raced: it is switched off, no parent has a score, or one rung
-        takes all items.
+        None where candidates are not raced: it is switched off, no baseline has a score, or one
+        rung takes all items.
     """
-    return plan_race(scorer, race_references(store, candidates), section, objective)
-
-
-def race_references(store: ItemStore, candidates: Sequence[Candidate]) -> tuple[ItemScores, ...]:
-    """The parents' items: what a worker must know to plan the same race."""
-    parents = [c for c in candidates if c.kind == "parent" and c.value is not None]
-    read = [store.read(c.number, SEARCH) for c in parents]
-    return tuple(scores for scores in read if scores is not None)
-
-
-def plan_race(
-    scorer: Scorer,
-    references: tuple[ItemScores, ...],
-    section: SearchSection,
-    objective: Objective,
-) -> Race | None:
-    """As `open_race`, from the parents' items: the same on every worker."""
-    if not section.racing:
+    if not section.racing or len(rung_ends(scorer.items(SEARCH), section.racing.first)) == 1:
         return None
+    references = _references(store, candidates)
+    if not references:
+        return None
+    objective = settled(objective, candidates)
+    race = Race(references, objective.criteria, section.racing.alpha, objective.terms)
+    plan_rungs(scorer, race, section)
+    return race
+
+
+def plan_rungs(scorer: Scorer, race: Race, section: SearchSection) -> None:
+    """Give a scorer the rungs of a race: the same on every worker."""
+    assert section.racing
     ends = rung_ends(scorer.items(SEARCH), section.racing.first)
-    if not references or len(ends) == 1:
-        return None
-    scores = (objective.seen(items).task_scores() for items in references)
-    objective = objective.scaled({t: s.value for t, s in found.items()} for found in scores)
-    scorer.plan_rungs(SEARCH, item_order(references, section.run_seed), ends)
-    return Race(references, objective.criteria, section.racing.alpha, objective.terms)
+    scorer.plan_rungs(SEARCH, item_order(race.references, section.run_seed), ends)
+
+
+def _references(store: ItemStore, candidates: Sequence[Candidate]) -> tuple[ItemScores, ...]:
+    """Items of the better half of the baselines.
+
+    The search begins among them, so what they disagree on, or nearly, is what good candidates
+    differ by. Parents of which each can do its own task alone disagree on nearly everything.
+    """
+    known = [c for c in candidates if c.is_baseline and c.value is not None]
+    known.sort(key=lambda c: (-(c.value or 0.0), c.number))
+    read = [store.read(c.number, SEARCH) for c in known[: max(len(known) // 2, 2)]]
+    return tuple(scores for scores in read if scores is not None)
 
 
 def rungs_up_to(scorer: Scorer, items: int) -> ItemScores:

@@ -17,7 +17,6 @@ from typing import Any
 from ..evals.fingerprint import parts_of
 from ..evals.racing import Race
 from ..evals.scorer import PathReport, Scorer
-from ..evals.scores import ItemScores
 from ..evals.splits import CONFIRM, GUARD
 from ..evals.store import ItemStore
 from ..merge.engine import MergeEngine
@@ -163,8 +162,8 @@ def _hire(
     gpus = section.gpus_per_worker if machine["device"].startswith("cuda") else 0
     plain = json.loads(json.dumps(known))
 
-    def hire(_: Bench, __: Race | None, references: tuple[ItemScores, ...]) -> Workers:
-        setup = Setup(parts.config, machine, plain, references)
+    def hire(_: Bench, race: Race | None) -> Workers:
+        setup = Setup(parts.config, machine, plain, race)
         return RayWorkers(section, setup, gpus)
 
     return hire

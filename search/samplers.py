@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import optuna
@@ -52,11 +53,19 @@ def check_sampler(section: SearchSection) -> None:
         )
 
 
-def make_sampler(section: SearchSection, trial_number: int) -> BaseSampler:
+def make_sampler(
+    section: SearchSection, trial_number: int, start: Mapping[str, float] | None = None
+) -> BaseSampler:
     """Return a fresh sampler for one trial.
 
     What a sampler cannot handle together (CMA-ES and QMC know numbers only, no choices), it draws
     one by one at random, from the trial's own seed, and says nothing of it.
+
+    Args:
+        section: Which sampler, with what arguments.
+        trial_number: With the run seed it seeds the sampler.
+        start: Where a sampler begins that begins somewhere (CMA-ES's ``x0``), unless the section's
+            arguments say otherwise.
     """
     cls = getattr(optuna.samplers, section.sampler)
     known = inspect.signature(cls).parameters
@@ -68,9 +77,12 @@ def make_sampler(section: SearchSection, trial_number: int) -> BaseSampler:
     if "independent_sampler" in known:
         arguments["independent_sampler"] = RandomSampler(seed=seed)
         arguments["warn_independent_sampling"] = False
+    if start and "x0" in known:
+        arguments["x0"] = dict(start)
     arguments |= section.sampler_args
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
+        warnings.simplefilter("ignore", FutureWarning)  # `x0` is said to go in Optuna 6
         return cls(**arguments)
 
 

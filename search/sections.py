@@ -288,7 +288,7 @@ class RacingSection(Section):
 
     first: int = Field(default=50, ge=2)
     """Items after which the first test comes; the next ones at twice as many."""
-    alpha: float = Field(default=0.05, gt=0, lt=0.5)
+    alpha: float = Field(default=0.1, gt=0, lt=0.5)
     """One-sided level at which a candidate is shown to be worse than the best so far, per test."""
 
 

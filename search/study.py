@@ -29,13 +29,13 @@ from .journal import Journal, StudyError
 from .judging import estimated, scored, valued
 from .progress import Reporter
 from .proposer import Proposer
-from .race import incumbents, open_race, race_references
+from .race import incumbents, open_race
 from .sections import SearchSection
 from .space import Params, Space
 from .workers import Job, Result, Workers, hire_local
 
-Hire = Callable[[Bench, Race | None, tuple[ItemScores, ...]], Workers]
-"""Makes the workers of a search, from its bench, its race and the parents' items in that."""
+Hire = Callable[[Bench, Race | None], Workers]
+"""Makes the workers of a search, from its bench and its race."""
 
 
 class Study:
@@ -158,16 +158,13 @@ class Study:
         done = sum(candidate.is_searched for candidate in self._candidates)
         self._reporter.stage("search", self._budget.limits.trials, done)
         self._kept_at = self._budget.elapsed
-        workers = self._hire(self._bench, self._race, self._references())
+        workers = self._hire(self._bench, self._race)
         try:
             limit = self._search_with(workers)
         finally:
             workers.close()
         if self._budget.limits.trials is None and limit is not None:
             self._reporter.note(f"search: {limit} given to it is spent")
-
-    def _references(self) -> tuple[ItemScores, ...]:
-        return race_references(self._store, self._candidates) if self._race else ()
 
     def _search_with(self, workers: Workers) -> str | None:
         """Keep the workers busy until the budget is spent, or a stop is asked for.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..evals.fingerprint import parts_of
-from ..evals.scores import ItemScores
+from ..evals.racing import Race
 from .config import Config
 from .workers import Job, Result, score_job
 
@@ -24,23 +24,23 @@ class Setup:
         config: The search's.
         machine: Scoring path and CPU threads that the driver has settled.
         identity: The driver's: a worker must have the same parents, tasks, versions and requests.
-        references: The parents' items, from which the race is planned; none: no race.
+        race: As the driver has opened it; None: candidates are not raced.
     """
 
     config: Config
     machine: Mapping[str, Any]
     identity: Mapping[str, Any]
-    references: tuple[ItemScores, ...]
+    race: Race | None
 
     def __call__(self) -> Callable[[Job], Result]:
-        """Build bench and race.
+        """Build a bench and plan the race.
 
         Raises:
             StudyError: If this machine would score something else than the driver.
             ValueError: As `open_parts`.
         """
         from .assembly import build_engine, identity, make_scorer, open_parts, set_threads
-        from .race import plan_race
+        from .race import plan_rungs
         from .run import bench_of
 
         parts = open_parts(_on_one_device(self.config))
@@ -51,7 +51,9 @@ class Setup:
         scorer.path = self.machine["path"]
         self._check({"requests": parts_of(scorer.fingerprint)})
         bench = bench_of(parts, engine, scorer)
-        race = plan_race(scorer, self.references, parts.config.search, parts.objective)
+        race = self.race
+        if race is not None:
+            plan_rungs(scorer, race, parts.config.search)
         return lambda job: score_job(bench, race, job)
 
     def _check(self, now: Mapping[str, Any]) -> None:

@@ -113,6 +113,6 @@ class LocalWorkers:
         """See `Workers`: nothing is held."""
 
 
-def hire_local(bench: Bench, race: Race | None, _: tuple[ItemScores, ...]) -> LocalWorkers:
+def hire_local(bench: Bench, race: Race | None) -> LocalWorkers:
     """Score in this process."""
     return LocalWorkers(bench, race)

@@ -1,10 +1,19 @@
 """Racing: the order of items, the rule that stops losers, and what they would have scored."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from heterosis.evals.racing import INFORMED, PROBE, Race, item_order, restricted, rung_ends
+from heterosis.evals.racing import (
+    PROBE,
+    STRATA,
+    Race,
+    item_order,
+    restricted,
+    rung_ends,
+    strata_of,
+)
 from heterosis.evals.scores import item_scores
 from heterosis.search.objective import Objective
 from hypothesis import given, settings
@@ -62,7 +71,7 @@ def test_rungs_double_and_end_with_all(n, first):
 
 @given(st.integers(4, 300), st.integers(0, 2**32 - 1))
 @settings(max_examples=50)
-def test_the_order_is_a_permutation_with_each_tasks_share_and_disagreement_first(n, seed):
+def test_the_order_is_a_permutation_with_each_tasks_share_and_each_stratums(n, seed):
     references = [scores(0.0, 3, n, noise_seed=k) for k in (1, 2)]
     order = item_order(references, seed)
     assert sorted(order) == list(range(n))
@@ -71,12 +80,37 @@ def test_the_order_is_a_permutation_with_each_tasks_share_and_disagreement_first
     counts = np.cumsum(task)  # of task b in every prefix
     expected = np.arange(1, n + 1) * (n - n // 2) / n
     assert np.abs(counts - expected).max() <= 1.0
-    differ = (references[0].value != references[1].value)[order]
+    strata = strata_of(references)[order]
     for t in (0, 1):
-        own = differ[task == t]
+        own = strata[task == t]
         prefix = np.arange(1, own.size + 1)
-        promised = np.minimum(np.floor(INFORMED * prefix) - 1, own.sum())
-        assert (np.cumsum(own) >= promised).all()
+        for stratum, (_, share) in enumerate(STRATA):
+            met = own == stratum
+            promised = np.minimum(np.floor(share * prefix) - 1, met.sum())
+            assert (np.cumsum(met) >= promised).all()
+
+
+def test_the_most_contested_items_are_those_where_right_turns_into_wrong():
+    references = [scores(0.5, noise_seed=k) for k in range(4)]
+    strata = strata_of(references)
+    sizes = [(strata == stratum).mean() for stratum in range(len(STRATA))]
+    assert sizes == pytest.approx([share for share, _ in STRATA])
+    away = np.abs(np.mean([s.margin for s in references], axis=0))
+    by_stratum = [away[strata == stratum].mean() for stratum in range(len(STRATA))]
+    assert by_stratum == sorted(by_stratum)
+    others = [scores(0.6, noise_seed=k) for k in (10, 11)]
+    differ = others[0].value != others[1].value
+    assert differ[strata == 0].mean() > 3 * differ[strata == 2].mean()
+
+
+def test_without_margins_contested_is_what_the_references_disagree_on():
+    references = [replace(scores(0.5, noise_seed=k), margin=np.full(N, np.nan)) for k in range(4)]
+    spread = np.std([s.value for s in references], axis=0)
+    strata = strata_of(references)
+    for task in (0, 1):
+        own = references[0].task_index == task
+        assert spread[own & (strata == 0)].min() >= spread[own & (strata == 1)].max()
+        assert spread[own & (strata == 1)].min() >= spread[own & (strata == 2)].max()
 
 
 def test_seeds_shuffle_alike_items_differently():

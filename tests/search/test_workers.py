@@ -54,7 +54,7 @@ def run_shuffled(path, results, count: int, seed: int = 0, should_stop=lambda: F
     config = load_config(path).model_copy(update={"results": results})
     hired = []
 
-    def hire(bench, race, _):
+    def hire(bench, race):
         hired.append(Shuffled(bench, race, count, seed))
         return hired[-1]
 
