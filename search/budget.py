@@ -72,7 +72,7 @@ def limits_of(
     """
     ends = []
     if section.hours is not None:
-        ends.append(section.hours * 3600 - sum(_elapsed(c) for c in candidates))
+        ends.append(section.hours * 3600 - sum(time_spent(c) for c in candidates))
     if deadline is not None:
         moment = datetime.datetime.fromisoformat(deadline)
         ends.append((moment - datetime.datetime.now(moment.tzinfo)).total_seconds())
@@ -176,7 +176,7 @@ class Budget:
         """How many candidates there will be at the pace so far; None before the first."""
         searched = [c for c in candidates if c.is_searched]
         wanted = [self.limits.trials] if self.limits.trials is not None else []
-        items, seconds = sum(c.items for c in searched), sum(_elapsed(c) for c in searched)
+        items, seconds = sum(c.items for c in searched), sum(time_spent(c) for c in searched)
         if self.limits.items is not None and items:
             wanted.append(math.ceil(len(searched) * self.limits.items / items))
         if self.limits.seconds is not None and seconds:
@@ -185,8 +185,8 @@ class Budget:
         return min(wanted, default=None)
 
 
-def _elapsed(candidate: Candidate) -> float:
-    # What a candidate has taken of the night: many may be scored at the same time.
+def time_spent(candidate: Candidate) -> float:
+    """What a candidate has taken of the night (seconds): many may be scored at the same time."""
     return candidate.seconds if candidate.elapsed is None else candidate.elapsed
 
 

@@ -33,6 +33,14 @@ class StudyError(ValueError):
     """A results folder that cannot be used as asked; the message says why and what to do."""
 
 
+class NotBegun(StudyError):  # noqa: N818 - a state, which passes
+    """A study whose search is still starting, or ended while it was."""
+
+
+PATIENCE = 0.5
+"""Seconds that a search waits for the lock: who looks whether it is held lets it go at once."""
+
+
 @contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
     """Hold a results folder against other processes; the lock dies with the process.
@@ -40,7 +48,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
     Raises:
         StudyError: If another process holds it.
     """
-    lock = FileLock(folder / LOCK, timeout=0)
+    lock = FileLock(folder / LOCK, timeout=PATIENCE)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
@@ -57,6 +65,21 @@ def lock_folder(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a search is at work in a folder; false where that cannot be told."""
+    if not (folder / LOCK).is_file():
+        return False
+    lock = FileLock(folder / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        return True
+    except OSError:
+        return False
+    lock.release()
+    return False
 
 
 class Journal:
@@ -130,10 +153,10 @@ class Journal:
         """The manifest of a study that has begun.
 
         Raises:
-            StudyError: If it has not: its search is still starting, or ended while it was.
+            NotBegun: If it has not: its search is still starting, or ended while it was.
         """
         if not self.manifest:
-            raise StudyError(f"{self.folder}: this study has not begun yet; run its search again")
+            raise NotBegun(f"{self.folder}: this study has not begun yet; run its search again")
         return self.manifest
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:

@@ -29,9 +29,7 @@ from .journal import Journal, StudyError
 from .luck import expected_inflation
 from .objective import Objective
 from .pareto import is_on_front
-
-ALPHA = 0.05
-"""Two-sided level of a verdict, after Holm's correction over the finalists."""
+from .ranking import Comparisons, task_differences
 
 
 @dataclass(frozen=True)
@@ -40,11 +38,16 @@ class Row:
 
     Attributes:
         candidate: What was scored.
-        rank: From 1, by confirm score, then by search score; None if it failed.
+        place: Line on the board from 1, by confirm score, then by search score; None if it failed.
+        rank: Of a confirmed row: 1 and how many stand before the first of those with which it is
+            tied (`Comparisons.ranks`). None where nothing is confirmed: search scores of those
+            that were chosen by them, or stopped in a race, put nobody above anybody.
         search: Objective on the search items; None if it failed.
         confirm: The same on the confirm items; None where it was not scored there.
         confirm_tasks: Task -> score on the confirm items.
         guard: Guard task -> score.
+        guard_to_base: Guard task -> paired difference to the base, positive is better.
+        guard_to_parent: The same to the best parent.
         to_parent: Paired difference to the best parent on the confirm items.
         to_uniform: The same to the uniform merge.
         verdict: ``better`` than every baseline, ``worse`` than the best of them, ``tie`` if neither
@@ -55,11 +58,14 @@ class Row:
     """
 
     candidate: Candidate
+    place: int | None = None
     rank: int | None = None
     search: TaskScore | None = None
     confirm: TaskScore | None = None
     confirm_tasks: Mapping[str, TaskScore] = field(default_factory=dict)
     guard: Mapping[str, TaskScore] = field(default_factory=dict)
+    guard_to_base: Mapping[str, Difference] = field(default_factory=dict)
+    guard_to_parent: Mapping[str, Difference] = field(default_factory=dict)
     to_parent: Difference | None = None
     to_uniform: Difference | None = None
     verdict: str = "unconfirmed"
@@ -81,6 +87,8 @@ class Leaderboard:
         masks: Confirm scores of the winner under other masks.
         dissection: What the winner's variants say; None where it was not taken apart.
         inflation: By how much the best search score is expected to be too high, being the best.
+        ingredients: What decides the scores of items, by name; empty of a study by an earlier
+            version.
     """
 
     name: str
@@ -92,6 +100,7 @@ class Leaderboard:
     masks: tuple[TaskScore, ...] = ()
     dissection: Dissection | None = None
     inflation: float | None = None
+    ingredients: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -117,12 +126,12 @@ class Leaderboard:
     @property
     def winner(self) -> Row | None:
         """The best searched candidate: confirmed ones first."""
-        return next((row for row in self.rows if row.rank and row.candidate.is_searched), None)
+        return next((row for row in self.rows if row.place and row.candidate.is_searched), None)
 
     @property
     def best_baseline(self) -> Row | None:
         """The best of the null baselines."""
-        return next((row for row in self.rows if row.rank and row.candidate.is_baseline), None)
+        return next((row for row in self.rows if row.place and row.candidate.is_baseline), None)
 
 
 def read_leaderboard(folder: Path) -> Leaderboard:
@@ -140,7 +149,8 @@ def read_leaderboard(folder: Path) -> Leaderboard:
     candidates = [candidate_of(trial) for trial in journal.trials]
     objective = settled(Objective(**identity["objective"]), candidates)
     chosen = finalists(candidates, config["search"]["finalists"])
-    confirmable = [c for c in candidates if c.is_baseline] + chosen
+    baselines = [c for c in candidates if c.is_baseline and c.value is not None]
+    confirmable = baselines + chosen
     confirmed, guards = (_read(store, confirmable, split) for split in (CONFIRM, GUARD))
     winner = _winner(chosen, confirmed, objective)
     compare = partial(_on_search_items, store, objective)
@@ -151,13 +161,15 @@ def read_leaderboard(folder: Path) -> Leaderboard:
         confirmed |= _read(store, simplest, CONFIRM)
         guards |= _read(store, simplest, GUARD)
     rows = [_row(c, objective, confirmed.get(c.number), guards.get(c.number)) for c in candidates]
-    rows = _with_front(_compared(rows, confirmed, objective), confirmed, objective)
+    found = Comparisons.of(confirmed, [c.number for c in baselines], objective)
+    rows = _with_front(_compared(rows, found), confirmed, objective)
+    rows = _guarded(rows, guards)
     parent = _best(rows, "parent")
     return Leaderboard(
         name=config["name"],
         folder=folder,
         objective=objective,
-        rows=_ranked(rows),
+        rows=_ranked(rows, found),
         best_parent=parent.candidate.name if parent else None,
         finished=is_spent(journal.begun, candidates),
         masks=tuple(
@@ -166,6 +178,7 @@ def read_leaderboard(folder: Path) -> Leaderboard:
         ),
         dissection=dissection,
         inflation=_inflation(candidates, chosen, compare),
+        ingredients=identity.get("requests", {}),
     )
 
 
@@ -250,12 +263,10 @@ def _row(
 ) -> Row:
     if candidate.value is None:
         return Row(candidate, verdict="failed")
-    tasks = confirm.task_scores() if confirm else {}
     return Row(
         candidate,
         search=objective.combined(candidate.objective_scores),
-        confirm=objective.combined(confirm) if confirm else None,
-        confirm_tasks=tasks,
+        confirm_tasks=confirm.task_scores() if confirm else {},
         guard=guard.task_scores() if guard else {},
         verdict="baseline" if candidate.is_baseline else _unjudged(candidate),
     )
@@ -265,23 +276,39 @@ def _unjudged(candidate: Candidate) -> str:
     return "raced" if candidate.raced else "unconfirmed"
 
 
-def _compared(
-    rows: Sequence[Row], confirmed: Mapping[int, ItemScores], objective: Objective
-) -> list[Row]:
-    """Compare every confirmed row with every baseline, and judge the searched ones."""
-    against = _differences(rows, confirmed, objective)
-    parent, uniform, best = (_best(rows, kind) for kind in ("parent", "uniform", None))
-    out = []
-    for row in rows:
-        mine = against.get(row.candidate.number, {})
-        row = replace(
-            row,
-            to_parent=mine.get(parent.candidate.number) if parent else None,
-            to_uniform=mine.get(uniform.candidate.number) if uniform else None,
+def _compared(rows: Sequence[Row], found: Comparisons) -> list[Row]:
+    """Give the confirmed rows their scores and differences, and the searched ones a verdict."""
+    out = list(rows)
+    for number, score in found.scores.items():
+        out[number] = replace(rows[number], confirm=score)
+    others = {kind: _best(out, kind) for kind in ("parent", "uniform")}
+    for number, mine in found.to_baseline.items():
+        to_parent, to_uniform = (
+            mine.get(other.candidate.number) if other else None for other in others.values()
         )
-        if mine and best and not row.candidate.is_baseline:
-            row = _judged(row, mine, rows, best)
-        out.append(row)
+        row = replace(out[number], to_parent=to_parent, to_uniform=to_uniform)
+        if mine and not row.candidate.is_baseline:
+            verdict, unbeaten = found.verdict(number)
+            name = None if unbeaten is None else rows[unbeaten].candidate.name
+            row = replace(row, verdict=verdict, unbeaten=name)
+        out[number] = row
+    return out
+
+
+def _guarded(rows: Sequence[Row], guards: Mapping[int, ItemScores]) -> list[Row]:
+    """Say what is won and lost on the guard tasks against the base, and the best parent."""
+    base = next((row for row in rows if row.candidate.kind == "base"), None)
+    to_base, to_parent = (
+        task_differences(guards, other.candidate.number) if other else {}
+        for other in (base, _best(rows, "parent"))
+    )
+    out = list(rows)
+    for number in guards:
+        out[number] = replace(
+            rows[number],
+            guard_to_base=to_base.get(number, {}),
+            guard_to_parent=to_parent.get(number, {}),
+        )
     return out
 
 
@@ -298,24 +325,6 @@ def _with_front(
     return [replace(row, is_on_front=front.get(row.candidate.number, False)) for row in rows]
 
 
-def _differences(
-    rows: Sequence[Row], confirmed: Mapping[int, ItemScores], objective: Objective
-) -> dict[int, dict[int, Difference]]:
-    """Candidate -> baseline -> difference, p-values corrected for the number of finalists."""
-    numbers = [row.candidate.number for row in rows if row.candidate.number in confirmed]
-    baselines = [n for n in numbers if rows[n].candidate.is_baseline]
-    searched = [n for n in numbers if not rows[n].candidate.is_baseline]
-    against = {
-        n: {b: objective.difference(confirmed[n], confirmed[b]) for b in baselines if b != n}
-        for n in numbers
-    }
-    for b in baselines:
-        corrected = holm([against[n][b].p for n in searched])
-        for n, p in zip(searched, corrected, strict=True):
-            against[n][b] = replace(against[n][b], p=p)
-    return against
-
-
 def _best(rows: Sequence[Row], kind: str | None) -> Row | None:
     """The confirmed baseline of a kind, or of any, with the highest confirm score."""
     found = [
@@ -326,43 +335,22 @@ def _best(rows: Sequence[Row], kind: str | None) -> Row | None:
     return max(found, key=_confirm_value) if found else None
 
 
-def _judged(row: Row, against: Mapping[int, Difference], rows: Sequence[Row], best: Row) -> Row:
-    """Give a searched candidate its verdict, and the baseline that it is not shown to beat."""
-    unbeaten = [
-        rows[number]
-        for number, difference in against.items()
-        if not (difference.value > 0 and difference.p < ALPHA)
-    ]
-    if not unbeaten:
-        return replace(row, verdict="better")
-    to_best = against[best.candidate.number]
-    verdict = "worse" if to_best.value < 0 and to_best.p < ALPHA else "tie"
-    return replace(row, verdict=verdict, unbeaten=max(unbeaten, key=_confirm_value).candidate.name)
-
-
 def _confirm_value(row: Row) -> float:
     return row.confirm.value if row.confirm else -math.inf
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p-values corrected for their number by Holm's step-down procedure.
-
-    Source:
-        Holm, Scandinavian Journal of Statistics 6 (1979), pp. 65-70.
-    """
-    corrected, running = [0.0] * len(p_values), 0.0
-    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
-    for step, index in enumerate(order):
-        running = max(running, min((len(p_values) - step) * p_values[index], 1.0))
-        corrected[index] = running
-    return corrected
-
-
-def _ranked(rows: Sequence[Row]) -> tuple[Row, ...]:
-    is_ranked = [row.search is not None and not _is_hidden(row) for row in rows]
-    scored = sorted((row for row, is_in in zip(rows, is_ranked, strict=True) if is_in), key=_order)
-    rest = [row for row, is_in in zip(rows, is_ranked, strict=True) if not is_in]
-    return (*(replace(row, rank=rank) for rank, row in enumerate(scored, 1)), *rest)
+def _ranked(rows: Sequence[Row], found: Comparisons) -> tuple[Row, ...]:
+    """Put rows in order: places for all that have a score, ranks for those that are confirmed."""
+    is_placed = [row.search is not None and not _is_hidden(row) for row in rows]
+    scored = sorted((row for row, is_in in zip(rows, is_placed, strict=True) if is_in), key=_order)
+    rest = [row for row, is_in in zip(rows, is_placed, strict=True) if not is_in]
+    numbers = [row.candidate.number for row in scored if row.confirm is not None]
+    ranks = found.ranks(numbers)
+    placed = (
+        replace(row, place=place, rank=ranks.get(row.candidate.number))
+        for place, row in enumerate(scored, 1)
+    )
+    return (*placed, *rest)
 
 
 def _is_hidden(row: Row) -> bool:

@@ -223,3 +223,9 @@ class Objective:
         """By what the term's part moves when its score moves by 1."""
         low, high = self.scale[term] if self.normalize else (0.0, 1.0)
         return self.signs[term] / (high - low)
+
+
+def task_alone(scores: ItemScores, task: str) -> Objective:
+    """The objective that is one task's own score; higher is better."""
+    is_higher = scores.higher_is_better[scores.tasks.index(task)]
+    return Objective("mean", {task: 1.0}, {task: 1 if is_higher else -1})

@@ -128,7 +128,7 @@ def _lines(board: Leaderboard) -> list[Plain]:
 
 
 def _shown_recipes(board: Leaderboard) -> list[Row]:
-    ranked = [row for row in board.rows if row.rank and not row.candidate.is_baseline]
+    ranked = [row for row in board.rows if row.place and not row.candidate.is_baseline]
     return ranked[:TOP_RECIPES]
 
 

@@ -35,7 +35,7 @@ class Cell:
 
 def shown_rows(rows: Sequence[Row]) -> list[Row]:
     """The best rows, all baselines, and failures while there is room."""
-    ranked = [r for r in rows if r.candidate.is_baseline or (r.rank and r.rank <= MOST_ROWS)]
+    ranked = [r for r in rows if r.candidate.is_baseline or (r.place and r.place <= MOST_ROWS)]
     failed = [r for r in rows if r.candidate.failure and not r.candidate.is_baseline]
     return ranked + failed[: max(MOST_ROWS - len(ranked), 0)]
 
@@ -100,7 +100,8 @@ class Columns:
     def cells(self, row: Row) -> list[Cell]:
         """A row, cell by cell, in the order of `head`."""
         candidate = row.candidate
-        cells = [_number_cell(row.rank, "{}"), Cell(candidate.name), Cell(row.verdict)]
+        rank = Cell("-" if row.rank is None else str(row.rank), row.place, is_number=True)
+        cells = [rank, Cell(candidate.name), Cell(row.verdict)]
         cells += [score_cell(row.search), *(self._confirm_cells(row) if self.confirmed else ())]
         cells += [score_cell(candidate.scores.get(task)) for task in self.tasks]
         audits = [candidate.audit.get(task) for task in self.audited]

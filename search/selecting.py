@@ -1,17 +1,20 @@
-"""Rows of a leaderboard that a person asks for, in the order that they ask for. Knows records."""
+"""Rows of a table that a person asks for, in the order that they ask for. Knows their columns."""
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from fnmatch import fnmatchcase
-from typing import Any
+from operator import itemgetter
+from typing import Any, TypeVar
 
 from ..merge.hints import hint
-from .leaderboard import Leaderboard
-from .sheet import Record, records
+from .leaderboard import Leaderboard, Row
+from .sheet import Fields, fields
+
+T = TypeVar("T")
 
 _ORDERS: dict[str, Callable[[Any, Any], bool]] = {
     "<": operator.lt,
@@ -22,11 +25,17 @@ _ORDERS: dict[str, Callable[[Any, Any], bool]] = {
 _FILTER = re.compile(r"\s*(.+?)\s*(<=|>=|!=|=|<|>)\s*(.*?)\s*")
 
 
-def select(board: Leaderboard, filters: Sequence[str], sort: str | None) -> Leaderboard:
-    """Return a board of some of its rows, in another order.
+def select(board: Leaderboard, filters: Sequence[str], sort: str | None) -> list[Row]:
+    """Return some rows of a board, in another order; see `chosen`."""
+    return chosen(board.rows, fields(board), filters, sort)
+
+
+def chosen(rows: Sequence[T], columns: Fields, filters: Sequence[str], sort: str | None) -> list[T]:
+    """Return some rows, in another order; computes the columns that are named, no others.
 
     Args:
-        board: What to choose from.
+        rows: What to choose from.
+        columns: What a filter and an order may name.
         filters: Each ``COLUMN OP VALUE`` with ``=``, ``!=``, ``<``, ``<=``, ``>`` or ``>=``, all of
             which must hold; after ``=`` and ``!=``, ``*`` and ``?`` stand for any letters. A row
             without a value passes none but ``!=``.
@@ -36,30 +45,33 @@ def select(board: Leaderboard, filters: Sequence[str], sort: str | None) -> Lead
     Raises:
         ValueError: If a filter cannot be read, or there is no such column.
     """
-    found = list(zip(records(board), board.rows, strict=True))
-    if not found:
-        return board
-    known = found[0][0]
+    found = list(rows)
     for text in filters:
-        passes = _filter(text, known)
-        found = [pair for pair in found if passes(pair[0])]
-    if sort is not None:
-        column = sort.removeprefix("-")
-        _check(column, known)
-        there = [pair for pair in found if pair[0][column] is not None]
-        is_word = any(isinstance(pair[0][column], str) for pair in there)
-        turned = is_word == sort.startswith("-")
-        there.sort(key=lambda pair: pair[0][column], reverse=turned)
-        found = there + [pair for pair in found if pair[0][column] is None]
-    return replace(board, rows=tuple(row for _, row in found))
+        column, passes = _filter(text, columns)
+        value = columns[column]
+        found = [row for row in found if passes(value(row))]
+    if sort is None:
+        return found
+    column = sort.removeprefix("-")
+    _check(column, columns)
+    valued = [(columns[column](row), row) for row in found]
+    there = [pair for pair in valued if _is_there(pair[0])]
+    is_word = any(isinstance(value, str) for value, _ in there)
+    there.sort(key=itemgetter(0), reverse=is_word == sort.startswith("-"))
+    return [row for _, row in there] + [row for value, row in valued if not _is_there(value)]
 
 
-def _check(column: str, known: Record) -> None:
+def _is_there(value: Any) -> bool:
+    return value is not None and not (isinstance(value, float) and math.isnan(value))
+
+
+def _check(column: str, known: Fields) -> None:
     if column not in known:
         raise ValueError(f"a leaderboard has no column `{column}`; {hint(column, known)}")
 
 
-def _filter(text: str, known: Record) -> Callable[[Record], bool]:
+def _filter(text: str, known: Fields) -> tuple[str, Callable[[Any], bool]]:
+    """The column of a filter, and whether a value of it passes."""
     match = _FILTER.fullmatch(text)
     if match is None:
         raise ValueError(
@@ -68,18 +80,13 @@ def _filter(text: str, known: Record) -> Callable[[Record], bool]:
     column, sign, wanted = match.groups()
     _check(column, known)
     if sign not in _ORDERS:
-        return lambda record: _is_alike(record[column], wanted) == (sign == "=")
+        return column, lambda value: _is_alike(value, wanted) == (sign == "=")
     try:
         number = float(wanted)
     except ValueError:
         raise ValueError(f"`{sign}` needs a number, got {wanted!r} in {text!r}") from None
     order = _ORDERS[sign]
-
-    def passes(record: Record) -> bool:
-        value = record[column]
-        return isinstance(value, int | float) and order(value, number)
-
-    return passes
+    return column, lambda value: isinstance(value, int | float) and order(value, number)
 
 
 def _is_alike(value: Any, wanted: str) -> bool:

@@ -6,7 +6,8 @@ import csv
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 from ..evals.comparison import Difference
@@ -16,84 +17,134 @@ from .leaderboard import Leaderboard, Row
 
 Record = dict[str, Any]
 """Column -> value of one row; None where there is none. All rows of a board have all columns."""
+Fields = Mapping[str, Callable[[Any], Any]]
+"""Column -> its value of a row, computed when it is asked for."""
 
 
-def records(board: Leaderboard) -> list[Record]:
-    """Return the rows of a board as plain data, in its order."""
-    return [_record(board, row) for row in board.rows]
+def records(board: Leaderboard, rows: Sequence[Row] | None = None) -> list[Record]:
+    """Return the rows of a board, or some of them, as plain data."""
+    return filled(fields(board), board.rows if rows is None else rows)
 
 
-def csv_text(board: Leaderboard) -> str:
-    """Return the leaderboard as CSV: one column per number."""
+def filled(columns: Fields, rows: Sequence[Any]) -> list[Record]:
+    """Compute every column of rows."""
+    return [{name: value(row) for name, value in columns.items()} for row in rows]
+
+
+def csv_text(board: Leaderboard, rows: Sequence[Row] | None = None) -> str:
+    """Return the leaderboard, or some of its rows, as CSV: one column per number."""
+    return as_csv(records(board, rows))
+
+
+def as_csv(found: Sequence[Record]) -> str:
+    """Return records as CSV; numbers in full, nothing where there is none."""
     out = io.StringIO()
-    found = records(board)
     writer = csv.DictWriter(out, found[0] if found else [], lineterminator="\n")
     writer.writeheader()
     writer.writerows(found)
     return out.getvalue()
 
 
-def json_text(boards: Sequence[Leaderboard]) -> str:
-    """Return leaderboards as JSON: a list of studies, each with its rows; no number is null."""
-    studies = [
-        {
-            "name": board.name,
-            "folder": str(board.folder),
-            "objective": board.objective.phrase,
-            "finished": board.finished,
-            "winner": board.winner.candidate.number if board.winner else None,
-            "inflation": board.inflation,
-            "rows": [{k: _finite(v) for k, v in row.items()} for row in records(board)],
-        }
-        for board in boards
-    ]
-    return json.dumps(studies, indent=1, allow_nan=False) + "\n"
+def json_text(board: Leaderboard, rows: Sequence[Row] | None = None) -> str:
+    """Return a leaderboard as JSON: a list of one study with its rows; no number is null."""
+    study = {
+        "name": board.name,
+        "folder": str(board.folder),
+        "objective": board.objective.phrase,
+        "finished": board.finished,
+        "winner": board.winner.candidate.number if board.winner else None,
+        "inflation": board.inflation,
+        "rows": records(board, rows),
+    }
+    return as_json([study])
+
+
+def as_json(values: Any) -> str:
+    """Return plain values as JSON; what is no finite number is null."""
+    return json.dumps(_finite(values), indent=1, allow_nan=False) + "\n"
 
 
 def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(own) for key, own in value.items()}
+    if isinstance(value, list):
+        return [_finite(own) for own in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _record(board: Leaderboard, row: Row) -> Record:
-    candidate, tasks = row.candidate, board.tasks
-    record: Record = {
-        "rank": row.rank,
-        "trial": candidate.number,
-        "name": candidate.name,
-        "baseline": candidate.is_baseline,
-        "verdict": row.verdict,
-        **_score("search", row.search, count=False),
+def fields(board: Leaderboard) -> Fields:
+    """The columns of a study's leaderboard, in order."""
+    found: dict[str, Callable[[Row], Any]] = {
+        "rank": attrgetter("rank"),
+        "place": attrgetter("place"),
+        "trial": attrgetter("candidate.number"),
+        "name": attrgetter("candidate.name"),
+        "baseline": attrgetter("candidate.is_baseline"),
+        "verdict": attrgetter("verdict"),
     }
+    found |= score_fields("search", lambda row: row.search)
     for split, scores, names in (
-        ("search", candidate.scores, tasks),
-        ("confirm", row.confirm_tasks, tasks),
-        ("guard", row.guard, board.guards),
+        ("search", lambda row: row.candidate.scores, board.tasks),
+        ("confirm", lambda row: row.confirm_tasks, board.tasks),
+        ("guard", lambda row: row.guard, board.guards),
     ):
         for name in names:
-            record |= _score(f"{split}:{name}", scores.get(name), ":")
+            found |= _entry_fields(f"{split}:{name}", scores, name)
+    for name in board.guards:
+        found |= difference_fields(f"guard:{name}:vs_base", _guard(name, "guard_to_base"))
+        found |= difference_fields(f"guard:{name}:vs_parent", _guard(name, "guard_to_parent"))
     for name in board.audited:
-        audit = candidate.audit.get(name)
-        record |= {f"search:{name}:{c}": audit and getattr(audit, c) for c in AUDIT}
+        found |= {f"search:{name}:{column}": _audit(name, column) for column in AUDIT}
     for term in board.columns:
-        record |= _score(f"search:{term.title}", candidate.terms.get(term.name), ":")
-    record |= _score("confirm", row.confirm, count=False)
-    record |= {"front": row.is_on_front, "best_parent": board.best_parent}
-    record |= _difference("vs_parent", row.to_parent) | _difference("vs_uniform", row.to_uniform)
-    return record | {
-        "items": candidate.items,
-        "raced": candidate.raced,
-        "seconds": candidate.seconds,
-        "failure": candidate.failure,
-        "recipe": recipe_line(candidate.recipe),
-        "digest": candidate.recipe.digest,
+        title = f"search:{term.title}"
+        found |= _entry_fields(title, lambda row: row.candidate.terms, term.name)
+    found |= score_fields("confirm", lambda row: row.confirm)
+    found |= {"front": attrgetter("is_on_front"), "best_parent": lambda _: board.best_parent}
+    found |= difference_fields("vs_parent", lambda row: row.to_parent)
+    found |= difference_fields("vs_uniform", lambda row: row.to_uniform)
+    return found | {
+        "items": attrgetter("candidate.items"),
+        "raced": attrgetter("candidate.raced"),
+        "seconds": attrgetter("candidate.seconds"),
+        "failure": attrgetter("candidate.failure"),
+        "recipe": lambda row: recipe_line(row.candidate.recipe),
+        "digest": attrgetter("candidate.recipe.digest"),
     }
 
 
-def _score(name: str, found: TaskScore | None, join: str = "_", *, count: bool = True) -> Record:
-    record = {name: found and found.value, f"{name}{join}se": found and found.se}
-    return record | ({f"{name}{join}n": found and found.n} if count else {})
+def score_fields(name: str, find: Callable[[Any], TaskScore | None]) -> Fields:
+    """Columns of a score and its standard error."""
+    return {name: _part(find, "value"), f"{name}_se": _part(find, "se")}
 
 
-def _difference(name: str, found: Difference | None) -> Record:
-    values = (found.value, found.se, found.p) if found else (None, None, None)
-    return dict(zip((name, f"{name}_se", f"{name}_p"), values, strict=True))
+def difference_fields(name: str, find: Callable[[Any], Difference | None]) -> Fields:
+    """Columns of a paired difference: value, standard error, p."""
+    return {
+        name: _part(find, "value"),
+        f"{name}_se": _part(find, "se"),
+        f"{name}_p": _part(find, "p"),
+    }
+
+
+def _entry_fields(
+    title: str, scores: Callable[[Row], Mapping[str, TaskScore]], name: str
+) -> Fields:
+    """Columns of one entry of scores: value, standard error, items."""
+
+    def find(row: Row) -> TaskScore | None:
+        return scores(row).get(name)
+
+    parts = {"": "value", ":se": "se", ":n": "n"}
+    return {f"{title}{end}": _part(find, part) for end, part in parts.items()}
+
+
+def _part(find: Callable[[Any], Any], name: str) -> Callable[[Any], Any]:
+    return lambda row: getattr(find(row), name, None)
+
+
+def _guard(task: str, which: str) -> Callable[[Row], Difference | None]:
+    return lambda row: getattr(row, which).get(task)
+
+
+def _audit(task: str, column: str) -> Callable[[Row], Any]:
+    return lambda row: getattr(row.candidate.audit.get(task), column, None)

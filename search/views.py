@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from rich import box
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
-from ..evals.audit import Audit
-from ..evals.comparison import Difference
-from ..evals.scores import TaskScore
+from .columns import (
+    GUARD_MARK,
+    PARENT,
+    RECIPE,
+    UNIFORM,
+    guard_reference,
+    page_columns,
+    recipe,
+    terminal_columns,
+)
 from .dissection import shows_loss
-from .format import p_value, recipe_line, score, short, signed
+from .format import score, signed
 from .leaderboard import Leaderboard, Row
 from .sheet import csv_text
+from .tables import markdown_table, terminal_table
 
 SHORT = 10
 """Best rows that the terminal table shows, besides the baselines, unless asked for all."""
@@ -25,9 +30,6 @@ TOP_RECIPES = 5
 """Candidates whose recipes are written under the terminal table."""
 TOP_GENES = 5
 """Genes that are named, of those that matter."""
-_WORDS = ("name", "verdict")
-_GAP = 3
-"""Characters between two columns."""
 
 
 def verdict_sentence(board: Leaderboard) -> str:
@@ -95,213 +97,53 @@ def _gene_lines(board: Leaderboard) -> Iterator[str]:
         )
 
 
-@dataclass(frozen=True)
-class Column:
-    """One column of a view.
-
-    Attributes:
-        title: At its head.
-        text: A row's cell.
-        leave_out: Order in which a narrow terminal does without it, from 1; 0 is never.
-    """
-
-    title: str
-    text: Callable[[Row], str]
-    leave_out: int = 0
+def short_rows(board: Leaderboard, count: int = SHORT) -> list[Row]:
+    """The best rows, and all baselines."""
+    return [r for r in board.rows if (r.place and r.place <= count) or r.candidate.is_baseline]
 
 
-def _page_columns(board: Leaderboard) -> list[Column]:
-    """Columns of the Markdown page: every task on both splits, and the recipe."""
-    return [
-        *_first_columns("rank"),
-        *_task_columns(_search_of, board.tasks, [f"{task} search ± SE" for task in board.tasks]),
-        *_term_columns(board),
-        Column("search ± SE", lambda row: _score(row.search)),
-        *_task_columns(_confirm_of, board.tasks, [f"{task} confirm ± SE" for task in board.tasks]),
-        Column("confirm ± SE", lambda row: _score(row.confirm)),
-        *_front_columns(board),
-        *_difference_columns(board.best_parent or "best parent"),
-        *_task_columns(_guard_of, board.guards, [f"guard {task} ± SE" for task in board.guards]),
-        *_audit_columns(board, [f"{task} answers" for task in board.audited], _audit),
-        Column("recipe", _recipe),
-    ]
-
-
-def _terminal_columns(board: Leaderboard) -> list[Column]:
-    """Columns of the terminal table: short numbers, no recipe."""
-    tasks, guards = (_without_prefix(names) for names in (board.tasks, board.guards))
-    return [
-        *_first_columns("#"),
-        *_task_columns(_search_of, board.tasks, tasks, short, leave_out=2),
-        *_term_columns(board, leave_out=2),
-        Column("search", lambda row: _score(row.search, short), leave_out=3),
-        Column("confirm", lambda row: _score(row.confirm, short)),
-        *_front_columns(board),
-        *_difference_columns("parent"),
-        *_task_columns(_guard_of, board.guards, guards, short, leave_out=1),
-        *_audit_columns(board, [f"{task} cut" for task in board.audited], _cut),
-    ]
-
-
-def _first_columns(rank: str) -> list[Column]:
-    return [
-        Column(rank, lambda row: "-" if row.rank is None else str(row.rank)),
-        Column("name", _marked_name),
-        Column("verdict", lambda row: row.verdict, leave_out=5),
-    ]
-
-
-def _task_columns(
-    scores: Callable[[Row], Mapping[str, TaskScore]],
-    tasks: Sequence[str],
-    titles: Sequence[str],
-    write: Callable[[float, float], str] = score,
-    leave_out: int = 0,
-) -> list[Column]:
-    return [
-        Column(title, lambda row, task=task: _score(scores(row).get(task), write), leave_out)
-        for task, title in zip(tasks, titles, strict=True)
-    ]
-
-
-def _audit_columns(
-    board: Leaderboard, titles: Sequence[str], write: Callable[[Audit | None], str]
-) -> list[Column]:
-    return [
-        Column(title, lambda row, task=task: write(row.candidate.audit.get(task)), leave_out=1)
-        for task, title in zip(board.audited, titles, strict=True)
-    ]
-
-
-def _cut(audit: Audit | None) -> str:
-    """Share of answers that the token limit cut short."""
-    return "-" if audit is None else f"{audit.truncated:.0%}"
-
-
-def _audit(audit: Audit | None) -> str:
-    """How the answers came about, in words."""
-    if audit is None:
-        return "-"
-    return (
-        f"{audit.truncated:.0%} cut short, {audit.no_answer:.0%} without an answer, "
-        f"{audit.length:.0f} tokens, {audit.repetition:.0%} repeated"
-    )
-
-
-def _difference_columns(parent: str) -> list[Column]:
-    return [
-        Column(f"Δ {parent}", lambda row: _difference(row.to_parent), leave_out=4),
-        Column("p", lambda row: _p(row.to_parent), leave_out=4),
-        Column("Δ uniform", lambda row: _difference(row.to_uniform), leave_out=4),
-        Column("p", lambda row: _p(row.to_uniform), leave_out=4),
-    ]
-
-
-def _search_of(row: Row) -> Mapping[str, TaskScore]:
-    return row.candidate.scores
-
-
-def _confirm_of(row: Row) -> Mapping[str, TaskScore]:
-    return row.confirm_tasks
-
-
-def _guard_of(row: Row) -> Mapping[str, TaskScore]:
-    return row.guard
-
-
-def _marked_name(row: Row) -> str:
-    """Name of a row; baselines are marked with an asterisk."""
-    return f"{row.candidate.name} *" if row.candidate.is_baseline else row.candidate.name
-
-
-def _recipe(row: Row) -> str:
-    """The recipe in one line, or why there is no score."""
-    return row.candidate.failure or recipe_line(row.candidate.recipe)
-
-
-def _score(value: TaskScore | None, write: Callable[[float, float], str] = score) -> str:
-    return "-" if value is None else write(value.value, value.se)
-
-
-def _difference(difference: Difference | None) -> str:
-    return "-" if difference is None else signed(difference.value)
-
-
-def _p(difference: Difference | None) -> str:
-    return "-" if difference is None else p_value(difference.p)
-
-
-def table(board: Leaderboard, rows: int | None = SHORT, width: int = 200) -> Group:
-    """Return the leaderboard for a terminal: the best rows, all baselines, then the recipes.
+def table(board: Leaderboard, rows: Sequence[Row] | None = None, width: int = 200) -> Group:
+    """Return the leaderboard for a terminal, and what to know of it.
 
     Args:
         board: What to show.
-        rows: How many of the best rows; None: all.
+        rows: Which of its rows; default: `short_rows`.
         width: Of the terminal in characters; columns that do not fit are left out whole.
     """
-    shown = [
-        row
-        for row in board.rows
-        if rows is None or (row.rank and row.rank <= rows) or row.candidate.is_baseline
-    ]
-    view = Table(
-        title=f"{_title(board)}: {board.objective.phrase}",
-        title_justify="left",
-        pad_edge=False,
-        box=box.SIMPLE_HEAD,
-    )
-    columns = _columns_that_fit(_terminal_columns(board), shown, width)
-    for column in columns:
-        justify = "left" if column.title in _WORDS else "right"
-        view.add_column(column.title, no_wrap=True, justify=justify)
-    for row in shown:
-        view.add_row(*(column.text(row) for column in columns), style=_style(row))
-    searched = [row for row in shown if row.candidate.is_searched]
-    recipes = [f"{row.candidate.name}: {_recipe(row)}" for row in searched[:TOP_RECIPES]]
-    return Group(view, *(Text(line, overflow="fold") for line in recipes))
+    shown = short_rows(board) if rows is None else rows
+    title = f"{_title(board)}: {board.objective.phrase}"
+    columns = terminal_columns(board)
+    view, missing = terminal_table(title, columns, shown, width, _style)
+    lines = [_legend(board, [c.title for c in columns if c not in missing])]
+    if missing:
+        names = ", ".join(dict.fromkeys(column.title for column in missing))
+        lines.append(f"Left out at {width} columns: {names}; `--format md` or `csv` has all.")
+    if rows is None and len(shown) < len(board.rows):
+        lines.append(f"{len(shown)} of {len(board.rows)} rows; `--all` shows the others.")
+    if RECIPE in [column.title for column in missing]:
+        searched = [row for row in shown if row.candidate.is_searched]
+        lines += [f"{row.candidate.name}: {recipe(row)}" for row in searched[:TOP_RECIPES]]
+    return Group(view, "", *(Text(line, overflow="fold") for line in lines))
 
 
-def _columns_that_fit(columns: list[Column], rows: Sequence[Row], width: int) -> list[Column]:
-    """Leave out groups of columns, in their order, until the rest fits."""
-    for step in range(1, max(column.leave_out for column in columns) + 1):
-        widths = [max(map(len, [c.title, *map(c.text, rows)])) + _GAP for c in columns]
-        if sum(widths) <= width:
-            break
-        columns = [column for column in columns if column.leave_out != step]
-    return columns
+def _legend(board: Leaderboard, titles: Sequence[str]) -> str:
+    """What the shown columns mean."""
+    parts = ["* baseline"]
+    if any(row.rank for row in board.rows):
+        parts.append("rows that share a rank (#) are not told apart on the confirm items")
+    if PARENT in titles:
+        parts.append(
+            f"Δ: paired difference on the confirm items, to {board.best_parent} (the best parent)"
+            + (" and to uniform" if UNIFORM in titles else "")
+        )
+    guards = guard_reference(board)
+    if any(title.startswith(GUARD_MARK) for title in titles):
+        parts.append(f"{GUARD_MARK}: the same on guard tasks, to {guards}")
+    return "; ".join(parts) + "."
 
 
 def _title(board: Leaderboard) -> str:
     return board.name if board.finished else f"{board.name} (unfinished)"
-
-
-def _front_columns(board: Leaderboard) -> list[Column]:
-    """Whether a row is on the front, where there is one."""
-    if not board.objective.has_several:
-        return []
-    return [Column("front", lambda row: "yes" if row.is_on_front else "-")]
-
-
-def _term_columns(board: Leaderboard, leave_out: int = 0) -> list[Column]:
-    """Search scores of what is optimised and is no task's metric."""
-    return [
-        Column(
-            term.title,
-            lambda row, name=term.name: _score(row.candidate.terms.get(name)),
-            leave_out,
-        )
-        for term in board.columns
-    ]
-
-
-def _without_prefix(names: Sequence[str]) -> list[str]:
-    """Drop what all names begin with, up to an underscore: room is short on a terminal."""
-    first, last = min(names, default=""), max(names, default="")
-    shared = 0
-    while shared < min(len(first), len(last)) and first[shared] == last[shared]:
-        shared += 1
-    start = first[:shared].rfind("_") + 1 if len(names) > 1 else 0
-    return [name[start:] for name in names]
 
 
 def _style(row: Row) -> str:
@@ -312,9 +154,8 @@ def _style(row: Row) -> str:
     return "dim" if row.verdict in ("unconfirmed", "raced") else ""
 
 
-def markdown(board: Leaderboard) -> str:
-    """Return the leaderboard as a Markdown page."""
-    columns = _page_columns(board)
+def markdown(board: Leaderboard, rows: Sequence[Row] | None = None) -> str:
+    """Return the leaderboard, or some of its rows, as a Markdown page."""
     lines = [
         f"# {_title(board)}",
         "",
@@ -322,9 +163,7 @@ def markdown(board: Leaderboard) -> str:
         "",
         *_notes(board),
         "",
-        _markdown_line(column.title for column in columns),
-        _markdown_line(["---"] * len(columns)),
-        *(_markdown_line(column.text(row) for column in columns) for row in board.rows),
+        *markdown_table(page_columns(board), board.rows if rows is None else rows),
         "",
     ]
     return "\n".join(lines)
@@ -334,23 +173,27 @@ def _notes(board: Leaderboard) -> Iterable[str]:
     objective = board.objective
     front = " (ranked and compared by their mean)" if objective.has_several else ""
     yield (
-        f"Objective: {objective.phrase}{front}. Ranked by it on the confirm items, then on "
-        "the search items. Rows marked * are null baselines. Δ is the paired difference in the "
+        f"Objective: {objective.phrase}{front}. In the order of it on the confirm items, then on "
+        "the search items. Of rows that share a rank no two are told apart on the confirm items "
+        "(p < 0.05 after Holm's correction); a row that was not scored there has no rank. Rows "
+        "marked * are null baselines. Δ is the paired difference in the "
         f"objective to {board.best_parent} (the best parent) and to the uniform merge on the "
         "confirm items; p is two-sided and, for searched candidates, Holm-corrected for the number "
         "of finalists. Raced candidates were stopped when they were losing to the best so far; "
-        "their search scores are estimates for all items."
+        "their search scores are estimates for all items. Items and seconds are what the search "
+        "score took."
     )
+    if board.guards:
+        yield (
+            "Guard tasks were never searched on. Their Δ is paired, positive is better, to the "
+            f"base and to {board.best_parent}; its p is not corrected, so that a loss shows."
+        )
     if board.audited:
         yield (
             "Generated answers, on the search items: share cut short at the token limit, share in "
             "which the task's filter found no answer, mean length, mean share of repeated 4-grams. "
             "Where they differ between rows, so may scores, with no difference in skill."
         )
-
-
-def _markdown_line(texts: Iterable[str]) -> str:
-    return "| " + " | ".join(text.replace("|", "·").replace("\n", " ") for text in texts) + " |"
 
 
 def write_views(board: Leaderboard) -> tuple[Path, Path]:

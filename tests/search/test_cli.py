@@ -202,8 +202,10 @@ def test_one_study_that_has_not_begun_does_not_hide_the_others(heterosis, small_
     Journal(results / "a", write=True)
     code, out, err = heterosis("leaderboard", results)
     assert code == 0
-    assert "parent:python *" in out
-    assert "this study has not begun yet" in err
+    assert err == ""
+    assert "only baselines so far" in out
+    assert "a (not begun): " in out
+    assert "this study has not begun yet; run its search again" in out
 
 
 def test_a_search_goes_on_when_nobody_reads_any_more(small_search):

@@ -119,7 +119,7 @@ def test_a_search_ends_with_its_winner_taken_apart(taken_apart):
     assert len(board.masks) == 2
     dissection = board.dissection
     assert set(dissection.effects) <= set(gene_groups(open_parts_of(folder).space))
-    shown = [row.candidate for row in board.rows if row.rank and row.candidate.is_variant]
+    shown = [row.candidate for row in board.rows if row.place and row.candidate.is_variant]
     assert shown == ([dissection.simplest] if dissection.simplest else [])
     store = ItemStore(folder / "items")
     for candidate in variants:

@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 from heterosis.evals.audit import Audit
 from heterosis.evals.scores import item_scores
-from heterosis.evals.splits import CONFIRM, SEARCH
+from heterosis.evals.splits import CONFIRM, GUARD, SEARCH
 from heterosis.evals.store import ItemStore
 from heterosis.merge.recipe import Recipe
 from heterosis.search import views
 from heterosis.search.candidate import Candidate
 from heterosis.search.journal import JOURNAL, Journal, StudyError
-from heterosis.search.leaderboard import holm, read_leaderboard
+from heterosis.search.leaderboard import read_leaderboard
+from heterosis.search.objective import Objective
 from heterosis.search.proposer import Proposer
+from heterosis.search.ranking import Comparisons, holm
 from heterosis.search.sections import SearchSection
 from heterosis.search.sheet import csv_text
 from rich.console import Console
@@ -24,6 +26,7 @@ from rich.console import Console
 from .test_space import GROUPS, make_space
 
 N = 400
+OBJECTIVE = Objective("mean", {"skill_a": 1.0, "skill_b": 1.0}, {"skill_a": 1, "skill_b": 1})
 SPACE = make_space(depth="constant", modules=[])
 
 
@@ -71,7 +74,9 @@ def make_study(folder, rows, finalists=5, rule="mean", audit=()):
             store.append(number, SEARCH, scores)
             value = search
             numbers = scores.task_scores()
-            candidate = Candidate(number, name, kind, recipe, value, numbers, dict(audit))
+            candidate = Candidate(
+                number, name, kind, recipe, value, numbers, dict(audit), items=scores.n
+            )
         if confirm is not None:
             store.append(number, CONFIRM, scores_of(confirm, seed=1))
         told = None if value is None else (value,)
@@ -104,7 +109,8 @@ def test_rows_are_ranked_by_confirm_then_search_and_failures_come_last(tmp_path)
     )
     names = [row.candidate.name for row in board.rows]
     assert names == ["c5", "c4", "uniform", "parent:a", "parent:b", "base", "c6", "c7"]
-    assert [row.rank for row in board.rows] == [1, 2, 3, 4, 5, 6, 7, None]
+    assert [row.place for row in board.rows] == [1, 2, 3, 4, 5, 6, 7, None]
+    assert [row.rank for row in board.rows] == [1, 2, 3, 4, 5, 6, None, None]
     assert board.winner.candidate.name == "c5"
     assert board.best_parent == "parent:a"
     assert by_name(board)["c6"].verdict == "unconfirmed"
@@ -137,6 +143,132 @@ def test_the_p_value_of_a_finalist_is_corrected_for_their_number(tmp_path):
     )
     p = by_name(one)["c4"].to_uniform.p
     assert by_name(many)["c4"].to_uniform.p == pytest.approx(min(4 * p, 1))
+
+
+def noisy(rng, right):
+    """Independent 0/1 scores of two tasks: two models differ by chance, in both directions."""
+    values = (rng.random(2 * N) < right).astype(float)
+    return replace(scores_of(0.5), value=values)
+
+
+def compared(values, baselines=()):
+    """Comparisons of models that are right so often, by number."""
+    rng = np.random.default_rng(5)
+    confirmed = {number: noisy(rng, right) for number, right in enumerate(values)}
+    found = Comparisons.of(confirmed, baselines, OBJECTIVE)
+    order = sorted(confirmed, key=lambda number: -found.scores[number].value)
+    return confirmed, found, order
+
+
+def test_rows_that_share_a_rank_are_not_told_apart_any_two_of_them():
+    confirmed, found, order = compared([0.9, 0.9, 0.9, 0.8, 0.8, 0.5, 0.5], baselines=(5, 6))
+    ranks = found.ranks(order)
+    assert ranks == {0: 1, 1: 1, 2: 1, 3: 4, 4: 4, 5: 6, 6: 6}
+    for a in ranks:
+        for b in ranks:
+            if a != b and ranks[a] == ranks[b]:
+                assert (a, b) not in found.worse
+    # By hand: 5 candidates make 10 pairs, so p of any two that are told apart is below 0.005.
+    p = OBJECTIVE.difference(confirmed[3], confirmed[0]).p
+    assert (3, 0) in found.worse
+    assert p < 0.005
+
+
+def test_not_told_apart_is_not_transitive_and_a_rank_begins_where_anyone_above_is_better():
+    ranks = Comparisons({}, {}, frozenset({(2, 0), (4, 3)})).ranks([0, 1, 2, 3, 4])
+    assert ranks == {0: 1, 1: 1, 2: 3, 3: 3, 4: 5}
+    middle = Comparisons({}, {}, frozenset({(2, 1)})).ranks([0, 1, 2])
+    assert middle == {0: 1, 1: 1, 2: 3}  # worse than the second, if not shown against the first
+    assert Comparisons({}, {}, frozenset()).ranks([]) == {}
+
+
+def test_a_rank_is_corrected_for_the_pairs_that_were_looked_at():
+    two = [0.9, 0.875]
+    confirmed, few, order = compared(two)
+    assert few.ranks(order) == {0: 1, 1: 2}
+    assert 0.05 / 45 < OBJECTIVE.difference(confirmed[1], confirmed[0]).p < 0.05
+    _, many, _ = compared([*two, *[0.88] * 8])
+    assert (1, 0) not in many.worse
+
+
+def test_no_rank_contradicts_a_verdict(tmp_path):
+    rows = [*BASELINES, ("c4", "candidate", 0.9, 0.72), ("c5", "candidate", 0.8, 0.715)]
+    board = make_study(tmp_path, rows)
+    found = by_name(board)
+    assert found["c4"].verdict == "better"
+    assert found["c4"].rank < found["uniform"].rank
+    worse = make_study(tmp_path / "w", [*BASELINES, ("c4", "candidate", 0.9, 0.68)])
+    assert by_name(worse)["c4"].verdict == "worse"
+    assert by_name(worse)["c4"].rank > by_name(worse)["uniform"].rank
+
+
+def test_what_is_not_confirmed_has_a_place_and_no_rank(tmp_path):
+    rows = [(name, kind, search, None) for name, kind, search, _ in BASELINES]
+    board = make_study(tmp_path, [*rows, ("c4", "candidate", 0.9, None)])
+    assert [row.rank for row in board.rows] == [None] * 5
+    assert [row.place for row in board.rows] == [1, 2, 3, 4, 5]
+    assert board.winner.candidate.name == "c4"
+    text = drawn(board, 250)
+    assert "share a rank" not in text
+    assert "confirm" not in text
+    assert "a (search)" in text
+
+
+def test_guard_differences_are_paired_to_the_base_and_the_best_parent(tmp_path):
+    make_study(tmp_path, [*BASELINES, ("c4", "candidate", 0.9, 0.8)])
+    store = ItemStore(tmp_path / "items")
+    for number, right in enumerate((0.7, 0.5, 0.4, 0.3, 0.6)):
+        scores = replace(
+            scores_of(right, seed=2),
+            tasks=("kind", "spelling"),
+            higher_is_better=(True, False),
+        )
+        store.append(number, GUARD, scores)
+    board = read_leaderboard(tmp_path)
+    row = by_name(board)["c4"]
+    assert row.guard_to_base["kind"].value == pytest.approx(-0.1)
+    assert row.guard_to_base["spelling"].value == pytest.approx(0.1)  # lower is better
+    assert row.guard_to_parent["kind"].value == pytest.approx(0.1)
+    assert row.guard_to_base["kind"].p < 1e-10
+    base = by_name(board)["base"]
+    assert base.guard_to_base == {}
+    assert set(base.guard_to_parent) == {"kind", "spelling"}
+    (line,) = [r for r in csv.DictReader(io.StringIO(csv_text(board))) if r["name"] == "c4"]
+    assert float(line["guard:kind:vs_base"]) == row.guard_to_base["kind"].value
+    assert float(line["guard:kind:vs_parent_p"]) == row.guard_to_parent["kind"].p
+    text = drawn(board, 250)
+    assert "guard Δ kind" in text
+    assert "guard Δ: the same on guard tasks, to the base" in text
+    page = views.markdown(board)
+    assert "| kind Δ base | p |" in page
+    assert "its p is not corrected, so that a loss shows" in page
+
+
+def drawn(board, width=150, rows=None):
+    out = io.StringIO()
+    Console(file=out, width=width).print(views.table(board, rows, width))
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 150, 250])
+def test_columns_are_left_out_in_the_order_that_is_stated(tmp_path, width):
+    board = make_study(tmp_path, [*BASELINES, ("candidate 4", "candidate", 0.8, 0.8)])
+    lines = drawn(board, width).splitlines()
+    head = next(line for line in lines if "name" in line)
+    assert max(map(len, lines)) <= width
+    order = ["recipe", "seconds", "items", "a (confirm)", "Δ uniform", "Δ parent", "search"]
+    shown = [title in head for title in [*order, "verdict", "confirm"]]
+    assert shown == sorted(shown)
+    assert shown[-1]
+    assert all(shown) == (width == 250)
+    assert ("Left out" in drawn(board, width)) != all(shown)
+
+
+def test_a_table_says_how_many_rows_it_leaves_out(tmp_path):
+    many = [(f"c{n}", "candidate", 0.9 - n / 100, None) for n in range(4, 20)]
+    board = make_study(tmp_path, [*BASELINES, *many])
+    assert "10 of 20 rows; `--all` shows the others" in drawn(board)
+    assert "`--all`" not in drawn(board, rows=board.rows)
 
 
 def test_holm_against_a_worked_example():
@@ -194,16 +326,12 @@ def test_views_show_how_generated_answers_came_about(tmp_path):
     assert "share cut short at the token limit" in page
     lines = list(csv.DictReader(io.StringIO(csv_text(board))))
     assert (lines[0]["search:skill_b:length"], lines[-1]["search:skill_b:length"]) == ("31.4", "")
-    out = io.StringIO()
-    Console(file=out, width=250).print(views.table(board, width=250))
-    assert "skill_b cut" in out.getvalue()
+    assert "skill_b cut" in drawn(board, 250)
 
 
 def test_the_terminal_table_fits_and_shows_recipes(tmp_path):
     board = make_study(tmp_path, [*BASELINES, ("c", "candidate", 0.8, 0.8)])
-    out = io.StringIO()
-    Console(file=out, width=150).print(views.table(board, width=150))
-    text = out.getvalue()
+    text = drawn(board)
     assert "uniform *" in text
     assert "…" not in text
     assert "c: linear | a 0.40 | b 0.40" in text
@@ -220,13 +348,10 @@ def test_views_are_written_whole(tmp_path):
 @pytest.mark.parametrize("width", [40, 60, 80, 100, 120, 150, 200])
 def test_columns_that_do_not_fit_are_left_out_whole(tmp_path, width):
     board = make_study(tmp_path, [*BASELINES, ("candidate 4", "candidate", 0.8, 0.8)])
-    out = io.StringIO()
-    Console(file=out, width=width).print(views.table(board, width=width))
-    text = out.getvalue()
+    text = drawn(board, width)
     assert "…" not in text
     assert "candidate 4" in text
     assert "0.800 ±" in text
-    assert ("Δ uniform" in text) == (width >= 100)
 
 
 def test_only_todays_finalists_are_confirmed_whoever_else_was_scored(tmp_path):

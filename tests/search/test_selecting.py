@@ -35,12 +35,12 @@ def test_json_holds_every_row_in_full(heterosis, study, board):
 
 
 def test_highest_first_and_words_by_the_alphabet(board):
-    searched = [row["search"] for row in records(select(board, (), "search"))]
+    searched = [row["search"] for row in records(board, select(board, (), "search"))]
     assert searched == sorted(searched, reverse=True)
-    names = [row["name"] for row in records(select(board, (), "name"))]
+    names = [row["name"] for row in records(board, select(board, (), "name"))]
     assert names == sorted(names)
-    assert [row["name"] for row in records(select(board, (), "-name"))] == names[::-1]
-    last = records(select(board, (), "confirm"))[-1]
+    assert [row["name"] for row in records(board, select(board, (), "-name"))] == names[::-1]
+    last = records(board, select(board, (), "confirm"))[-1]
     assert last["confirm"] is None
 
 
@@ -59,7 +59,7 @@ def test_highest_first_and_words_by_the_alphabet(board):
 def test_filters(board, text, holds):
     expected = [row["trial"] for row in records(board) if holds(row)]
     assert 0 < len(expected) < len(board.rows)
-    assert [row["trial"] for row in records(select(board, [text], None))] == expected
+    assert [row["trial"] for row in records(board, select(board, [text], None))] == expected
 
 
 def test_what_is_said_under_the_table_is_said_of_the_whole(heterosis, study):
