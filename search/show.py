@@ -7,18 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from rich import box
 from rich.table import Table
 
+from ..evals.comparison import Difference
+from ..evals.fingerprint import refuse_incomparable
 from ..evals.scores import ItemScores
 from ..merge.groups import LayerGroup
 from ..merge.recipe import Coefficients, Recipe
 from .format import p_value, score, signed
-from .journal import StudyError
+from .journal import JOURNAL, StudyError
 from .leaderboard import Leaderboard, Row
-from .objective import Objective
+from .objective import Objective, task_alone
 
 WINNER = "winner"
 
@@ -38,6 +41,56 @@ def find_row(board: Leaderboard, word: str) -> Row:
         f"{board.folder}: there is no trial `{word}`; give a number from 0 to "
         f"{len(board.rows) - 1}, a name of the leaderboard, or `{WINNER}`"
     )
+
+
+def split_place(text: str) -> tuple[Path, str]:
+    """Read ``STUDY:TRIAL``, or a study's folder, which stands for its winner.
+
+    A name of the leaderboard may hold colons, as ``parent:code`` does: the first folder counts.
+
+    Raises:
+        StudyError: If no part of it is a study.
+    """
+    if (Path(text) / JOURNAL).is_file():
+        return Path(text), WINNER
+    for place, sign in enumerate(text):
+        folder, word = Path(text[:place]), text[place + 1 :]
+        if sign == ":" and word and (folder / JOURNAL).is_file():
+            return folder, word
+    raise StudyError(
+        f"`{text}` is neither a study's folder nor STUDY:TRIAL; give `compare STUDY A B` or "
+        "`compare STUDY:TRIAL STUDY:TRIAL`"
+    )
+
+
+def on_shared_items(a: ItemScores, b: ItemScores, *, whole: bool) -> tuple[ItemScores, ItemScores]:
+    """Scores of two models on the items that both have met.
+
+    Args:
+        a: Of the first model.
+        b: Of the second.
+        whole: Whether the items that both were given must be the same.
+
+    Raises:
+        StudyError: If they were not scored alike, or have no item in common.
+    """
+    if a.tasks != b.tasks:
+        raise StudyError(
+            f"two candidates must have been scored on the same tasks, got {', '.join(a.tasks)} "
+            f"and {', '.join(b.tasks)}; compare studies of the same tasks"
+        )
+    try:
+        refuse_incomparable(a.fingerprint, b.fingerprint, "two candidates")
+    except ValueError as error:
+        raise StudyError(str(error)) from error
+    keys = np.intersect1d(a.keys, b.keys)
+    if not keys.size or (whole and not a.n == b.n == keys.size):
+        raise StudyError(
+            f"two candidates must have met the same items, got {a.n} and {b.n} of which "
+            f"{keys.size} are the same; compare studies with the same `splits`"
+        )
+    ours, theirs = (scores.taken(np.flatnonzero(np.isin(scores.keys, keys))) for scores in (a, b))
+    return ours, theirs
 
 
 def recipe_table(recipe: Recipe) -> Table:
@@ -122,23 +175,24 @@ def score_table(board: Leaderboard, row: Row) -> Table:
 
 
 def difference_table(
-    objective: Objective, a: ItemScores, b: ItemScores, names: Sequence[str]
+    objective: Objective | None, a: ItemScores, b: ItemScores, names: Sequence[str]
 ) -> Table:
-    """A line per task and one for the objective: paired difference, 95 % interval, p."""
+    """A line per task, one for the objective if there is one: paired difference, interval, p."""
     table = _table(f"{names[0]} less {names[1]}, on the same {a.n} items", ["task"])
     for title in (*names, "Δ", "95 %", "p"):
         table.add_column(title, justify="right")
-    for task, is_higher in zip(a.tasks, a.higher_is_better, strict=True):
-        one = Objective("mean", {task: 1.0}, {task: 1 if is_higher else -1})
-        found, values = one.difference(a, b), [s.task_score(task).value for s in (a, b)]
-        better = signed(found.value)
-        interval = f"{signed(found.low)} .. {signed(found.high)}"
-        table.add_row(task, *map(score, values), better, interval, p_value(found.p))
-    whole, values = objective.difference(a, b), [objective.combined(s).value for s in (a, b)]
-    interval = f"{signed(whole.low)} .. {signed(whole.high)}"
-    cells = (*map(score, values), signed(whole.value), interval, p_value(whole.p))
-    table.add_row(objective.phrase, *cells)
+    for task in a.tasks:
+        values = [scores.task_score(task).value for scores in (a, b)]
+        _add_difference(table, task, values, task_alone(a, task).difference(a, b))
+    if objective is not None:
+        values = [objective.combined(scores).value for scores in (a, b)]
+        _add_difference(table, objective.phrase, values, objective.difference(a, b))
     return table
+
+
+def _add_difference(table: Table, name: str, values: Sequence[float], found: Difference) -> None:
+    interval = f"{signed(found.low)} .. {signed(found.high)}"
+    table.add_row(name, *map(score, values), signed(found.value), interval, p_value(found.p))
 
 
 def _table(title: str, columns: Sequence[str]) -> Table:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from .leaderboard import Leaderboard, Row
     from .show import Item
 
+    Sides = tuple[tuple[Leaderboard, Row], tuple[Leaderboard, Row]]
+
 ItemsOption = Annotated[
     int, typer.Option("--items", min=0, help="Items won and lost to print, of each this many.")
 ]
@@ -53,37 +55,61 @@ def show(
     screen.print(score_table(board, row))
     other = against or board.best_parent
     if other is not None and find_row(board, other) is not row:
-        _print_difference(screen, board, (row, find_row(board, other)), items)
+        sides = ((board, row), (board, find_row(board, other)))
+        _print_difference(screen, sides, _shared(sides), items)
 
 
 def compare(
-    study: StudyArgument,
-    a: Annotated[str, typer.Argument(metavar="A", help=TRIAL)],
-    b: Annotated[str, typer.Argument(metavar="B", help=TRIAL)],
+    study: Annotated[
+        str, typer.Argument(metavar="STUDY", help="A study's folder; or A, as STUDY:TRIAL.")
+    ],
+    a: Annotated[str, typer.Argument(metavar="A", help=f"{TRIAL} Or B, as STUDY:TRIAL.")],
+    b: Annotated[str | None, typer.Argument(metavar="[B]", help=TRIAL)] = None,
     items: ItemsOption = 3,
 ) -> None:
-    """Compare two candidates of a study: paired differences, recipes, the items that differ."""
+    """Compare two candidates: paired differences, recipes, the items on which they differ.
+
+    Of one study: `compare STUDY A B`. Of two: `compare STUDY:TRIAL STUDY:TRIAL`, where a STUDY
+    alone stands for its winner; they must have been scored on the same items, in the same way.
+    """
     quieten_libraries()
     from .leaderboard import read_leaderboard
-    from .show import find_row, recipe_difference
+    from .show import find_row, recipe_difference, split_place
 
-    screen, board = console(), read_leaderboard(study)
-    rows = (find_row(board, a), find_row(board, b))
-    names = [row.candidate.name for row in rows]
+    places = [(Path(study), a), (Path(study), b)] if b else [split_place(t) for t in (study, a)]
+    read = {folder: read_leaderboard(folder) for folder, _ in places}
+    screen, boards = console(), [read[folder] for folder, _ in places]
+    rows = [find_row(board, word) for board, (_, word) in zip(boards, places, strict=True)]
     recipes = [row.candidate.recipe for row in rows]
-    screen.print(recipe_difference(recipes[0], recipes[1], names))
-    _print_difference(screen, board, rows, items)
+    sides = ((boards[0], rows[0]), (boards[1], rows[1]))
+    shared = _shared(sides)
+    screen.print(recipe_difference(recipes[0], recipes[1], _names(sides)))
+    _print_difference(screen, sides, shared, items)
+
+
+def _names(sides: Sides) -> list[str]:
+    """Names of two candidates; with their folders where they are of two studies."""
+    same = sides[0][0].folder == sides[1][0].folder
+    return [
+        row.candidate.name if same else f"{board.folder.name}: {row.candidate.name}"
+        for board, row in sides
+    ]
 
 
 def _print_difference(
-    screen: Console, board: Leaderboard, rows: tuple[Row, Row], count: int
+    screen: Console, sides: Sides, shared: tuple[str, Sequence[ItemScores]], count: int
 ) -> None:
     """Paired differences, then the items that one wins and the other loses."""
     from .show import difference_table, differing_items
 
-    split, (ours, theirs) = _shared(board, rows)
-    names = [row.candidate.name for row in rows]
-    screen.print(difference_table(board.objective, ours, theirs, names))
+    split, (ours, theirs) = shared
+    board, other = (board for board, _ in sides)
+    one_rule = board.objective == other.objective
+    objective = board.objective if one_rule else None
+    screen.print(difference_table(objective, ours, theirs, _names(sides)))
+    if not one_rule:
+        phrases = " and ".join(b.objective.phrase for b in (board, other))
+        say(screen, f"objectives differ ({phrases}): compared task by task alone")
     found = list(differing_items(ours, theirs))
     won = [item for item in found if item.won]
     lost = [item for item in found if not item.won]
@@ -95,25 +121,27 @@ def _print_difference(
                 _print_item(screen, word, item, tasks[item.task])
 
 
-def _shared(board: Leaderboard, rows: tuple[Row, Row]) -> tuple[str, Sequence[ItemScores]]:
+def _shared(sides: Sides) -> tuple[str, Sequence[ItemScores]]:
     """The scores of both on the confirm items, or where one has none, on shared search items."""
-    import numpy as np
-
     from ..evals.splits import CONFIRM, SEARCH
     from ..evals.store import ItemStore
     from .journal import StudyError
+    from .show import on_shared_items
 
-    store = ItemStore(board.folder / "items")
     for split in (CONFIRM, SEARCH):
-        found = [store.read(row.candidate.number, split) for row in rows]
+        found = [ItemStore(b.folder / "items").read(r.candidate.number, split) for b, r in sides]
         scores = [each for each in found if each is not None]
-        if len(scores) == len(rows):
-            keys = np.intersect1d(scores[0].keys, scores[1].keys)
-            return split, [each.taken(np.flatnonzero(np.isin(each.keys, keys))) for each in scores]
-    without = next(row.candidate.name for row, each in zip(rows, found, strict=True) if not each)
+        if len(scores) == len(sides):
+            if sides[0][0].folder != sides[1][0].folder and not scores[0].fingerprint:
+                raise StudyError(
+                    f"{sides[0][0].folder}: scored by an earlier version, which kept no "
+                    "fingerprint: whether another study asked the same cannot be told; search again"
+                )
+            return split, on_shared_items(scores[0], scores[1], whole=split == CONFIRM)
+    (board, row), _ = next(pair for pair in zip(sides, found, strict=True) if pair[1] is None)
     raise StudyError(
-        f"{board.folder}: {without} has no stored items (it failed, or they are lost); compare "
-        "others, or run the search again"
+        f"{board.folder}: {row.candidate.name} has no stored items (it failed, or they are lost); "
+        "compare others, or run the search again"
     )
 
 
