@@ -95,16 +95,30 @@ def search(
     menu: Annotated[
         bool, typer.Option("--menu/--no-menu", help="Ask on a terminal what to do at the end.")
     ] = True,
+    show_: Annotated[bool, typer.Option("--show", help="At the end: show the winner.")] = False,
+    compare_: Annotated[
+        str | None,
+        typer.Option("--compare", metavar="TRIAL", help="At the end: compare the winner with it."),
+    ] = None,
+    export_: Annotated[
+        Path | None,
+        typer.Option("--export", metavar="DIR", help="At the end: write the winner there."),
+    ] = None,
+    chat_: Annotated[bool, typer.Option("--chat", help="At the end: chat with it.")] = False,
 ) -> None:
     """Search for the best merge, or continue the search that lies in the results folder.
 
-    The same command continues after Ctrl-C, a crash or a kill; no finished candidate is lost.
+    The same command continues after Ctrl-C, a crash or a kill; no finished candidate is lost. What
+    is to be done at the end is done if the search ends by itself, and then no menu asks.
     """
+    from .menu import Wishes, ask_what_next
+
+    wishes = Wishes(show_, compare_, export_, chat_)
+    wishes.check()
     loaded = _chosen(config, continue_, results, trials, run_seed)
     _run(loaded)
-    if menu:
-        from .menu import ask_what_next
-
+    wishes.fulfil(loaded.results_folder)
+    if menu and not wishes:
         ask_what_next(loaded.results_folder, _run)
 
 

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 import threading
 import urllib.request
 from typing import Any
@@ -232,24 +231,3 @@ def test_a_dashboard_follows_a_search(study, tmp_path):
         (folder / "study.journal").write_bytes(whole)
         mirror.follow()
         assert len(mirror.storage.get_all_trials(0)) == count + 1
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="no pty")
-def test_the_menu_asks_on_a_terminal_alone(study, tmp_path, monkeypatch):
-    import pexpect
-
-    again = shutil.copytree(study, tmp_path / "again")
-    code = "from heterosis.search.cli import main; main()"
-    words = ["-c", code, "search", "--continue", str(again)]
-    monkeypatch.delenv("CI", raising=False)
-    child = pexpect.spawn(sys.executable, words, timeout=120, dimensions=(40, 120), encoding="utf8")
-    child.expect("what next")
-    child.sendline("m")
-    child.expect("how many")
-    child.sendline("many")
-    child.expect("error: a number of candidates is a whole number")
-    child.expect("what next")
-    child.sendline("q")
-    child.expect(pexpect.EOF)
-    child.close()
-    assert child.exitstatus == 0
