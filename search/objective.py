@@ -104,7 +104,7 @@ class Objective:
         """Whether the sampler is told several values."""
         return self.rule == "pareto"
 
-    @property
+    @cached_property
     def shares(self) -> dict[str, float]:
         """Weights as shares that sum to 1."""
         total = sum(self.weights.values())
@@ -156,12 +156,13 @@ class Objective:
 
     def gradient(self, values: Mapping[str, float]) -> dict[str, float]:
         """Derivative of `value` by each term's score; the lowest term's alone for `min`."""
-        turned, steps = self._turned(values), {t: self._step(t) for t in self.weights}
+        steps = {t: self._step(t) for t in self.weights}
+        if self.rule not in ("min", "harmonic"):
+            return {term: share * steps[term] for term, share in self.shares.items()}
+        turned = self._turned(values)
         if self.rule == "min":
             lowest = min(turned, key=lambda term: turned[term])
             return {lowest: steps[lowest]}
-        if self.rule != "harmonic":
-            return {term: share * steps[term] for term, share in self.shares.items()}
         whole = self.value(values)
         return {
             term: share * (whole / turned[term]) ** 2 * steps[term] if whole else 0.0
@@ -174,8 +175,8 @@ class Objective:
         Where several terms share the minimum, it is the largest of theirs.
         """
         values = {term: scores[term].value for term in self.weights}
-        turned = self._turned(values)
         if self.rule == "min":
+            turned = self._turned(values)
             lowest = min(turned.values())
             own = (term for term in turned if turned[term] == lowest)
             return max(abs(self._step(term)) * scores[term].se for term in own)

@@ -210,7 +210,7 @@ def test_what_is_not_confirmed_has_a_place_and_no_rank(tmp_path):
     assert board.winner.candidate.name == "c4"
     text = drawn(board, 250)
     assert "share a rank" not in text
-    assert "confirm" not in text
+    assert "Δ" not in text
     assert "a (search)" in text
 
 
