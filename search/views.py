@@ -131,7 +131,7 @@ def _legend(board: Leaderboard, titles: Sequence[str]) -> str:
     parts = ["* baseline"]
     if any(row.rank for row in board.rows):
         parts.append("rows that share a rank (#) are not told apart on the confirm items")
-    if PARENT in titles:
+    if PARENT in titles and board.best_parent:
         parts.append(
             f"Δ: paired difference on the confirm items, to {board.best_parent} (the best parent)"
             + (" and to uniform" if UNIFORM in titles else "")
