@@ -55,6 +55,12 @@ class Line:
         """The study's name, or its folder's."""
         return self.board.name if self.board else self.folder.name
 
+    @property
+    def why(self) -> str | None:
+        """Why there is no leaderboard, as things are now."""
+        is_starting = self.state == RUNNING and self.board is None
+        return "its search is still starting" if is_starting else self.reason
+
     def at_work(self, held: bool) -> Line:
         """The same while a search is at work on it, or is not."""
         if self.state == DAMAGED:
@@ -226,7 +232,7 @@ def study_fields() -> Fields:
         "hours": _of_board(_hours),
         "objective": _of_board(lambda board: board.objective.phrase),
         "recipe": _of_row(lambda row: recipe_line(row.candidate.recipe)),
-        "reason": lambda line: line.reason,
+        "reason": lambda line: line.why,
     }
 
 

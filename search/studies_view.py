@@ -56,8 +56,8 @@ def _notes(lines: Sequence[Line], titles: Sequence[str]) -> Iterator[str]:
     yield from (f"{letter}: {phrase}." for letter, phrase in objectives(lines).items())
     yield from incomparable(lines)
     for line in lines:
-        if line.reason:
-            yield f"{line.folder.name} ({line.state}): {line.reason}"
+        if line.why:
+            yield f"{line.folder.name} ({line.state}): {line.why}"
 
 
 def _columns() -> list[Column[Line]]:

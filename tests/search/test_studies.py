@@ -162,6 +162,14 @@ def test_the_lock_tells_whether_a_search_is_at_work(tmp_path):
     assert read_line(folder).state == FINISHED
 
 
+def test_a_search_that_is_starting_is_not_told_to_run_again(tmp_path):
+    Journal(tmp_path, write=True)
+    with lock_folder(tmp_path):
+        line = read_line(tmp_path)
+        assert (line.state, line.why) == (RUNNING, "its search is still starting")
+    assert "run its search again" in read_line(tmp_path).why
+
+
 def test_a_study_is_read_again_only_when_it_has_changed(tmp_path):
     folder = fingerprinted(tmp_path / "study", searched(0.8))
     follower = Follower(lambda: [folder])
