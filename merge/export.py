@@ -19,12 +19,22 @@ from torch import Tensor
 
 from .adapters import is_adapter
 from .chat_template import TEMPLATE_FILE
+from .hub import Place
 from .mergekit_write import InexpressibleError, write_mergekit
 from .parents import BASE, ParentSet
 from .recipe import Recipe
 from .writer import FLOATS, ExportError, Weight, write_model
 
-__all__ = ["MERGEKIT_FILE", "RECIPE_FILE", "Record", "export_model", "model_files", "read_record"]
+__all__ = [
+    "MERGEKIT_FILE",
+    "RECIPE_FILE",
+    "InexpressibleError",
+    "Record",
+    "export_model",
+    "mergekit_text",
+    "model_files",
+    "read_record",
+]
 
 RECIPE_FILE = "recipe.json"
 MERGEKIT_FILE = "mergekit_config.yml"
@@ -105,16 +115,16 @@ def export_model(
         card,
         dtype=str(dtype).removeprefix("torch."),
         tokenizer=tokenizer,
+        extra_files=extra_files,
         provenance=provenance,
     )
-    _check_extra(extra_files or {}, files)
     return write_model(
         out,
         weights,
         parents,
         dtype=dtype,
         max_shard_size=max_shard_size,
-        texts={**(extra_files or {}), **files},
+        texts=files,
         record=record,
         verify=verify,
     )
@@ -144,6 +154,7 @@ def model_files(
     dtype: str | None,
     tokenizer: str | None = None,
     template: str | None = None,
+    extra_files: Mapping[str, str] | None = None,
     provenance: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, str], Callable[[Mapping[str, str]], dict[str, str]]]:
     """The texts that lie beside a model: card and, if it can be, mergekit's YAML; recipe.json.
@@ -157,10 +168,14 @@ def model_files(
         dtype: Of the weights written; None where each keeps the base's.
         tokenizer: The policy by which the parents were opened.
         template: The text of a chat template other than the base's.
+        extra_files: File name -> text, written beside the weights.
         provenance: More for recipe.json; JSON values.
+
+    Raises:
+        ExportError: If an extra file has the name of another one.
     """
     try:
-        mergekit = _mergekit(recipe, parents, dtype, tokenizer)
+        mergekit = mergekit_text(recipe, parents, dtype, tokenizer)
     except InexpressibleError as error:
         files, said = {}, f"not expressible: {error}"
     else:
@@ -180,7 +195,9 @@ def model_files(
         whole = record | {"weights": dict(sorted(digests.items()))}
         return {RECIPE_FILE: json.dumps(whole, indent=2, allow_nan=False) + "\n"}
 
-    return {CARD_FILE: card, **files}, recipe_file
+    files[CARD_FILE] = card
+    _check_extra(extra_files or {}, files)
+    return {**(extra_files or {}), **files}, recipe_file
 
 
 def _record(recipe: Recipe, parents: ParentSet) -> dict[str, Any]:
@@ -197,18 +214,36 @@ def _record(recipe: Recipe, parents: ParentSet) -> dict[str, Any]:
     }
 
 
-def _mergekit(recipe: Recipe, parents: ParentSet, dtype: str | None, tokenizer: str | None) -> str:
+def mergekit_text(
+    recipe: Recipe,
+    parents: ParentSet,
+    dtype: str | None,
+    tokenizer: str | None = None,
+    named: Callable[[Place], str] = lambda place: place.text,
+) -> str:
+    """The YAML by which mergekit merges the same.
+
+    Args:
+        recipe: To be expressed.
+        parents: What is merged.
+        dtype: Of the weights written; None where each keeps the base's.
+        tokenizer: The policy by which the parents were opened.
+        named: How a model is called; by default as mergekit finds it here.
+
+    Raises:
+        InexpressibleError: If mergekit has no words for it; the message says why.
+    """
     tensors = [name for name, info in parents.tensors.items() if info.is_floating]
     if dtype is None:
         dtypes = {FLOATS[parents.tensors[name].dtype] for name in tensors}
         if len(dtypes) > 1:
             raise InexpressibleError("tensors keep dtypes of their own, mergekit's YAML names one")
         dtype = str(dtypes.pop()).removeprefix("torch.")
-    models = {owner: _reference(parents, owner) for owner in parents.places}
+    models = {owner: _reference(parents, owner, named) for owner in parents.places}
     return write_mergekit(recipe, tensors, models, out_dtype=dtype, tokenizer=tokenizer)
 
 
-def _reference(parents: ParentSet, owner: str) -> str:
+def _reference(parents: ParentSet, owner: str, named: Callable[[Place], str]) -> str:
     """How mergekit finds a model; it takes `@` and `+` in a path for a revision and an adapter."""
     place = parents.places[owner]
     if place.text == str(place.folder) and {"@", "+"} & set(place.text):
@@ -216,8 +251,8 @@ def _reference(parents: ParentSet, owner: str) -> str:
             f"mergekit takes `@` and `+` in {place.text} for a revision and an adapter"
         )
     if owner != BASE and is_adapter(owner, place.folder):
-        return f"{_reference(parents, BASE)}+{place.text}"
-    return place.text
+        return f"{_reference(parents, BASE, named)}+{named(place)}"
+    return named(place)
 
 
 def versions_here() -> dict[str, str]:

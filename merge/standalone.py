@@ -213,6 +213,7 @@ def merge_files(
     card: str,
     device: str = "cpu",
     max_shard_size: str = "5GB",
+    extra_files: Mapping[str, str] | None = None,
     provenance: Mapping[str, Any] | None = None,
     on_tensor: Callable[[int, int], None] | None = None,
 ) -> Path:
@@ -224,6 +225,7 @@ def merge_files(
         card: The text of README.md.
         device: Where tensors are merged, one at a time.
         max_shard_size: Largest weight file, as transformers reads it ("5GB").
+        extra_files: File name -> text, written beside the weights.
         provenance: More for recipe.json; JSON values.
         on_tensor: Called before each tensor with the bytes that are done and those of the whole.
 
@@ -248,6 +250,7 @@ def merge_files(
         dtype=dtype,
         tokenizer=merge.tokenizer,
         template=merge.template,
+        extra_files=extra_files,
         provenance=provenance,
     )
     return write_model(

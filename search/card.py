@@ -7,19 +7,26 @@ matter of a Hugging Face model card. Cards name models, never places on a disk.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from huggingface_hub import EvalResult, ModelCardData
+from huggingface_hub.constants import REPO_ID_SEPARATOR
 
+from ..merge.recipe import Recipe
 from .format import p_value, recipe_line, score, signed
 from .leaderboard import Leaderboard, Row
-from .licences import licence_of, strictest
+from .licences import OTHER, Licence, kept_files, kept_names, licence_files, licence_of, strictest
 from .views import verdict_sentence
 
 if TYPE_CHECKING:
     from ..merge.hub import Place
     from ..merge.parents import ParentSet
     from ..merge.standalone import FileMerge
+
+HUB = "https://huggingface.co"
+LONG = 60
+"""Lines of mergekit's YAML from which the card folds it away."""
 
 
 def model_card(
@@ -28,6 +35,8 @@ def model_card(
     parents: ParentSet,
     commands: Sequence[str],
     metrics: Mapping[str, str],
+    dtype: str,
+    tokenizer: str | None,
 ) -> str:
     """Return README.md of an exported candidate.
 
@@ -37,6 +46,8 @@ def model_card(
         parents: What was merged.
         commands: Shell lines by which lm-eval gives the confirm scores.
         metrics: Task name -> the metric that is scored.
+        dtype: Of its weights.
+        tokenizer: The policy by which the parents were opened.
     """
     sections = [
         _front(parents, f"{board.name}-{row.candidate.number}", _results(row, metrics)),
@@ -49,6 +60,8 @@ def model_card(
         "## Scores",
         _scores(board, row),
         _comparison(board, row),
+        "## Configuration",
+        _configuration(row.candidate.recipe, parents, dtype, tokenizer),
         "## How to check",
         "lm-eval's own command line, on the confirm items (which the search never saw); `$MODEL` "
         "is this directory, `$TASKS` the folder of the study's task files:",
@@ -71,6 +84,13 @@ def merge_card(merge: FileMerge, name: str) -> str:
         "`recipe.json`; `heterosis merge` makes the same weights from it again.",
         "## Parents",
         _parents(merge.parents),
+        "## Configuration",
+        _configuration(
+            merge.recipe,
+            merge.parents,
+            None if merge.dtype is None else str(merge.dtype).removeprefix("torch."),
+            merge.tokenizer,
+        ),
     ]
     if merge.notes:
         sections += [
@@ -80,18 +100,56 @@ def merge_card(merge: FileMerge, name: str) -> str:
     return "\n\n".join(sections) + "\n"
 
 
+def licence_texts(parents: ParentSet) -> dict[str, str]:
+    """File name -> text of the licence files of base and parents, to lie beside a merge."""
+    return kept_files(_folders(parents))
+
+
 def _front(parents: ParentSet, name: str, results: Sequence[EvalResult] = ()) -> str:
-    """Front matter, as the hub reads it."""
+    """Front matter, as the hub reads it: it knows its own models alone as lineage."""
+    licence, own_name, link = _licence_fields(parents)
+    known = [hub_id for place in parents.places.values() if (hub_id := _hub_id(place))]
     data = ModelCardData(
         library_name="transformers",
         tags=["merge", "heterosis"],
-        base_model=list(dict.fromkeys(map(_name, parents.places.values()))),
-        base_model_relation="merge",
-        license=strictest(_licences(parents).values()),
+        base_model=list(dict.fromkeys(known)) or None,
+        base_model_relation="merge" if known else None,
         eval_results=list(results) or None,
         model_name=name if results else None,
+        license=licence,
+        license_name=own_name,
+        license_link=link,
     )
     return f"---\n{data}\n---"
+
+
+def _licence_fields(parents: ParentSet) -> tuple[str | None, str | None, str | None]:
+    """Licence, and name and link of one of its own, as the hub's specification has them."""
+    stated = _licences(parents)
+    chosen = strictest(licence and licence.name for licence in stated.values())
+    for owner, licence in stated.items():
+        if licence is not None and licence.name == chosen:
+            if not licence.is_own:
+                return licence.name, None, None
+            return OTHER, licence.name, _link(parents, owner, licence)
+    return None, None, None
+
+
+def _link(parents: ParentSet, owner: str, licence: Licence) -> str | None:
+    """Where a licence of its own can be read: on the network, or beside the merge."""
+    place, link = parents.places[owner], licence.link
+    if link is not None and "://" in link:
+        return link
+    files = [path.name for path in licence_files(place.folder)]
+    name = link or next(iter(files), None)
+    if name in files:
+        return kept_names(_folders(parents))[owner, name]
+    hub_id = _hub_id(place)
+    return f"{HUB}/{hub_id}/blob/main/{name}" if hub_id and name else None
+
+
+def _folders(parents: ParentSet) -> dict[str, Path]:
+    return {owner: place.folder for owner, place in parents.places.items()}
 
 
 def _results(row: Row, metrics: Mapping[str, str]) -> list[EvalResult]:
@@ -110,32 +168,54 @@ def _results(row: Row, metrics: Mapping[str, str]) -> list[EvalResult]:
     ]
 
 
-def _licences(parents: ParentSet) -> dict[str, str | None]:
+def _licences(parents: ParentSet) -> dict[str, Licence | None]:
     return {owner: licence_of(place.folder) for owner, place in parents.places.items()}
+
+
+def _hub_id(place: Place) -> str | None:
+    """A model's id on the hub; None if it is only known by a place on this disk.
+
+    A directory inside the hub's local cache tells the id, too.
+    """
+    if place.text != str(place.folder):
+        return place.text.partition("@")[0]
+    kept = place.folder.parent.parent.name.split(REPO_ID_SEPARATOR)
+    if place.folder.parent.name == "snapshots" and kept[0] == "models" and len(kept) == 3:
+        return "/".join(kept[1:])
+    return None
 
 
 def _name(place: Place) -> str:
     """A model as others know it: its hub id without a commit, or the last part of its path."""
-    return place.name if place.text == str(place.folder) else place.text.partition("@")[0]
+    return _hub_id(place) or place.name
 
 
 def _parents(parents: ParentSet) -> str:
-    licences = _licences(parents)
-    lines = [
-        f"- {owner}: `{_name(place)}` (licence: {licences[owner] or 'not stated on its card'})"
-        for owner, place in parents.places.items()
-    ]
+    licences, digests = _licences(parents), parents.digests()
+    lines = []
+    for owner, place in parents.places.items():
+        local = "" if _hub_id(place) else f", known by its weights alone: SHA-256 {digests[owner]}"
+        lines.append(f"- {owner}: `{_name(place)}` ({_said(place, licences[owner])}{local})")
     return "\n".join(lines) + "\n\n" + _licence_line(licences)
 
 
-def _licence_line(licences: Mapping[str, str | None]) -> str:
+def _said(place: Place, licence: Licence | None) -> str:
+    """What is known of a model's licence."""
+    if licence is not None:
+        return f"licence: {licence.name}"
+    files = [path.name for path in licence_files(place.folder)]
+    return f"licence: not named; see its {files[0]}" if files else "licence: not stated"
+
+
+def _licence_line(licences: Mapping[str, Licence | None]) -> str:
     silent = [owner for owner, licence in licences.items() if licence is None]
     if silent:
         return (
-            f"No licence is stated here, because the card of {', '.join(silent)} states none: ask "
-            "the authors before passing this model on."
+            f"No licence is stated here, because {', '.join(silent)} names none: ask the authors "
+            "before passing this model on."
         )
-    chosen, distinct = strictest(licences.values()), sorted({str(x) for x in licences.values()})
+    names = [licence.name for licence in licences.values() if licence is not None]
+    chosen, distinct = strictest(names), sorted(set(names))
     if chosen is None:
         return (
             f"No licence is stated here: which of {', '.join(distinct)} asks most is for a person "
@@ -145,6 +225,27 @@ def _licence_line(licences: Mapping[str, str | None]) -> str:
         return f"All of them are under {chosen}."
     others = ", ".join(licence for licence in distinct if licence != chosen)
     return f"The strictest of these licences is {chosen}; the others ({others}) hold, too."
+
+
+def _configuration(
+    recipe: Recipe, parents: ParentSet, dtype: str | None, tokenizer: str | None
+) -> str:
+    """mergekit's YAML of a merge, models by name; or why mergekit has no words for it."""
+    from ..merge.export import InexpressibleError, mergekit_text
+
+    try:
+        text = mergekit_text(recipe, parents, dtype, tokenizer, _name)
+    except InexpressibleError as error:
+        return (
+            f"mergekit has no words for this recipe ({error}); `heterosis merge recipe.json "
+            "--out DIR` makes it."
+        )
+    local = [owner for owner, place in parents.places.items() if not _hub_id(place)]
+    where = f" Put your own directories in place of {', '.join(local)}." if local else ""
+    block = f"```yaml\n{text.strip()}\n```"
+    if text.count("\n") > LONG:
+        block = f"<details>\n<summary>YAML</summary>\n\n{block}\n\n</details>"
+    return f"The same merge in mergekit's YAML (`mergekit-yaml`).{where}\n\n{block}"
 
 
 def _scores(board: Leaderboard, row: Row) -> str:

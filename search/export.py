@@ -34,7 +34,7 @@ from .assembly import (
     set_threads,
 )
 from .candidate import candidate_of
-from .card import model_card
+from .card import licence_texts, model_card
 from .config import Config
 from .journal import Journal, StudyError
 from .leaderboard import Leaderboard, Row, read_leaderboard
@@ -104,9 +104,18 @@ def export(
         recipe,
         parts.parents,
         out,
-        card=model_card(board, row, parts.parents, portable_commands(parts), metrics),
+        card=model_card(
+            board,
+            row,
+            parts.parents,
+            portable_commands(parts),
+            metrics,
+            config.merge.dtype,
+            config.merge.tokenizer,
+        ),
         tokenizer=config.merge.tokenizer,
         extra_files={
+            **licence_texts(parts.parents),
             CONFIRM_SAMPLES: confirm_samples(parts),
             REPRODUCE_FILE: reproduction(board, row, parts.parents, portable_commands(parts)),
         },

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from ..merge.export import MERGEKIT_FILE
 from ..merge.standalone import FileMerge, merge_files
-from .card import merge_card
+from .card import licence_texts, merge_card
 from .format import duration, recipe_line
 
 
@@ -50,6 +50,7 @@ def run_merge(
             card=merge_card(merge, out.absolute().name),
             device=device,
             max_shard_size=max_shard_size,
+            extra_files=licence_texts(merge.parents),
             provenance={"source": merge.source.name},
             on_tensor=on_tensor,
         )

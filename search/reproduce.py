@@ -13,7 +13,7 @@ from pathlib import Path
 from ..merge.export import RECIPE_FILE, Record, read_record, versions_here
 from ..merge.parents import ParentSet
 from ..merge.standalone import FileMerge, merge_files, merged_digests, open_merge
-from .card import merge_card
+from .card import licence_texts, merge_card
 from .leaderboard import Leaderboard, Row
 
 REPRODUCE_FILE = "reproduce.md"
@@ -98,10 +98,22 @@ def reproduce(
         card=merge_card(merge, out.absolute().name),
         device=device,
         max_shard_size=max_shard_size,
+        extra_files=licence_texts(merge.parents),
         provenance={"source": merge.source.name},
         on_tensor=on_tensor,
     )
     return Reproduction(merge, record, read_record(folder).weights)
+
+
+def _packages(versions: Mapping[str, str]) -> tuple[str, str]:
+    """What pip is asked for, and which builds of it were used: indexes list public versions only.
+
+    Source:
+        PEP 440, "Local version identifiers".
+    """
+    names = [f"{name}=={version.partition('+')[0]}" for name, version in versions.items()]
+    local = [f"{name} {version}" for name, version in versions.items() if "+" in version]
+    return " ".join(names), f"\n\nThe build was {', '.join(local)}." if local else ""
 
 
 def reproduction(board: Leaderboard, row: Row, parents: ParentSet, commands: Sequence[str]) -> str:
@@ -115,13 +127,13 @@ def reproduction(board: Leaderboard, row: Row, parents: ParentSet, commands: Seq
     """
     digests = parents.digests()
     models = [f"- {owner}: SHA-256 `{digest}`" for owner, digest in digests.items()]
-    packages = " ".join(f"{name}=={version}" for name, version in versions_here().items())
+    packages, builds = _packages(versions_here())
     options = " ".join(f"--model {owner}=DIR" for owner in digests)
     return "\n\n".join(
         [
             "# How to make this model again",
             f"Trial {row.candidate.number} (`{row.candidate.name}`) of the study `{board.name}`.",
-            "These versions:\n\n```sh\n" + f"pip install {packages}\n```",
+            "These versions:\n\n```sh\n" + f"pip install {packages}\n```{builds}",
             "These models (SHA-256 of their weights):",
             "\n".join(models),
             "`recipe.json` states where they lay, all coefficients, the seed of the masks, and the "

@@ -66,7 +66,7 @@ def test_transformers_loads_it(exported):
 
 def test_the_card_names_parents_scores_and_the_check_without_local_paths(study, exported):
     card = (exported.folder / "README.md").read_text()
-    assert "base_model:\n- base\n- python\n- java\n" in card
+    assert "- java: `java` (licence: not stated, known by its weights alone: SHA-256 " in card
     assert f"{exported.row.confirm_tasks['quickstart_java'].value:.4f}" in card
     assert 'cd "$TASKS" && lm-eval run' in card
     assert str(exported.folder) not in card

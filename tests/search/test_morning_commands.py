@@ -7,12 +7,13 @@ import urllib.request
 from typing import Any
 
 import pytest
+import yaml
 from heterosis.search.chat import ChatSettings, Conversation
 from heterosis.search.dashboard import mirrored
 from heterosis.search.export import export
 from heterosis.search.journal import Journal
 from heterosis.search.leaderboard import read_leaderboard
-from heterosis.search.licences import licence_of, strictest
+from heterosis.search.licences import strictest
 from heterosis.search.model_source import open_source
 from huggingface_hub import ModelCard
 
@@ -100,7 +101,6 @@ def test_moved_and_changed_parents(heterosis, exported, tmp_path):
 
 def test_the_card_is_what_the_hub_reads(study, exported):
     card: Any = ModelCard.load(exported / "README.md")
-    assert card.data.base_model_relation == "merge"
     assert "merge" in card.data.tags
     winner = read_leaderboard(study).winner
     scores = {result.dataset_name: result for result in card.data.eval_results}
@@ -110,6 +110,8 @@ def test_the_card_is_what_the_hub_reads(study, exported):
         assert scores[task].metric_args["items"] == found.n
         assert scores[task].metric_type == "acc,none"
     assert "## Parents" in card.text
+    configuration = card.text.partition("```yaml\n")[2].partition("```")[0]
+    assert yaml.safe_load(configuration)["merge_method"] == "task_arithmetic"
 
 
 def test_how_to_make_it_again_is_written(exported):
@@ -118,6 +120,9 @@ def test_how_to_make_it_again_is_written(exported):
     assert record["base"]["sha256"] in text
     assert "heterosis reproduce recipe.json --model base=DIR" in text
     assert record["base"]["path"] not in text
+    (line,) = (line for line in text.splitlines() if line.startswith("pip install "))
+    assert "torch==" in line
+    assert "+" not in line
 
 
 @pytest.mark.parametrize(
@@ -133,13 +138,6 @@ def test_how_to_make_it_again_is_written(exported):
 )
 def test_the_strictest_licence(licences, chosen):
     assert strictest(licences) == chosen
-
-
-def test_a_licence_of_its_own_name(tmp_path):
-    (tmp_path / "README.md").write_text("---\nlicense: other\nlicense_name: my-own\n---\n")
-    assert licence_of(tmp_path) == "my-own"
-    (tmp_path / "README.md").write_text("---\nlicense: other\n---\n")
-    assert licence_of(tmp_path) is None
 
 
 def test_one_answer_without_a_terminal(heterosis, study):
