@@ -6,7 +6,7 @@ the study, of kinds of their own: the sampler never hears of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ..evals.comparison import Difference
@@ -73,15 +73,20 @@ def rerolls(winner: Candidate, count: int) -> list[Variant]:
 
 def gene_groups(space: Space) -> dict[str, tuple[str, ...]]:
     """What is reset together: each gene and choice alone, or whole curves where they are many."""
-    genes = [*space.genes, *space.choices]
+    return curves([*space.genes, *space.choices])
+
+
+def curves(genes: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Genes by themselves, or by curve where they are more than MOST_RESETS: name -> genes."""
+    genes = list(genes)
     if len(genes) <= MOST_RESETS:
         return {gene: (gene,) for gene in genes}
-    curves: dict[str, tuple[str, ...]] = {}
+    found: dict[str, tuple[str, ...]] = {}
     for gene in genes:
         head, _, point = gene.rpartition(".")
         curve = head if point.isdigit() else gene
-        curves[curve] = (*curves.get(curve, ()), gene)
-    return curves
+        found[curve] = (*found.get(curve, ()), gene)
+    return found
 
 
 def resets(winner: Candidate, params: Params, space: Space) -> list[Variant]:

@@ -134,16 +134,20 @@ class Leaderboard:
         return next((row for row in self.rows if row.place and row.candidate.is_baseline), None)
 
 
-def read_leaderboard(folder: Path) -> Leaderboard:
+def read_leaderboard(folder: Path, journal: Journal | None = None) -> Leaderboard:
     """Derive the leaderboard of the study in a folder.
 
     Confirm scores count for the baselines and for today's finalists alone: after an early end
     others may have been confirmed too, and who is on the board must not depend on that.
 
+    Args:
+        folder: The study's.
+        journal: Its journal, where that has been read already.
+
     Raises:
         StudyError: If there is no study, or it has not begun, or it is damaged.
     """
-    journal, store = Journal(folder), ItemStore(folder / "items")
+    journal, store = journal or Journal(folder), ItemStore(folder / "items")
     _refuse_mixed(folder, store, journal.begun["identity"].get("requests"))
     config, identity = journal.begun["config"], journal.begun["identity"]
     candidates = [candidate_of(trial) for trial in journal.trials]

@@ -1,58 +1,52 @@
-"""A study as one HTML page that needs no network, and the page that lists studies.
+"""A study as one HTML page that needs no network.
 
-Knows rows, templates and the vendored scripts in ``pages``; computes no statistics. What a person
-named (parents, tasks, the study) and what an error says is escaped: by the template where it is
-text, by `_embedded` where it is data of the plots.
+Knows rows and what the page's template wants of them; computes no statistics.
 """
 
 from __future__ import annotations
 
-import datetime
-import json
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
-from importlib import resources
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
 
 from ..evals.comparison import Difference
 from .format import duration, score
+from .importance import Importances, importances
 from .journal import Journal
 from .leaderboard import Leaderboard, read_leaderboard
 from .report_data import failures, in_points, kind_of, plots
-from .report_table import (
-    Columns,
-    bare,
-    difference_cell,
-    score_cell,
-    shown_rows,
-    with_interval,
-)
+from .report_front import pairs
+from .report_table import Columns, bare, shown_rows, with_interval
+from .templates import PLOTS, TABLES, embedded, now, render, script, text
 from .views import luck_lines, verdict_sentence, write_whole
 
-REPORT, INDEX = "report.html", "index.html"
-PLOTS, TABLES = "plotly-cartesian.min.js", "dataTables.min.js"
+REPORT = "report.html"
+BEATS = "It beats"
 
 
-def write_report(
-    board: Leaderboard, begun: Mapping[str, Any], out: Path | None = None, drawn: str | None = None
-) -> Path:
+def write_report(board: Leaderboard, journal: Journal, out: Path | None = None) -> Path:
     """Write a study's page, whole or not at all.
 
     Args:
         board: What to show.
-        begun: The study's manifest.
+        journal: What it was derived from.
         out: The file; default: ``report.html`` in the study's folder.
-        drawn: When it was drawn; default: now.
     """
     path = out or board.folder / REPORT
-    write_whole(path, page(board, begun, drawn))
+    write_whole(path, page(board, journal.begun, _estimated(board, journal)))
     return path
+
+
+def _estimated(board: Leaderboard, journal: Journal) -> Importances | None:
+    """Which genes matter, from all trials but the winner's variants."""
+    values = {row.candidate.number: row.candidate.value for row in board.rows}
+    known = [
+        (trial, value) for trial in journal.trials if (value := values[trial.number]) is not None
+    ]
+    return importances([trial for trial, _ in known], [value for _, value in known])
 
 
 def draw(folder: Path, out: Path | None = None) -> tuple[Leaderboard, Path]:
@@ -61,19 +55,32 @@ def draw(folder: Path, out: Path | None = None) -> tuple[Leaderboard, Path]:
     Raises:
         StudyError: If there is no study in the folder, or it has not begun, or it is damaged.
     """
-    board = read_leaderboard(folder)
-    return board, write_report(board, Journal(folder).begun, out)
+    journal = Journal(folder)
+    board = read_leaderboard(folder, journal)
+    return board, write_report(board, journal, out)
 
 
-def page(board: Leaderboard, begun: Mapping[str, Any], drawn: str | None = None) -> str:
-    """The page of a study: verdict, table, plots, failures, and how to do it again."""
+def page(
+    board: Leaderboard,
+    begun: Mapping[str, Any],
+    estimated: Importances | None = None,
+    drawn: str | None = None,
+) -> str:
+    """The page of a study: verdict, table, plots, failures, and how to do it again.
+
+    Args:
+        board: What to show.
+        begun: The study's manifest.
+        estimated: Which genes matter, from all trials; None where that is not known.
+        drawn: When it was drawn; default: now.
+    """
     shown, columns = shown_rows(board.rows), Columns.of(board)
-    return _render(
+    return render(
         "report.html.j2",
         title=board.name,
         finished=board.finished,
-        drawn=drawn or _now(),
-        sentences=[verdict_sentence(board), *interval_sentences(board)],
+        drawn=drawn or now(),
+        sentences=list(sentences(board)),
         luck=list(luck_lines(board)),
         told=_told(board),
         figures=list(_figures(board)),
@@ -87,46 +94,34 @@ def page(board: Leaderboard, begun: Mapping[str, Any], drawn: str | None = None)
         facts=_facts(begun),
         commands=_commands(board),
         config=yaml.safe_dump(begun.get("config", {}), sort_keys=False, allow_unicode=True),
-        data=_embedded({**plots(board), "finished": board.finished}),
-        scripts=[script(PLOTS), script(TABLES), _text("report.js")],
+        data=embedded(
+            {
+                **plots(board, estimated),
+                "pairs": list(pairs(board)),
+                "finished": board.finished,
+            }
+        ),
+        scripts=[script(PLOTS), script(TABLES), text("report.js")],
     )
 
 
-def index_page(entries: Sequence[Mapping[str, Any]], drawn: str | None = None) -> str:
-    """The page that lists studies.
-
-    Args:
-        entries: Of each study, from `index_entry`, or ``{"name", "error"}``.
-        drawn: When; default: now.
-    """
-    return _render(
-        "index.html.j2",
-        title="Studies",
-        drawn=drawn or _now(),
-        entries=entries,
-        data=_embedded({}),
-        scripts=[script(TABLES), _text("report.js")],
-    )
+def sentences(board: Leaderboard) -> Iterator[str]:
+    """What was found, the verdict first; by how much the winner is above others, with intervals."""
+    winner = board.winner
+    is_better = winner is not None and winner.verdict == "better"
+    first, *rest = [*_interval_sentences(board), None]
+    if winner is not None and is_better and first is not None and first.startswith(BEATS):
+        name = winner.candidate.name
+        yield f"{name} {first.removeprefix('It ').removesuffix('.')}, and every other baseline."
+        yield verdict_sentence(board)
+    else:
+        yield verdict_sentence(board)
+        rest = [first, *rest]
+    yield from (sentence for sentence in rest if sentence is not None)
 
 
-def index_entry(board: Leaderboard, link: str) -> dict[str, Any]:
-    """One line of the page that lists studies."""
-    winner, baseline = board.winner, board.best_baseline
-    return {
-        "name": board.name,
-        "link": link,
-        "state": "finished" if board.finished else "unfinished",
-        "verdict": verdict_sentence(board),
-        "winner": winner.candidate.name if winner else "-",
-        "confirm": score_cell(winner.confirm if winner else None),
-        "baseline": score_cell(baseline.confirm if baseline else None),
-        "to_parent": difference_cell(winner.to_parent if winner else None, in_points(board)),
-        "candidates": sum(row.candidate.is_searched for row in board.rows),
-    }
-
-
-def interval_sentences(board: Leaderboard) -> Iterator[str]:
-    """By how much the winner is above the best parent and the uniform merge, with intervals."""
+def _interval_sentences(board: Leaderboard) -> Iterator[str]:
+    """How the winner compares with the best parent and the uniform merge."""
     winner = board.winner
     if winner is None:
         return
@@ -143,7 +138,7 @@ def interval_sentences(board: Leaderboard) -> Iterator[str]:
 
 def _above(found: Difference) -> str:
     if found.low > 0:
-        return "It beats"
+        return BEATS
     return "It loses to" if found.high < 0 else "It is not told apart from"
 
 
@@ -199,37 +194,3 @@ def _commands(board: Leaderboard) -> list[str]:
         number = board.winner.candidate.number
         lines += [f"heterosis export {folder} --trial {number} --out merged"]
     return [*lines, f"heterosis report {folder}"]
-
-
-def _now() -> str:
-    return datetime.datetime.now().astimezone().isoformat(sep=" ", timespec="minutes")
-
-
-def _embedded(data: Mapping[str, Any]) -> Markup:
-    """JSON that cannot end the script element that it stands in."""
-    text = json.dumps(data, allow_nan=False, ensure_ascii=True, separators=(",", ":"))
-    for sign in "<>&":
-        text = text.replace(sign, f"\\u{ord(sign):04x}")
-    return Markup(text)
-
-
-def _text(name: str) -> Markup:
-    files = resources.files("heterosis.search") / "pages"
-    return Markup((files / name).read_text(encoding="utf-8"))
-
-
-def script(name: str) -> Markup:
-    """A vendored script, with its licence's first lines as they are."""
-    return _text(f"vendor/{name}")
-
-
-@cache
-def _environment() -> Environment:
-    return Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-
-
-def _render(template: str, **values: Any) -> str:
-    source = str(_text(template)).replace("{# style #}", str(_text("page.css")))
-    return _environment().from_string(source).render(**values)

@@ -5,18 +5,15 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import combinations
 from typing import Any
-
-import numpy as np
 
 from ..evals.comparison import Difference
 from ..evals.scores import TaskScore
 from ..merge.recipe import Recipe
 from .candidate import Candidate
 from .dissection import shows_loss
+from .importance import Importances
 from .leaderboard import Leaderboard, Row
-from .pareto import is_on_front
 
 Plain = dict[str, Any]
 
@@ -24,20 +21,23 @@ TOP_RECIPES = 20
 """Best rows whose weights can be looked at."""
 MOST_DOTS = 2000
 """Candidates drawn in one plot: more are thinned out evenly, the best ones never."""
+MOST_GENES = 40
+"""Genes drawn in one plot."""
 Z_95 = 1.959964
 """Standard errors on either side of a 95 % interval of a score."""
 
 
-def plots(board: Leaderboard) -> Plain:
-    """What the page's plots are drawn from.
+def plots(board: Leaderboard, estimated: Importances | None = None) -> Plain:
+    """What the page's plots are drawn from, tasks against each other aside (report_front.py).
 
     Args:
         board: Of any state: what is not there yet is an empty list.
+        estimated: Which genes matter, from all trials.
     """
     return {
         "progress": _progress(board),
         "recipes": [_weights(row) for row in _shown_recipes(board)],
-        "pairs": list(_pairs(board)),
+        "estimated": _estimated(estimated),
         "genes": _genes(board),
         "forest": list(_forests(board)),
         "funnel": funnel([row.candidate for row in board.rows]),
@@ -47,6 +47,11 @@ def plots(board: Leaderboard) -> Plain:
 def finite(value: float | None) -> float | None:
     """A number as JSON knows it: neither nan nor infinity."""
     return None if value is None or not math.isfinite(value) else float(value)
+
+
+def half_width(score: TaskScore) -> float | None:
+    """Half of a score's 95 % interval."""
+    return finite(Z_95 * score.se)
 
 
 def in_points(board: Leaderboard) -> bool:
@@ -145,34 +150,16 @@ def _weights(row: Row) -> Plain:
     }
 
 
-def _pairs(board: Leaderboard) -> Iterator[Plain]:
-    """Every pair of tasks: each candidate's search scores, and whom no other beats in both."""
-    scored = [r for r in board.rows if r.candidate.scores and not r.candidate.is_variant]
-    signs = {t.task: board.objective.signs[t.name] for t in board.objective.terms if t.is_plain}
-    for x, y in combinations(board.tasks, 2):
-        rows = [r for r in scored if _has(r, x) and _has(r, y)]
-        values = np.array([[r.candidate.scores[t].value for t in (x, y)] for r in rows])
-        turned = values.reshape(-1, 2) * [signs.get(x, 1), signs.get(y, 1)]
-        whole = np.array([not r.candidate.raced for r in rows], dtype=bool)
-        front = np.zeros(len(rows), dtype=bool)
-        front[whole] = is_on_front(turned[whole])
-        marks = [
-            [*map(float, value), r.candidate.name, kind_of(board, r), bool(is_in)]
-            for r, value, is_in in zip(rows, values, front, strict=True)
-        ]
-        yield {"x": x, "y": y, "marks": _thinned(marks)}
-
-
-def _has(row: Row, task: str) -> bool:
-    found = row.candidate.scores.get(task)
-    return found is not None and math.isfinite(found.value)
-
-
-def _thinned(marks: list[list[Any]]) -> list[list[Any]]:
-    """All that is marked, and of plain candidates as many as can be drawn."""
-    plain = [mark for mark in marks if mark[3] == "candidate" and not mark[4]]
-    every = max(math.ceil(len(plain) / MOST_DOTS), 1)
-    return plain[::every] + [m for m in marks if m[3] != "candidate" or m[4]]
+def _estimated(found: Importances | None) -> Plain | None:
+    """Genes by what all trials say of them, the greatest first, as many as can be read."""
+    if found is None:
+        return None
+    genes = [
+        {"name": name, "share": g.share, "low": g.low, "high": g.high, "shown": g.is_shown}
+        for name, g in list(found.genes.items())[:MOST_GENES]
+    ]
+    more = len(found.genes) - len(genes)
+    return {"genes": genes, "chance": found.chance, "trials": found.trials, "more": more}
 
 
 def _genes(board: Leaderboard) -> list[Plain]:
@@ -212,7 +199,7 @@ def _intervals(board: Leaderboard, scores: Sequence[tuple[Row, TaskScore]]) -> l
             "name": row.candidate.name,
             "kind": kind_of(board, row),
             "value": finite(score.value),
-            "half": finite(Z_95 * score.se),
+            "half": half_width(score),
         }
         for row, score in scores
     ]

@@ -36,6 +36,7 @@ from .bench import Bench
 from .budget import Budget, limits_of, settle_deadline
 from .candidate import candidate_of
 from .config import Config
+from .index import keep_index
 from .journal import Journal, lock_folder
 from .leaderboard import Leaderboard, read_leaderboard
 from .progress import Reporter
@@ -109,14 +110,26 @@ def run_search(
             hire or _hire(parts, machine, now | requests, reporter),
         )
         finished = study.run()
-        board = read_leaderboard(folder)
+        board = read_leaderboard(folder, journal)
         write_views(board)
         reporter.close()
-        try:
-            write_report(board, journal.begun)
-        except OSError as error:  # the study is whole without its page
-            reporter.note(f"the page was not drawn ({error}); heterosis report {folder} draws it")
+        _draw(board, journal, reporter)
     return Outcome(board, finished)
+
+
+def _draw(board: Leaderboard, journal: Journal, reporter: Reporter) -> None:
+    """Draw the study's page, and keep the list of studies true; it is whole without them."""
+    folder = board.folder
+    try:
+        write_report(board, journal)
+    except OSError as error:
+        reporter.note(f"the page was not drawn ({error}); heterosis report {folder} draws it")
+    try:
+        keep_index(board)
+    except OSError as error:
+        reporter.note(
+            f"the list of studies was not drawn ({error}); heterosis report {folder.parent} does"
+        )
 
 
 def _bench(

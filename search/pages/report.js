@@ -102,17 +102,23 @@
 
   function pairs() {
     if (!part("pairs-part", data.pairs.length)) return;
-    const { x, y, marks } = data.pairs[Number($("pair").value) || 0];
+    const { x, y, split, items, marks } = data.pairs[Number($("pair").value) || 0];
+    const bars = (own, at) => ({ array: own.map((m) => m[at] ?? 0), visible: split === "confirm", color: color("grey"), thickness: 1, width: 0 });
     const traces = ["candidate", "variant", "baseline", "parent", "winner"].map((kind) => {
-      const own = marks.filter((m) => m[3] === kind);
+      const own = marks.filter((m) => m[5] === kind);
       const style = MARKS[kind];
-      return { x: own.map((m) => m[0]), y: own.map((m) => m[1]), text: own.map((m) => `${esc(m[2])}<br>${m[0].toFixed(4)}, ${m[1].toFixed(4)}`),
-        hoverinfo: "text", mode: "markers", name: style.title,
-        marker: { color: color(style.color), symbol: style.symbol, size: style.size, opacity: kind === "candidate" ? 0.6 : 1 } };
+      const shown = (value, half) => value.toFixed(4) + (half == null ? "" : ` ± ${half.toFixed(4)}`);
+      return { x: own.map((m) => m[0]), y: own.map((m) => m[1]), text: own.map((m) => `${esc(m[4])}<br>${shown(m[0], m[2])}, ${shown(m[1], m[3])}`),
+        hoverinfo: "text", mode: "markers", name: style.title, error_x: bars(own, 2), error_y: bars(own, 3),
+        marker: { color: color(style.color), symbol: style.symbol, size: style.size, opacity: kind === "candidate" && split === "search" ? 0.6 : 1 } };
     }).filter((trace) => trace.x.length);
-    const front = marks.filter((m) => m[4]).sort((a, b) => a[0] - b[0] || a[1] - b[1]);
+    const front = marks.filter((m) => m[6]).sort((a, b) => a[0] - b[0] || a[1] - b[1]);
     traces.unshift({ x: front.map((m) => m[0]), y: front.map((m) => m[1]), mode: "lines", name: "front", hoverinfo: "skip", line: { color: color("blue"), width: 1.5, dash: "dot" } });
     plot("pairs", traces, { showlegend: true, height: narrow() ? 380 : 460, hovermode: "closest", xaxis: { title: { text: esc(x) } }, yaxis: { title: { text: esc(y) } } });
+    const line = "The dotted line joins those that no other beats on both tasks.";
+    $("pairs-caption").textContent = split === "confirm"
+      ? `Scores on up to ${items} confirm items per task, which the search never saw, with 95 % intervals: the best candidates and all baselines. ${line}`
+      : `Scores on up to ${items} search items per task, by which candidates were chosen: the best of them are flattered. Of candidates that were stopped early they are estimates, which are on no line. ${line}`;
   }
 
   function forest() {
@@ -130,20 +136,42 @@
       plot(id, [{ x: rows.map((r) => r.value), y: rows.map((_, n) => n), mode: "markers", hoverinfo: "text",
         text: rows.map((r) => `${esc(r.name)}: ${r.value?.toFixed(4)} ± ${r.half?.toFixed(4)}`),
         error_x: { array: rows.map((r) => r.half), color: color("grey"), thickness: 1.5, width: 3 },
-        marker: { opacity: 1, size: rows.map((r) => MARKS[r.kind].size * 0.9), symbol: rows.map((r) => MARKS[r.kind].symbol), color: rows.map((r) => color(MARKS[r.kind].color)) } }],
+        marker: { opacity: 1, size: rows.map((r) => Math.max(MARKS[r.kind].size * 0.9, 8)), symbol: rows.map((r) => MARKS[r.kind].symbol), color: rows.map((r) => color(MARKS[r.kind].color)) } }],
       { height: 110 + 20 * rows.length, margin: { l: 50, r: 15, t: 40, b: 40 }, title: { text: esc(entry.task), font: { size: 14 }, x: 0, xanchor: "left" }, yaxis: { tickvals: rows.map((_, n) => n), ticktext: labels, autorange: "reversed" } });
     });
   }
 
   function genes() {
+    if (!part("genes-part", data.genes.length || data.estimated)) return;
+    estimated(data.estimated);
     const found = data.genes;
-    if (!part("genes-part", found.length)) return;
+    $("genes-figure").hidden = !found.length;
+    if (!found.length) return;
     plot("genes", [{ x: found.map((g) => g.value), y: found.map((_, n) => n), mode: "markers", hoverinfo: "text",
       text: found.map((g) => `${esc(g.name)}: ${g.value?.toFixed(4)}, p ${g.p?.toPrecision(2)}`),
       error_x: { symmetric: false, array: found.map((g) => g.high - g.value), arrayminus: found.map((g) => g.value - g.low), color: color("grey"), thickness: 1.5, width: 3 },
       marker: { size: 10, color: color("blue"), symbol: found.map((g) => (g.matters ? "circle" : "circle-open")) } }],
-    { height: 90 + 22 * found.length, xaxis: { zeroline: true, zerolinecolor: color("ink"), title: { text: "change without it" } },
-      yaxis: { tickvals: found.map((_, n) => n), ticktext: found.map((g) => esc(short(g.name, narrow() ? 24 : 50))), autorange: "reversed" } });
+    { ...byName(found), xaxis: { zeroline: true, zerolinecolor: color("ink"), title: { text: "change of the winner's score without it" } } });
+  }
+
+  // A line for each name, from the top.
+  const byName = (rows) => ({ height: 90 + 22 * rows.length, yaxis: { tickvals: rows.map((_, n) => n), ticktext: rows.map((g) => esc(short(g.name, narrow() ? 24 : 50))),
+    range: [rows.length - 0.4, -0.6] } });
+
+  function estimated(found) {
+    $("estimated-figure").hidden = !found;
+    if (!found) return;
+    const rows = found.genes;
+    plot("estimated", [{ x: rows.map((g) => g.share), y: rows.map((_, n) => n), mode: "markers", hoverinfo: "text",
+      text: rows.map((g) => `${esc(g.name)}: ${(100 * g.share).toFixed(1)} % (${(100 * g.low).toFixed(1)} to ${(100 * g.high).toFixed(1)})`),
+      error_x: { symmetric: false, array: rows.map((g) => g.high - g.share), arrayminus: rows.map((g) => g.share - g.low), color: color("grey"), thickness: 1.5, width: 3 },
+      marker: { size: 9, color: color("green"), symbol: rows.map((g) => (g.shown ? "square" : "square-open")) } }],
+    { ...byName(rows), shapes: [{ type: "line", x0: found.chance, x1: found.chance, yref: "paper", y0: 0, y1: 1, line: { color: color("ink"), width: 1, dash: "dot" } }],
+      xaxis: { rangemode: "tozero", tickformat: ".0%", title: { text: "share of what is explained" } } });
+    const more = found.more ? ` ${found.more} more are below these.` : "";
+    $("estimated-caption").textContent = `An estimate from all ${found.trials} trials: how much of the differences in search score a forest explains by each gene; the `
+      + "bars are the range over forests that see the trials drawn again. The dotted line is the most that genes in a wrong order, which can have no effect, ever reached; filled: beyond it in every forest. "
+      + "A hint, not a test: a search does not try genes independently, so that one may be carried along by another, and scores of candidates that were stopped early are estimates." + more;
   }
 
   function funnel() {
@@ -200,7 +228,7 @@
   table();
   if (data.progress) {
     options("recipe", data.recipes.map((recipe) => recipe.name));
-    options("pair", data.pairs.map((pair) => `${pair.x} · ${pair.y}`));
+    options("pair", data.pairs.map((pair) => `${pair.x} · ${pair.y}, ${pair.split} items`));
     $("recipe").addEventListener("change", weights);
     $("pair").addEventListener("change", pairs);
     drawAll();

@@ -9,6 +9,8 @@ import pytest
 from heterosis.merge.recipe import Recipe
 from heterosis.search import redraw, report, report_table
 from heterosis.search.candidate import Candidate
+from heterosis.search.importance import Importance, Importances
+from heterosis.search.journal import Journal
 from heterosis.search.leaderboard import read_leaderboard
 from heterosis.search.progress import Tracker
 from heterosis.search.report_data import funnel
@@ -44,18 +46,32 @@ def test_the_verdict_comes_first_with_intervals_in_points(heterosis, study):
     body = page.partition("<body>")[2]
     lead = re.search(r'<p class="lead">(.*?)</p>', body)
     assert lead
-    assert lead[1].startswith("c4 beats every baseline: 0.8000")
     assert body.index("lead") < body.index("<table")
     first = read_leaderboard(study).winner.to_parent
     low, high = f"{100 * first.low:.1f}", f"{100 * first.high:.1f}"
-    assert f"It beats the best parent (a) by 20.0 [{low}, {high}] points on 800 unseen" in body
+    assert lead[1] == (
+        f"c4 beats the best parent (a) by 20.0 [{low}, {high}] points on 800 unseen items "
+        "(95 % interval, paired), and every other baseline."
+    )
+    assert "<p>c4 beats every baseline: 0.8000 against 0.7000" in body
 
 
 def test_a_candidate_below_the_parents_is_said_to_lose(tmp_path):
     board = make_study(tmp_path, [*BASELINES, ("c4", "candidate", 0.5, 0.3)])
-    first, second = report.interval_sentences(board)
+    verdict, first, second = report.sentences(board)
+    assert verdict.startswith("c4 is worse than the best baseline: 0.3000 against 0.7000")
     assert first.startswith("It loses to the best parent (a) by 30.0 [")
     assert second.startswith("It loses to the uniform merge by 40.0 [")
+    assert list(report.sentences(make_study(tmp_path / "bare", BASELINES))) == [
+        "No candidate has been scored yet, only baselines; the best is uniform."
+    ]
+
+
+def test_a_candidate_that_beats_the_parent_and_not_a_merge_is_led_by_that(tmp_path):
+    board = make_study(tmp_path, [*BASELINES, ("c4", "candidate", 0.9, 0.7)])
+    verdict, first, _ = report.sentences(board)
+    assert verdict.startswith("c4 is not shown to beat every baseline (not uniform)")
+    assert first.startswith("It beats the best parent (a) by 10.0 [")
 
 
 def test_names_and_reasons_are_text_wherever_they_stand(study):
@@ -73,10 +89,38 @@ def test_the_page_has_what_its_plots_need(study):
     assert [line["name"] for line in data["progress"]["lines"]] == ["parent:a", "uniform"]
     assert [recipe["name"] for recipe in data["recipes"]] == ["c4", "c5"]
     assert {entry["task"] for entry in data["forest"]} == {"skill_a", "skill_b"}
-    (pair,) = data["pairs"]
-    assert [mark[2] for mark in pair["marks"] if mark[4]] == ["c4"]
+    confirm, search = data["pairs"]
+    assert (confirm["split"], search["split"]) == ("confirm", "search")
+    assert [mark[4] for mark in search["marks"] if mark[6]] == ["c4"]
+    assert [mark[4] for mark in confirm["marks"] if mark[6]] == ["c4"]
+    assert {mark[5] for mark in confirm["marks"]} == {"winner", "candidate", "parent", "baseline"}
+    (won,) = (mark for mark in confirm["marks"] if mark[4] == "c4")
+    assert won[:4] == pytest.approx([0.8, 0.8, 1.96 * 0.02, 1.96 * 0.02], rel=1e-2)
+    assert {mark[2] for mark in search["marks"]} == {None}
+    assert data["estimated"] is None
     assert "<strong>1 ×</strong> NaN in x, by | design" in page
     assert "heterosis export" in page
+
+
+def test_genes_are_estimated_once_there_are_trials_enough(tmp_path):
+    board = make_study(tmp_path, [*BASELINES, *SEARCHED])
+    genes = {f"g{i}": Importance(0.9 - i / 100, 0.0, 1.0, i < 1) for i in range(45)}
+    found = Importances(genes, chance=0.02, trials=150)
+    path = tmp_path / "page.html"
+    path.write_text(report.page(board, {}, found))
+    _, data = read(path)
+    shown = data["estimated"]
+    assert (shown["chance"], shown["trials"], shown["more"]) == (0.02, 150, 5)
+    assert [gene["name"] for gene in shown["genes"][:2]] == ["g0", "g1"]
+    assert [gene["shown"] for gene in shown["genes"][:2]] == [True, False]
+
+
+def test_the_journal_is_read_once(study, monkeypatch):
+    read = []
+    monkeypatch.setattr(report, "Journal", lambda folder: read.append(folder) or Journal(folder))
+    monkeypatch.setattr("heterosis.search.leaderboard.Journal", None)
+    report.draw(study)
+    assert read == [study]
 
 
 def test_the_page_loads_nothing_and_is_small(study):
