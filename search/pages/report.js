@@ -6,7 +6,11 @@
   const $ = (id) => document.getElementById(id);
   const esc = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
   const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
-  const short = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
+  // Cut in the middle: names differ at their ends.
+  const short = (text, most) => {
+    const end = Math.floor(most / 2);
+    return text.length > most ? `${text.slice(0, most - end - 1)}…${text.slice(-end)}` : text;
+  };
   const narrow = () => window.innerWidth < 600;
   const OPTIONS = { responsive: true, displaylogo: false, displayModeBar: false };
 
@@ -151,7 +155,7 @@
       text: found.map((g) => `${esc(g.name)}: ${g.value?.toFixed(4)}, p ${g.p?.toPrecision(2)}`),
       error_x: { symmetric: false, array: found.map((g) => g.high - g.value), arrayminus: found.map((g) => g.value - g.low), color: color("grey"), thickness: 1.5, width: 3 },
       marker: { size: 10, color: color("blue"), symbol: found.map((g) => (g.matters ? "circle" : "circle-open")) } }],
-    { ...byName(found), xaxis: { zeroline: true, zerolinecolor: color("ink"), title: { text: "change of the winner's score without it" } } });
+    { ...byName(found), xaxis: { zeroline: true, zerolinecolor: color("ink"), title: { text: "change without it" } } });
   }
 
   // A line for each name, from the top.
@@ -228,7 +232,7 @@
   table();
   if (data.progress) {
     options("recipe", data.recipes.map((recipe) => recipe.name));
-    options("pair", data.pairs.map((pair) => `${pair.x} · ${pair.y}, ${pair.split} items`));
+    options("pair", data.pairs.map((pair) => `${pair.split} items: ${pair.x} · ${pair.y}`));
     $("recipe").addEventListener("change", weights);
     $("pair").addEventListener("change", pairs);
     drawAll();

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from heterosis.search import report
 from heterosis.search.config import load_config
+from heterosis.search.importance import Importance, Importances
+from heterosis.search.index import keep_index
 from heterosis.search.progress import PlainReporter
 from heterosis.search.run import run_search
 from rich.console import Console
@@ -169,6 +171,32 @@ def test_another_recipe_is_drawn_when_it_is_chosen(browser, page):
     assert browser.execute_script(weights) != first
 
 
+def test_tasks_are_drawn_on_confirm_items_and_genes_with_what_is_chance(browser, tmp_path):
+    from selenium.webdriver.support.ui import Select
+
+    board = make_study(tmp_path, [*BASELINES, ("c4", "candidate", 0.9, 0.8)])
+    genes = {"strong": Importance(0.8, 0.7, 0.9, True), EVIL: Importance(0.1, 0.0, 0.2, False)}
+    path = tmp_path / "page.html"
+    path.write_text(report.page(board, {}, Importances(genes, 0.05, 150)))
+    said(browser)
+    opened(browser, path)
+    assert browser.find_elements("css selector", "#estimated .main-svg")
+    assert "all 150 trials" in browser.find_element("id", "estimated-caption").text
+    labels = browser.find_elements("css selector", "#estimated .yaxislayer-above text")
+    assert [label.text for label in labels] == ["strong", EVIL]
+    bars = "return document.getElementById('pairs').data.some((t) => t.error_x?.visible)"
+    caption = browser.find_element("id", "pairs-caption")
+    assert browser.execute_script(bars)
+    assert caption.text.startswith("Scores on up to 400 confirm items per task")
+    Select(browser.find_element("id", "pair")).select_by_visible_text(
+        "search items: skill_a · skill_b"
+    )
+    assert not browser.execute_script(bars)
+    assert caption.text.startswith("Scores on up to 400 search items per task")
+    assert not browser.find_element("id", "genes-figure").is_displayed()
+    assert said(browser) == []
+
+
 def test_a_name_is_text_and_no_markup(browser, tmp_path):
     rows = [*BASELINES, (f"parent:{EVIL}", "parent", 0.65, 0.65), (EVIL, "candidate", 0.8, 0.8)]
     make_study(tmp_path, rows)
@@ -178,7 +206,7 @@ def test_a_name_is_text_and_no_markup(browser, tmp_path):
     labels = browser.find_elements("css selector", "#forest-0 .yaxislayer-above text")
     assert EVIL in [label.text for label in labels]
     lead = browser.find_element("css selector", ".lead").text
-    assert lead.startswith(f"{EVIL} beats every baseline")
+    assert lead.startswith(f"{EVIL} beats the best parent ({EVIL}) by 15.0 [")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -204,9 +232,7 @@ def test_the_index_sorts_and_leads_to_a_study(browser, tmp_path):
     for name, share in (("one", 0.8), ("two", 0.9)):
         make_study(tmp_path / name, [*BASELINES, ("c4", "candidate", share, share)])
         report.draw(tmp_path / name)
-    boards = [report.read_leaderboard(tmp_path / name) for name in ("one", "two")]
-    entries = [report.index_entry(b, f"{b.folder.name}/{report.REPORT}") for b in boards]
-    (tmp_path / "index.html").write_text(report.index_page(entries))
+    assert keep_index(report.read_leaderboard(tmp_path / "one")) == tmp_path / "index.html"
     said(browser)
     opened(browser, tmp_path / "index.html", 375)
     head(browser, "confirm").click()
@@ -214,5 +240,5 @@ def test_the_index_sorts_and_leads_to_a_study(browser, tmp_path):
     cells = browser.find_elements("css selector", "#board tbody td:nth-child(4)")
     assert sorted((c.text for c in cells), reverse=True) == [c.text for c in cells]
     browser.find_element("css selector", "#board tbody a").click()
-    assert browser.find_element("css selector", ".lead").text.startswith("c4 beats every")
+    assert browser.find_element("css selector", ".lead").text.startswith("c4 beats the best")
     assert said(browser) == []

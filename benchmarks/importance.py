@@ -1,0 +1,202 @@
+"""Which genes matter, told from a search's trials: Optuna's evaluators against the truth.
+
+    python benchmarks/importance.py results/reference/search/quickstart.npz
+
+Searches are replayed on a recorded landscape, in its space with a few genes added that do nothing.
+The truth is the surrogate's: total-effect indices over the whole box (Jansen's estimator). Legend:
+N points, G genes, s seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import optuna
+from heterosis.evals.racing import Race, item_order, rung_ends
+from heterosis.search.assembly import open_parts
+from heterosis.search.config import find_config, load_config
+from heterosis.search.proposer import Proposer
+from heterosis.search.sections import RacingSection, SearchSection
+from heterosis.search.space import Params, Space
+from landscape import Landscape
+from optuna.exceptions import ExperimentalWarning
+from optuna.importance import (
+    FanovaImportanceEvaluator,
+    MeanDecreaseImpurityImportanceEvaluator,
+    PedAnovaImportanceEvaluator,
+    get_param_importances,
+)
+from optuna.trial import FrozenTrial, create_trial
+from samplers import Replay
+from scipy.stats import qmc, rankdata, spearmanr
+
+IDLE = tuple(f"idle.{number}" for number in range(4))
+"""Genes that do nothing: what an evaluator says of them is noise."""
+
+COUNTS = (30, 60, 100, 150, 300)
+TOP = 4
+"""Genes of the truth that ought to be named first."""
+
+Study = optuna.Study
+Evaluator = Callable[[Study, int], Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class IdleSpace(Space):
+    """A space with genes that do nothing."""
+
+    @cached_property
+    def genes(self) -> dict[str, tuple[float, float]]:
+        return {**super().genes, **dict.fromkeys(IDLE, (0.0, 1.0))}
+
+    def decode(self, params: Params):
+        own = {name: value for name, value in params.items() if name not in IDLE}
+        return Space(**{name: getattr(self, name) for name in self.__dataclass_fields__}).decode(
+            own
+        )
+
+
+def trials_of(replay: Replay, space: Space, sampler: str, racing: bool, seed: int, count: int):
+    """The trials of a search, as its journal would have them."""
+    section = SearchSection(sampler=sampler, run_seed=seed, trials=count)
+    proposer, known = Proposer(space, section), list(replay.baselines(replay.parts.space))
+    best = max((scores for _, _, scores in known), key=replay.value)
+    parents = tuple(scores for kind, _, scores in known if kind == "parent")
+    objective = replay.objective
+    race = Race(parents, objective.criteria, RacingSection().alpha, objective.terms)
+    order = np.array(item_order(parents, seed))
+    ends = rung_ends(order.size) if racing else (order.size,)
+    found = []
+    for number in range(len(known), len(known) + count):
+        trial, params = proposer.propose(number)
+        scores = replay.answers(space, params)
+        end, value = replay._raced(race, scores, best, order, ends)
+        told = proposer.tell(trial, (value,), {})
+        if end == order.size and value > replay.value(best):
+            best = scores
+        found.append(told)
+    return found
+
+
+def study_of(trials: list[FrozenTrial]) -> Study:
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
+    for t in trials:
+        study.add_trial(create_trial(params=t.params, distributions=t.distributions, value=t.value))
+    return study
+
+
+def _optuna(make: Callable[[int], optuna.importance.BaseImportanceEvaluator]) -> Evaluator:
+    return lambda study, seed: get_param_importances(study, evaluator=make(seed), normalize=False)
+
+
+def _ranks(study: Study, _: int) -> dict[str, float]:
+    """Squared rank correlation of each gene with the score: the plainest that one can do."""
+    trials = study.get_trials(deepcopy=False)
+    values = rankdata([t.value for t in trials])
+    names = trials[0].params
+    return {
+        n: float(np.corrcoef(rankdata([t.params[n] for t in trials]), values)[0, 1] ** 2)
+        for n in names
+    }
+
+
+EVALUATORS: dict[str, Evaluator] = {
+    "PED-ANOVA, best 10 % (Optuna's default)": _optuna(lambda _: PedAnovaImportanceEvaluator()),
+    "PED-ANOVA, best 25 %": _optuna(lambda _: PedAnovaImportanceEvaluator(target_quantile=0.25)),
+    "PED-ANOVA, best 10 %, whole space": _optuna(
+        lambda _: PedAnovaImportanceEvaluator(evaluate_on_local=False)
+    ),
+    "fANOVA": _optuna(lambda seed: FanovaImportanceEvaluator(seed=seed)),
+    "mean decrease of impurity": _optuna(
+        lambda seed: MeanDecreaseImpurityImportanceEvaluator(seed=seed)
+    ),
+    "squared rank correlation": _ranks,
+}
+
+
+def total_effects(replay: Replay, points: int = 512) -> dict[str, float]:
+    """Share of the score's variance over the box that each gene has a part in.
+
+    Source:
+        Jansen, Computer Physics Communications 117 (1999), Eq. 19.
+    """
+    genes = replay.parts.space.genes
+    low, high = np.array(list(genes.values())).T
+    unit = qmc.Sobol(2 * len(genes), rng=0).random(points)
+    a, b = (low + half * (high - low) for half in np.split(unit, 2, axis=1))
+
+    def scored(x: np.ndarray) -> np.ndarray:
+        return np.array(
+            [
+                replay.value(
+                    replay.answers(replay.parts.space, dict(zip(genes, row.tolist(), strict=True)))
+                )
+                for row in x
+            ]
+        )
+
+    first, found = scored(a), {}
+    for index, gene in enumerate(genes):
+        mixed = a.copy()
+        mixed[:, index] = b[:, index]
+        found[gene] = float(((first - scored(mixed)) ** 2).mean() / 2 / first.var())
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Evaluators of importance against the truth.")
+    parser.add_argument("landscape", type=Path)
+    parser.add_argument("--config", default="quickstart")
+    parser.add_argument("--seeds", type=int, default=8)
+    options = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.simplefilter("ignore", ExperimentalWarning)
+    parts = open_parts(load_config(find_config(options.config)))
+    replay = Replay(Landscape.read(options.landscape), parts)
+    truth = total_effects(replay)
+    order = sorted(truth, key=lambda gene: -truth[gene])
+    print("truth:", ", ".join(f"{gene} {truth[gene]:.3f}" for gene in order), flush=True)
+    space = IdleSpace(**{n: getattr(parts.space, n) for n in parts.space.__dataclass_fields__})
+    print("| search | candidates | evaluator | rank | top | idle | repeat | seconds |")
+    print("|---|---:|---|---:|---:|---:|---:|---:|")
+    for title, sampler, racing in (
+        ("CMA-ES, raced", "CmaEsSampler", True),
+        ("CMA-ES, every item", "CmaEsSampler", False),
+        ("random, raced", "RandomSampler", True),
+    ):
+        runs = [
+            trials_of(replay, space, sampler, racing, seed, max(COUNTS))
+            for seed in range(options.seeds)
+        ]
+        for count in COUNTS:
+            for name, evaluate in EVALUATORS.items():
+                ranks, tops, idles, vectors, seconds = [], [], [], [], []
+                for seed, trials in enumerate(runs):
+                    study = study_of(trials[:count])
+                    start = time.process_time()
+                    found = evaluate(study, seed)
+                    seconds.append(time.process_time() - start)
+                    mine = sorted(found, key=lambda gene: -found[gene])
+                    vectors.append([found[gene] for gene in truth])
+                    ranks.append(float(np.asarray(spearmanr(vectors[-1], list(truth.values())))[0]))
+                    tops.append(len(set(mine[:TOP]) & set(order[:TOP])) / TOP)
+                    idles.append(min(mine.index(gene) for gene in IDLE) + 1)
+                pairs = np.corrcoef(np.array([rankdata(v) for v in vectors]))
+                again = pairs[np.triu_indices(len(vectors), 1)].mean()
+                print(
+                    f"| {title} | {count} | {name} | {np.mean(ranks):.2f} ± {np.std(ranks):.2f} | "
+                    f"{np.mean(tops):.2f} | {np.median(idles):.0f} | {again:.2f} | "
+                    f"{np.mean(seconds):.3f} |",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()
