@@ -123,7 +123,7 @@ def _doubled(distributions: Mapping[str, BaseDistribution]) -> dict[str, BaseDis
 def _summed(
     row: Mapping[str, float], groups: Mapping[str, Sequence[str]], before: str = ""
 ) -> dict[str, float]:
-    return {group: sum(row[before + name] for name in own) for group, own in groups.items()}
+    return {g: float(sum(row[before + name] for name in own)) for g, own in groups.items()}
 
 
 def _by_group(rows: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .terminal import console, say
+from .terminal import console, quieten_libraries, say
 
 
 def report(
@@ -24,6 +24,7 @@ def report(
 
     Of a folder of studies: a page for each, and one that lists them.
     """
+    quieten_libraries()
     from .journal import JOURNAL, find_studies
     from .report import draw
 

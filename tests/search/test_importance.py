@@ -1,5 +1,8 @@
 """Genes told from all trials: those that matter are found, idle ones are not."""
 
+import json
+from dataclasses import asdict
+
 import numpy as np
 import optuna
 import pytest
@@ -43,6 +46,7 @@ def test_genes_and_choices_that_matter_are_shown_and_idle_ones_are_not():
     assert all(g.low <= g.share <= g.high for g in found.genes.values())
     assert 0 < found.chance < found.genes["strong"].low
     assert found.trials == 120
+    assert json.loads(json.dumps(asdict(found))) == asdict(found)
 
 
 def test_the_same_trials_say_the_same_again():
