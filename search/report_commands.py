@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .terminal import console, quieten_libraries, say
+from .terminal import console, say
 
 
 def report(
@@ -24,9 +24,12 @@ def report(
 
     Of a folder of studies: a page for each, and one that lists them.
     """
-    quieten_libraries()
+    import optuna
+
     from .journal import JOURNAL, find_studies
     from .report import draw
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
 
     screen = console()
     if (study / JOURNAL).is_file():

@@ -5,17 +5,19 @@ import re
 import sys
 import time
 
+import optuna
 import pytest
 from heterosis.merge.recipe import Recipe
 from heterosis.search import redraw, report, report_table
 from heterosis.search.candidate import Candidate
-from heterosis.search.importance import Importance, Importances
+from heterosis.search.importance import FEWEST, Importance, Importances, importances
 from heterosis.search.journal import Journal
 from heterosis.search.leaderboard import read_leaderboard
 from heterosis.search.progress import Tracker
 from heterosis.search.report_data import funnel
 
 from .conftest import refused
+from .test_importance import trials_of, values_of
 from .test_leaderboard import BASELINES, make_study
 
 EVIL = "</script><script>alert(1)</script>"
@@ -113,6 +115,16 @@ def test_genes_are_estimated_once_there_are_trials_enough(tmp_path):
     assert (shown["chance"], shown["trials"], shown["more"]) == (0.02, 150, 5)
     assert [gene["name"] for gene in shown["genes"][:2]] == ["g0", "g1"]
     assert [gene["shown"] for gene in shown["genes"][:2]] == [True, False]
+
+
+def test_forests_are_drawn_without_a_word_on_the_terminal(heterosis, study, monkeypatch):
+    trials = trials_of(FEWEST)
+    found = importances(trials, values_of(trials))
+    optuna.logging.set_verbosity(optuna.logging.INFO)
+    monkeypatch.setattr(report, "importances", lambda *_: importances(trials, values_of(trials)))
+    assert heterosis("report", study)[::2] == (0, "")
+    shown = read(study / "report.html")[1]["estimated"]
+    assert [gene["name"] for gene in shown["genes"]] == list(found.genes)
 
 
 def test_the_journal_is_read_once(study, monkeypatch):
