@@ -128,7 +128,8 @@ def _draw(board: Leaderboard, journal: Journal, reporter: Reporter) -> None:
         keep_index(board)
     except OSError as error:
         reporter.note(
-            f"the list of studies was not drawn ({error}); heterosis report {folder.parent} does"
+            f"the list of studies was not drawn ({error}); heterosis report {folder.parent} draws "
+            "it"
         )
 
 

@@ -2,10 +2,12 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from heterosis.search import index
 from heterosis.search.index import INDEX, keep_index
+from heterosis.search.journal import Journal
 from heterosis.search.leaderboard import read_leaderboard
 
 from .conftest import refused
@@ -104,6 +106,21 @@ def test_a_full_disk_leaves_the_page_as_it_was(results, monkeypatch):
         kept(results)
     assert (results / INDEX).read_bytes() == before
     assert not list(results.glob(".*.tmp"))
+
+
+def test_a_search_that_can_draw_no_page_says_so_and_ends_well(results, monkeypatch):
+    from heterosis.search import run
+
+    told = []
+    journal = Journal(results / "one")
+    board = read_leaderboard(results / "one", journal)
+    for name in ("write_report", "keep_index"):
+        monkeypatch.setattr(run, name, _full)
+    run._draw(board, journal, SimpleNamespace(note=told.append))  # pyright: ignore[reportArgumentType]
+    assert told == [
+        f"the page was not drawn (no space); heterosis report {results / 'one'} draws it",
+        f"the list of studies was not drawn (no space); heterosis report {results} draws it",
+    ]
 
 
 def _full(*_):
