@@ -20,12 +20,11 @@ from pathlib import Path
 
 import numpy as np
 import optuna
-from heterosis.evals.racing import Race, item_order, rung_ends
-from heterosis.search.assembly import open_parts
+from heterosis.evals.racing import item_order, rung_ends
 from heterosis.search.config import find_config, load_config
 from heterosis.search.importance import importances
 from heterosis.search.proposer import Proposer
-from heterosis.search.sections import RacingSection, SearchSection
+from heterosis.search.sections import SearchSection
 from heterosis.search.space import Params, Space
 from landscape import Landscape
 from optuna.exceptions import ExperimentalWarning
@@ -69,11 +68,9 @@ def trials_of(replay: Replay, space: Space, sampler: str, racing: bool, seed: in
     """The trials of a search, as its journal would have them."""
     section = SearchSection(sampler=sampler, run_seed=seed, trials=count)
     proposer, known = Proposer(space, section), list(replay.baselines(replay.parts.space))
-    best = max((scores for _, _, scores in known), key=replay.value)
-    parents = tuple(scores for kind, _, scores in known if kind == "parent")
-    objective = replay.objective
-    race = Race(parents, objective.criteria, RacingSection().alpha, objective.terms)
-    order = np.array(item_order(parents, seed))
+    best = max((scores for _, scores in known), key=replay.value)
+    race = replay._race([scores for _, scores in known])
+    order = np.array(item_order(race.references, seed))
     ends = rung_ends(order.size) if racing else (order.size,)
     found = []
     for number in range(len(known), len(known) + count):
@@ -160,8 +157,9 @@ def main() -> None:
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore", ExperimentalWarning)
-    parts = open_parts(load_config(find_config(options.config)))
-    replay = Replay(Landscape.read(options.landscape), parts)
+    land = Landscape.read(options.landscape)
+    parts = land.setup(load_config(find_config(options.config)))
+    replay = Replay(land, parts)
     truth = total_effects(replay)
     order = sorted(truth, key=lambda gene: -truth[gene])
     print("truth:", ", ".join(f"{gene} {truth[gene]:.3f}" for gene in order), flush=True)
