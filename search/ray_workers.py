@@ -79,10 +79,12 @@ class _Scorer:
         """Build, not before it is asked: what is refused then comes back as it was raised.
 
         Returns:
-            The machine's name.
+            The machine's name, and its address in the cluster.
         """
+        import ray
+
         self._score = self._build()
-        return socket.gethostname()
+        return f"{socket.gethostname()} ({ray.util.get_node_ip_address()})"
 
     def here(self) -> None:
         """Answer: a candidate may come."""
@@ -107,7 +109,7 @@ class _Worker:
         watch: Fails when it is gone.
         job: The candidate that it has, or will get once it answers.
         since: When it got that; None before.
-        is_ready: Whether its model is loaded.
+        place: Its machine; empty until its model is loaded.
     """
 
     actor: Any
@@ -115,7 +117,12 @@ class _Worker:
     watch: Any
     job: Job | None = None
     since: float | None = None
-    is_ready: bool = False
+    place: str = ""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether its model is loaded."""
+        return bool(self.place)
 
 
 class RayWorkers:
@@ -184,23 +191,35 @@ class RayWorkers:
     def _taken(self, worker: _Worker) -> Result | None:
         """Take what a worker has sent: a result, that it is ready or there, or that it is gone."""
         import ray
-        from ray.exceptions import RayActorError, RayTaskError
+        from ray.exceptions import RayError, RayTaskError
 
         try:
             answer = ray.get(worker.watch if worker.task is None else worker.task)
         except RayTaskError as error:
-            raise error.cause from error  # ours, from the worker's side
-        except RayActorError as error:
+            return self._refused(worker, error)
+        except RayError as error:  # it died, or what it has sent was lost with its machine
             return self._bury(worker, error)
         if worker.job is not None and worker.since is None:
             worker.since = time.monotonic()
             worker.task = worker.actor.score.remote(worker.job)
+            log.info("candidate %d: begun on %s", worker.job.number, worker.place)
             return None
         worker.task, worker.job, worker.since = None, None, None
         if isinstance(answer, Result):
             return answer
-        worker.is_ready, self._stillbirths = True, 0
+        if not worker.is_ready:
+            worker.place, self._stillbirths = str(answer), 0
+            log.info("a worker on %s is ready", worker.place)
         return None
+
+    def _refused(self, worker: _Worker, error: Any) -> None:
+        """Go on without a worker that cannot be made, where others could; else raise its reason."""
+        others = any(w.is_ready for w in self._workers if w is not worker)
+        if worker.is_ready or not others or not isinstance(error.cause, ValueError):
+            raise error.cause from error  # ours, from the worker's side
+        self._dismiss(worker)
+        self._workers.remove(worker)
+        log.warning("%s; the search goes on with %d worker(s)", error.cause, len(self._workers))
 
     def _bury(self, worker: _Worker, error: Exception) -> Result | None:
         """Replace a worker that is gone; its candidate is begun anew, or has failed."""
@@ -213,7 +232,7 @@ class RayWorkers:
             self._again.append(job)
             return None
         deaths = self._deaths[job.number] = self._deaths.get(job.number, 0) + 1
-        log.warning("candidate %d: its worker died (%s)", job.number, reason)
+        log.warning("candidate %d: its worker on %s died (%s)", job.number, worker.place, reason)
         if deaths <= REISSUES:
             self._again.append(job)
             return None
@@ -229,12 +248,15 @@ class RayWorkers:
             )
 
     def _replace(self, worker: _Worker) -> None:
+        self._dismiss(worker)
+        self._workers[self._workers.index(worker)] = self._hire()
+
+    def _dismiss(self, worker: _Worker) -> None:
         import ray
         from ray.exceptions import RayError
 
         with contextlib.suppress(RayError):
             ray.kill(worker.actor)
-        self._workers[self._workers.index(worker)] = self._hire()
 
     def _is_late(self, worker: _Worker) -> bool:
         limit, since = self._section.timeout, worker.since
@@ -266,11 +288,9 @@ class RayWorkers:
     def close(self) -> None:
         """See `Workers`; a cluster that was started here ends."""
         import ray
-        from ray.exceptions import RayError
 
         for worker in self._workers:
-            with contextlib.suppress(RayError):
-                ray.kill(worker.actor)
+            self._dismiss(worker)
         self._workers = []
         with _own_signals():
             ray.shutdown()

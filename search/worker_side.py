@@ -7,13 +7,21 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import Any
 
 from ..evals.fingerprint import parts_of
 from ..evals.racing import Race
 from .config import Config
 from .workers import Job, Result, score_job
+
+OURS = "heterosis"
+"""This package, as `pip` calls it."""
+
+
+def _program() -> str:
+    return version(OURS)
 
 
 @dataclass(frozen=True)
@@ -25,12 +33,14 @@ class Setup:
         machine: Scoring path and CPU threads that the driver has settled.
         identity: The driver's: a worker must have the same parents, tasks, versions and requests.
         race: As the driver has opened it; None: candidates are not raced.
+        program: Version of this program on the driver's side.
     """
 
     config: Config
     machine: Mapping[str, Any]
     identity: Mapping[str, Any]
     race: Race | None
+    program: str = field(default_factory=_program)
 
     def __call__(self) -> Callable[[Job], Result]:
         """Build a bench and plan the race.
@@ -43,6 +53,7 @@ class Setup:
         from .race import plan_rungs
         from .run import bench_of
 
+        self._check_program()
         parts = open_parts(_on_one_device(self.config))
         self._check(identity(parts))
         engine = build_engine(parts)
@@ -55,6 +66,15 @@ class Setup:
         if race is not None:
             plan_rungs(scorer, race, parts.config.search)
         return lambda job: score_job(bench, race, job)
+
+    def _check_program(self) -> None:
+        from .journal import StudyError
+
+        if self.program != _program():
+            raise StudyError(
+                f"worker on {socket.gethostname()}: all machines must run the same {OURS}, the "
+                f"driver has {self.program}, this one {_program()}; install the driver's there"
+            )
 
     def _check(self, now: Mapping[str, Any]) -> None:
         from .assembly import check_identity

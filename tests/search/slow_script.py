@@ -1,0 +1,41 @@
+"""The command line with workers that take their time: `slow_script.py SECONDS FILE ARGUMENTS...`.
+
+Until the file is there each worker sleeps so long before each candidate: a search on tiny models
+lasts until machines have come and gone, and costs the processor nothing.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from heterosis.search import run
+from heterosis.search.cli import main
+from heterosis.search.worker_side import Setup
+from heterosis.search.workers import Job, Result
+
+SECONDS, HURRY = float(sys.argv.pop(1)), Path(sys.argv.pop(1))
+
+
+@dataclass(frozen=True)
+class SlowSetup:
+    """Builds what the product's setup builds, and sleeps before each use of it."""
+
+    setup: Setup
+    seconds: float
+    hurry: Path
+
+    def __call__(self) -> Callable[[Job], Result]:
+        score = self.setup()
+
+        def slowly(job: Job) -> Result:
+            if not self.hurry.exists():
+                time.sleep(self.seconds)
+            return score(job)
+
+        return slowly
+
+
+run.Setup = lambda *given: SlowSetup(Setup(*given), SECONDS, HURRY)  # type: ignore[misc]
+main()
