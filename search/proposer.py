@@ -33,6 +33,11 @@ a genetic algorithm's parents). It comes back with the trial: a resumed search g
 FIRST_STEP = 1 / 6
 """Optuna's ``sigma0`` of CMA-ES, as a share of a gene's interval."""
 
+OPTIMIZER, GENERATION = "optimizer:", "generation"
+"""In the system attributes of a trial, after a prefix and a colon: the state of CMA-ES from which
+the trial was drawn, and the number of its generation.
+"""
+
 
 def rehearse(space: Space, section: SearchSection, n_values: int = 1) -> None:
     """Let a sampler propose twice and forget it, so that wrong arguments show before the night.
@@ -82,9 +87,11 @@ class Proposer:
             sampler=optuna.samplers.RandomSampler(seed=0),
             pruner=optuna.pruners.NopPruner(),
         )
+        self._kept: set[int] = set()
 
     def observe(self, trial: FrozenTrial) -> None:
         """Let the sampler know a trial that was finished before."""
+        self._note_state(trial)
         if trial.params:
             self._study.add_trial(trial)
             self._begin_at(trial)
@@ -96,6 +103,7 @@ class Proposer:
 
         For a search that goes on: what was in flight at a proposal is in flight at it again.
         """
+        self._note_state(trial)
         running = copy.copy(trial)
         running.state, running.datetime_complete, running.values = TrialState.RUNNING, None, None
         number = len(self._study.get_trials(deepcopy=False))
@@ -129,7 +137,17 @@ class Proposer:
         frozen.state = TrialState.FAIL if values is None else TrialState.COMPLETE
         frozen.datetime_complete = datetime.datetime.now()
         frozen.values = None if values is None else list(values)
+        if _generation_kept(frozen) in self._kept:
+            attributes = frozen.system_attrs.items()
+            frozen.system_attrs = {k: v for k, v in attributes if OPTIMIZER not in k}
+        self._note_state(frozen)
         return frozen
+
+    def _note_state(self, trial: FrozenTrial) -> None:
+        """Every trial of a generation has written the same state of CMA-ES: one record has it."""
+        generation = _generation_kept(trial)
+        if generation is not None and trial.state is TrialState.COMPLETE:
+            self._kept.add(generation)
 
     def tell(
         self, trial: Trial | int, values: Sequence[float] | None, attribute: dict[str, Any]
@@ -181,6 +199,13 @@ def _inside(
             step = FIRST_STEP * (d.high - d.low)
             found[name] = min(max(params[name], d.low + step), d.high - step)
     return found
+
+
+def _generation_kept(trial: FrozenTrial) -> int | None:
+    """The generation of CMA-ES whose state a trial holds."""
+    prefixes = (key.partition(":")[0] for key in trial.system_attrs if OPTIMIZER in key)
+    prefix = next(prefixes, None)
+    return None if prefix is None else trial.system_attrs[f"{prefix}:{GENERATION}"]
 
 
 def _suggest(trial: Trial, name: str, distribution: BaseDistribution) -> float | str:
