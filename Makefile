@@ -14,7 +14,7 @@ export TOKENIZERS_PARALLELISM := false
 # Test files on all cores at once, one thread each.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile
 
-.PHONY: demo test test-slow check format bench bench-search bench-gpu mergekit smollm2 clean
+.PHONY: demo test test-slow check format bench bench-search bench-workers bench-gpu mergekit smollm2 clean
 
 # Torch comes first and pinned: any other order may fetch gigabytes of CUDA packages.
 $(STAMP): pyproject.toml constraints.txt
@@ -50,6 +50,9 @@ bench: $(STAMP)  ## Speeds, as ratios of two things measured in one run
 
 bench-search: $(STAMP)  ## Samplers and racing by items spent, replayed on a recorded landscape
 	$(BIN)/python benchmarks/samplers.py results/reference/search/quickstart.npz --out results/reference/search
+
+bench-workers: $(STAMP)  ## How busy many workers are, simulated, and two real ones by Ray
+	$(BIN)/python benchmarks/workers.py
 
 bench-gpu:  ## Copy bandwidth reached on a CUDA device, in under 8 minutes
 	benchmarks/gpu.sh

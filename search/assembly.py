@@ -34,7 +34,7 @@ from ..merge.methods import METHODS
 from ..merge.parents import BASE, ParentError, ParentSet
 from .baselines import Baseline, null_baselines
 from .config import Config, ConfigError
-from .generations import Pace, pace_of
+from .generations import Pace, lay_out, pace_of
 from .journal import StudyError
 from .objective import Objective
 from .proposer import rehearse
@@ -51,7 +51,7 @@ class Parts:
     """All of a search that needs no model in memory.
 
     Attributes:
-        config: As read.
+        config: As read, its generations laid out.
         parents: Opened: headers, tokenizers and configurations match.
         tokenizer: The base's, for the whole study.
         chat: How prompts are wrapped, and by which template.
@@ -73,8 +73,12 @@ class Parts:
     objective: Objective
 
 
-def open_parts(config: Config) -> Parts:
+def open_parts(config: Config, begun: Mapping[str, Any] | None = None) -> Parts:
     """Open parents and tasks, and check all that can be checked without a model.
+
+    Args:
+        config: Of the search.
+        begun: The configuration in the manifest of a study that has begun.
 
     Raises:
         ValueError: ConfigError, ParentError or TaskError; one line each, with the remedy.
@@ -91,6 +95,7 @@ def open_parts(config: Config) -> Parts:
         )
     if config.search.trials != 0:
         rehearse(space, config.search, 2 if config.search.objective == "pareto" else 1)
+    config = laid_out(config, space, begun)
     specs = [_spec(task) for task in config.tasks]
     specs += [_spec(task, guard=True) for task in config.guard]
     tokenizer = load_tokenizer(parents)
@@ -191,6 +196,18 @@ def identity(parts: Parts) -> dict[str, Any]:
         "architecture": dict(parts.parents.config),
         "versions": versions(),
     }
+
+
+def laid_out(config: Config, space: Space, begun: Mapping[str, Any] | None = None) -> Config:
+    """A configuration with its generations written out; as a study that has begun has them.
+
+    Args:
+        config: As read.
+        space: Of its parents.
+        begun: The configuration in the study's manifest.
+    """
+    search, workers = lay_out(config.search, config.workers, len(space.genes), begun)
+    return config.model_copy(update={"search": search, "workers": workers})
 
 
 def pace(parts: Parts) -> Pace:

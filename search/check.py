@@ -89,7 +89,7 @@ def check_study(study: Path, layers: bool = False) -> Iterator[str]:
     """
     journal = Journal(study)
     config = Config.model_validate(journal.begun["config"])
-    parts = open_parts(config)
+    parts = open_parts(config, journal.begun["config"])
     check_identity(journal.begun["identity"], identity(parts), study)
     searched = sum(candidate_of(trial).is_searched for trial in journal.trials)
     of = "" if config.search.trials is None else f" of {config.search.trials}"

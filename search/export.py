@@ -90,7 +90,7 @@ def export(
     row = choose_row(board, trial)
     manifest = Journal(study).begun
     config = Config.model_validate(manifest["config"])
-    parts = open_parts(config)
+    parts = open_parts(config, manifest["config"])
     check_identity(manifest["identity"], identity(parts), study, but=("versions",))
     stored = _stored(study, row)
     commands = confirm_commands(parts, out.resolve())

@@ -7,13 +7,17 @@ They all are raced against the best that their proposal knew. One worker or many
 
 CMA-ES moves on by the `generation` candidates that were drawn from its newest distribution; those
 `ahead` are draws of the distribution before, and stand in for failed ones.
+
+Many workers need more in flight, so both numbers follow from `workers.most`, which a study keeps,
+and never from how many workers there are: `docs/workers.md` has the measurements.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from .candidate import Candidate
 from .scoring_sections import WorkersSection
@@ -28,6 +32,20 @@ GENETIC = 50
 AHEAD = 0.25
 """Share of a generation that is proposed ahead: what fills the workers while the last are scored,
 at the price of a fifth of the candidates that CMA-ES does not learn from."""
+
+FED = 4
+"""Workers that a sampler's own generation and such a share ahead keep busy."""
+
+ROUNDS_AHEAD = {False: 1, True: 2}
+"""Candidates ahead for each of more workers, by whether candidates are raced: then the slowest
+takes some three times as long as one does on average, and the others go on meanwhile."""
+
+POPULATIONS = {
+    "CmaEsSampler": "popsize",
+    "NSGAIISampler": "population_size",
+    "NSGAIIISampler": "population_size",
+}
+"""Samplers with generations of their own, and their argument of that size."""
 
 
 @dataclass(frozen=True)
@@ -62,24 +80,64 @@ def pace_of(section: SearchSection, workers: WorkersSection | None, genes: int) 
 
     Args:
         section: The sampler, whose generation is taken.
-        workers: May give another.
+        workers: May give another, or more workers than that keeps busy.
         genes: Numbers that the space varies.
     """
     if workers is None:
         return SEQUENTIAL
+    most = most_workers(workers)
     size = workers.generation or _own_generation(section, genes)
-    ahead = math.ceil(AHEAD * size) if workers.ahead is None else workers.ahead
-    return Pace(size, ahead)
+    if workers.generation is None and not _population(section) and most > FED:
+        size = max(size, most)
+    rounds = ROUNDS_AHEAD[bool(section.racing)] if most > FED else 0
+    ahead = max(math.ceil(AHEAD * size), rounds * most)
+    return Pace(size, ahead if workers.ahead is None else workers.ahead)
+
+
+def most_workers(workers: WorkersSection) -> int:
+    """How many workers generations are laid out for."""
+    return workers.most or max(workers.num, FED)
+
+
+def lay_out(
+    section: SearchSection,
+    workers: WorkersSection | None,
+    genes: int,
+    begun: Mapping[str, Any] | None = None,
+) -> tuple[SearchSection, WorkersSection | None]:
+    """Both sections with what follows from the number of workers written out, to be kept.
+
+    Args:
+        section: The sampler; is given a population as large as a generation, unless it has one.
+        workers: As configured.
+        genes: Numbers that the space varies.
+        begun: The configuration that the study was begun with: it is laid out as it was then.
+    """
+    if workers is None:
+        return section, None
+    if workers.most is None:
+        before = (begun or {}).get("workers")
+        most = most_workers(workers) if before is None else before.get("most") or FED
+        workers = workers.model_copy(update={"most": most})
+    key, size = POPULATIONS.get(section.sampler), pace_of(section, workers, genes).generation
+    if key and workers.generation is None and size > _own_generation(section, genes):
+        arguments = section.sampler_args | {key: size}
+        section = section.model_copy(update={"sampler_args": arguments})
+    return section, workers
 
 
 def _own_generation(section: SearchSection, genes: int) -> int:
-    arguments = section.sampler_args
+    if given := _population(section):
+        return given
     if section.sampler == "CmaEsSampler":
         # Hansen, arXiv:1604.00772, Eq. 48: the default that cmaes takes.
-        return arguments.get("popsize") or 4 + math.floor(3 * math.log(max(genes, 1)))
-    if section.sampler.startswith("NSGA"):
-        return arguments.get("population_size", GENETIC)
-    return GENERATION
+        return 4 + math.floor(3 * math.log(max(genes, 1)))
+    return GENETIC if section.sampler in POPULATIONS else GENERATION
+
+
+def _population(section: SearchSection) -> int | None:
+    """What `sampler_args` says of it."""
+    return section.sampler_args.get(POPULATIONS.get(section.sampler, ""))
 
 
 def first_searched(candidates: Sequence[Candidate], count: int) -> list[Candidate]:

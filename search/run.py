@@ -10,7 +10,7 @@ import json
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import FrameType
 from typing import Any
 
@@ -26,6 +26,7 @@ from .assembly import (
     check_identity,
     choose_device,
     identity,
+    laid_out,
     make_scorer,
     open_parts,
     pace,
@@ -36,6 +37,7 @@ from .bench import Bench
 from .budget import Budget, limits_of, settle_deadline
 from .candidate import candidate_of
 from .config import Config
+from .generations import most_workers
 from .index import keep_index
 from .journal import Journal, lock_folder
 from .leaderboard import Leaderboard, read_leaderboard
@@ -84,6 +86,7 @@ def run_search(
     with lock_folder(folder), Redrawing(reporter, folder) as reporter:
         journal = Journal(folder, write=True, n_values=len(parts.objective.criteria))
         known = journal.manifest
+        parts = replace(parts, config=laid_out(config, parts.space, known.get("config")))
         now = identity(parts)
         if known:
             check_identity(known["identity"], now, folder)
@@ -99,7 +102,7 @@ def run_search(
         study = Study(
             bench,
             parts.space,
-            config.search,
+            parts.config.search,
             parts.baselines,
             journal,
             ItemStore(folder / "items"),
@@ -167,11 +170,12 @@ def _hire(
     section = parts.config.workers
     if section is None or section.engine == "local":
         return hire_local
-    size = pace(parts).generation + pace(parts).ahead
-    if section.num > size:
+    own, most = pace(parts), most_workers(section)
+    if section.num > min(most, own.generation + own.ahead):
         reporter.note(
-            f"{section.num} workers, but at most {size} candidates at a time: give the sampler a "
-            "larger population (search.sampler_args), or set workers.generation"
+            f"{section.num} workers, but generations of {own.generation} candidates and "
+            f"{own.ahead} ahead are laid out for {most}: some will wait; a new study with "
+            f"`workers.most: {section.num}`, its `generation` and `ahead` left out, feeds them all"
         )
     gpus = section.gpus_per_worker if machine["device"].startswith("cuda") else 0
     plain = json.loads(json.dumps(known))

@@ -22,7 +22,10 @@ class WorkersSection(Section):
     engine: Literal["local", "ray"] = "local"
     """`local`: this process; `ray`: one actor per device, on all machines of a Ray cluster."""
     num: int = Field(default=1, ge=1)
-    """Candidates scored at the same time."""
+    """Candidates scored at the same time: the most that may ever be, if machines come and go."""
+    most: int | None = Field(default=None, ge=1)
+    """Workers that generations are laid out for. Which candidates there are follows from it, never
+    from `num`; default: `num` as the study begins, at least 4. A study keeps it."""
     gpus_per_worker: float = Field(default=1, ge=0)
     """Of each actor; 0 for CPUs."""
     cpus_per_worker: float = Field(default=1, ge=0)
@@ -32,10 +35,12 @@ class WorkersSection(Section):
     timeout: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Seconds after which a candidate has failed."""
     generation: int | None = Field(default=None, ge=1)
-    """Candidates proposed from the same results; default: the sampler's population, or 16."""
+    """Candidates proposed from the same results; default: the sampler's population, or 16; as many
+    as `most` where that is more than 4 and the sampler is given no population."""
     ahead: int | None = Field(default=None, ge=0)
     """Candidates of the next generation proposed beforehand, for workers that would wait;
-    default: a quarter of `generation`."""
+    default: a quarter of `generation`; where `most` is more than 4, at least `most`, and twice that
+    if candidates are raced."""
 
     @model_validator(mode="after")
     def _of_engine(self) -> WorkersSection:

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import lru_cache
 
 from optuna.trial import FrozenTrial
 
@@ -36,6 +37,9 @@ from .workers import Job, Result, Workers, hire_local
 
 Hire = Callable[[Bench, Race | None], Workers]
 """Makes the workers of a search, from its bench and its race."""
+
+RIVALS = 16
+"""Candidates whose items are kept in memory: many are raced against the same."""
 
 
 class Study:
@@ -76,6 +80,7 @@ class Study:
         self._proposer = Proposer(space, section, len(bench.objective.criteria))
         self._flights, self._hire = Flights(self._proposer, space, pace), hire
         self._candidates = [candidate_of(trial) for trial in journal.trials]
+        self._read = lru_cache(maxsize=RIVALS)(lambda number: store.read(number, SEARCH))
         self._race: Race | None = None
         self._kept_at = 0.0
 
@@ -367,7 +372,7 @@ class Study:
         return found
 
     def _items(self, candidate: Candidate) -> ItemScores:
-        scores = self._store.read(candidate.number, SEARCH)
+        scores = self._read(candidate.number)
         assert scores is not None  # `_restore_items` sees to it
         return scores
 

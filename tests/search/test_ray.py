@@ -15,6 +15,7 @@ from heterosis.search.assembly import identity, open_parts
 from heterosis.search.config import ConfigError, load_config
 from heterosis.search.journal import StudyError
 from heterosis.search.ray_workers import RayWorkers, check_ray
+from heterosis.search.run import _hire as make_hire
 from heterosis.search.scoring_sections import WorkersSection
 from heterosis.search.worker_side import Setup
 from heterosis.search.workers import Job, Result
@@ -90,6 +91,12 @@ def test_a_worker_with_other_requests_refuses(small_search):
         setup()
 
 
+def test_a_worker_with_another_version_of_the_program_refuses(small_search):
+    setup = Setup(load_config(small_search.write()), {}, {}, (), program="0.0.7")
+    with pytest.raises(StudyError, match=r"the same heterosis, the driver has 0\.0\.7, this one "):
+        setup()
+
+
 def tells_its_process():
     return lambda job: Result(job.number, str(os.getpid()), 0.0)
 
@@ -121,6 +128,15 @@ def sleeps():
 
 def refuses():
     raise ConfigError("no such parent")
+
+
+def the_second_refuses(folder):
+    """One worker comes up; whoever comes after it is refused."""
+    try:
+        (folder / "first").mkdir()
+    except FileExistsError:
+        raise StudyError("worker on elsewhere: other parents") from None
+    return lambda job: Result(job.number, "scored", time.sleep(0.2) or 0.2)
 
 
 def reasons(workers, count: int) -> dict[int, str]:
@@ -173,6 +189,62 @@ def test_a_candidate_that_takes_too_long_has_failed(with_ray):
 def test_what_a_worker_refuses_ends_the_search_with_its_reason(with_ray):
     with pytest.raises(ConfigError, match="no such parent"):
         scored(refuses, 1)
+
+
+@pytest.mark.slow
+def test_a_worker_that_cannot_be_made_costs_the_others_nothing(with_ray, tmp_path, caplog):
+    section = WorkersSection(engine="ray", num=2, gpus_per_worker=0)
+    workers = RayWorkers(section, partial(the_second_refuses, tmp_path), gpus=0)
+    try:
+        wait_until(workers, lambda: workers.idle > 0)
+        wait_until(workers, lambda: "the search goes on with 1 worker" in caplog.text)
+        assert "worker on elsewhere: other parents" in caplog.text
+        assert reasons(workers, 3) == dict.fromkeys(range(3), "scored")
+    finally:
+        workers.close()
+
+
+def dies_at_once():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_workers_that_never_come_up_end_the_search(with_ray, monkeypatch):
+    monkeypatch.setattr("heterosis.search.ray_workers.STILLBIRTHS", 2)
+    with pytest.raises(StudyError, match=r"workers must come up, 2 in a row died before: .*logs"):
+        scored(dies_at_once, 1)
+
+
+@pytest.mark.slow
+def test_a_worker_waits_for_its_card_and_a_person_is_told(with_ray, monkeypatch, caplog):
+    monkeypatch.setattr("heterosis.search.ray_workers.PATIENCE", 1.0)
+    workers = RayWorkers(WorkersSection(engine="ray"), tells_its_process, gpus=64)
+    try:
+        wait_until(workers, lambda: "no worker is there" in caplog.text)
+        assert "waiting for 1 with 1 CPU(s) and 64 GPU(s) each; add a machine" in caplog.text
+        assert workers.idle == 0
+    finally:
+        workers.close()
+
+
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        (
+            {"most": 8},
+            "64 workers, but generations of 10 candidates and 16 ahead are laid out for 8",
+        ),
+        ({"generation": 30, "ahead": 9}, "generations of 30 candidates and 9 ahead are laid out"),
+        ({}, None),
+    ],
+)
+def test_workers_that_would_wait_are_told(small_search, given, said):
+    parts = open_parts(load_config(small_search.write(workers=RAY | {"num": 64} | given)))
+    notes: list[str] = []
+    reporter = type("Reporter", (), {"note": lambda _, text: notes.append(text)})()
+    make_hire(parts, {"device": "cpu"}, {}, reporter)
+    assert len(notes) == (said is not None)
+    assert said is None or said in notes[0]
 
 
 @pytest.mark.slow
@@ -238,11 +310,15 @@ def test_a_stop_frees_the_workers(with_ray, small_search, tmp_path, number):
     wait_for_new_lines(process, results, 12)
     actors = actors_of(process)
     assert len(actors) == 2
+    cluster = [p.pid for p in psutil.Process(process.pid).children(recursive=True)]
     process.send_signal(number)
     out, _ = process.communicate()
     assert process.returncode == 130, out
     assert "ended early: the same command continues" in out
-    assert not any(is_alive(pid) for pid in actors)
+    deadline = time.monotonic() + 30
+    while any(is_alive(pid) for pid in cluster):
+        assert time.monotonic() < deadline, "processes of Ray are left"
+        time.sleep(0.2)
 
 
 def test_ray_is_configured_as_a_section(small_search):

@@ -6,7 +6,8 @@ import random
 import pytest
 from heterosis.search.budget import Budget, Limits
 from heterosis.search.config import ConfigError, load_config
-from heterosis.search.generations import Pace, pace_of
+from heterosis.search.generations import Pace, lay_out, pace_of
+from heterosis.search.journal import Journal, StudyError
 from heterosis.search.progress import PlainReporter
 from heterosis.search.run import run_search
 from heterosis.search.scoring_sections import WorkersSection
@@ -123,6 +124,69 @@ def test_a_generation_is_the_samplers_population():
     assert pace_of(SearchSection(sampler="NSGAIISampler"), workers, 20) == Pace(50, 13)
     assert pace_of(SearchSection(sampler="RandomSampler"), workers, 20) == Pace(16, 4)
     assert pace_of(SearchSection(), WorkersSection(generation=5, ahead=1), 20) == Pace(5, 1)
+
+
+def test_generations_are_laid_out_for_the_most_workers():
+    whole, raced = SearchSection(racing=False), SearchSection()
+    assert pace_of(raced, WorkersSection(engine="ray", num=4), 20) == Pace(12, 3)
+    many = WorkersSection(engine="ray", num=64)
+    assert pace_of(whole, many, 20) == Pace(64, 64)
+    assert pace_of(raced, many, 20) == Pace(64, 128)
+    assert pace_of(raced, WorkersSection(engine="ray", num=64, most=8), 20) == Pace(12, 16)
+    assert pace_of(raced, WorkersSection(most=64), 20) == Pace(64, 128)
+    assert pace_of(raced, WorkersSection(most=64, generation=20, ahead=5), 20) == Pace(20, 5)
+    given = SearchSection(sampler_args={"popsize": 10})
+    assert pace_of(given, many, 20) == Pace(10, 128)
+
+
+def test_the_sampler_gets_a_population_of_the_generation():
+    many = WorkersSection(engine="ray", num=64)
+    section, workers = lay_out(SearchSection(), many, 20)
+    assert section.sampler_args == {"popsize": 64}
+    assert workers.most == 64
+    assert lay_out(section, workers, 20) == (section, workers)
+    assert pace_of(section, workers, 20) == pace_of(SearchSection(), many, 20)
+    given = SearchSection(sampler_args={"popsize": 10})
+    assert lay_out(given, many, 20)[0] == given
+    assert lay_out(SearchSection(), WorkersSection(), 20)[0] == SearchSection()
+    assert lay_out(SearchSection(), None, 20) == (SearchSection(), None)
+    genetic = lay_out(SearchSection(sampler="NSGAIISampler"), many, 20)[0]
+    assert genetic.sampler_args == {"population_size": 64}
+
+
+@pytest.mark.parametrize("before, most", [({"num": 1, "most": 16}, 16), ({"num": 64}, 4)])
+def test_a_study_keeps_what_it_was_laid_out_for(before, most):
+    many = WorkersSection(engine="ray", num=64)
+    assert lay_out(SearchSection(), many, 20, {"workers": before})[1].most == most
+
+
+def test_what_a_study_is_laid_out_for_decides_its_candidates(small_search, tmp_path):
+    sampler = {"sampler": "RandomSampler", "trials": 40, "racing": False}
+    path = small_search.write(search=sampler, workers={"engine": "local", "most": 18})
+    outcome, _ = run_local(path)
+    assert outcome.finished
+    _, (workers,) = run_shuffled(path, tmp_path / "many", 18)
+    assert workers.most == 18
+    assert record(tmp_path / "many") == record(small_search.results)
+    manifest = Journal(tmp_path / "many").manifest
+    assert manifest["identity"]["generation"] == {"generation": 18, "ahead": 18}
+    assert manifest["config"]["workers"]["most"] == 18
+    small_search.write(search=sampler, workers={"engine": "local"})
+    outcome, _ = run_local(path)
+    assert outcome.finished, "a study keeps what it was begun with"
+    small_search.write(search=sampler, workers={"engine": "local", "most": 30})
+    with pytest.raises(StudyError, match=r"another generation; generation.generation was 18, is 3"):
+        run_local(path)
+
+
+def test_the_state_of_cma_es_is_kept_once_for_each_generation(small_search):
+    outcome, _ = run_local(raced(small_search, trials=21, **SEARCHES["CmaEsSampler"]))
+    assert outcome.finished
+    trials = [trial.system_attrs for trial in Journal(small_search.results).trials]
+    holders = [attrs for attrs in trials if any("optimizer" in key for key in attrs)]
+    generations = {attrs["cma:generation"] for attrs in trials if "cma:generation" in attrs}
+    assert generations == {0, 1, 2, 3}
+    assert sorted(attrs["cma:generation"] for attrs in holders) == [1, 2, 3]
 
 
 @pytest.mark.parametrize("given", [{"num": 2}, {"timeout": 3.0}])
