@@ -4,6 +4,7 @@ Knows Ray and the seam; imports Ray only when such workers are made. The driver 
 that dies and issues its candidate again. Ray's own restarts (`max_restarts`, `max_task_retries`)
 are off: a restarted actor keeps its candidate while it waits for a device, though others are idle.
 An actor for which there is no device yet waits for one: machines may join and leave at any time.
+One that cannot be made is left out while others are at work.
 
 A candidate goes to a worker that has just answered, so that one which died while it was idle costs
 no candidate a re-issue; a call that never returns tells of a death while nothing is asked.
@@ -213,20 +214,27 @@ class RayWorkers:
         return None
 
     def _refused(self, worker: _Worker, error: Any) -> None:
-        """Go on without a worker that cannot be made, where others could; else raise its reason."""
-        others = any(w.is_ready for w in self._workers if w is not worker)
-        if worker.is_ready or not others or not isinstance(error.cause, ValueError):
-            raise error.cause from error  # ours, from the worker's side
+        """Take an error of ours from the worker's side: raised, unless others can go on."""
+        if worker.is_ready or not self._has_others(worker):
+            raise error.cause from error
+        self._leave_out(worker, str(error.cause))
+
+    def _has_others(self, worker: _Worker) -> bool:
+        return any(w.is_ready for w in self._workers if w is not worker)
+
+    def _leave_out(self, worker: _Worker, reason: str) -> None:
+        """Go on without a worker that cannot be made."""
         self._dismiss(worker)
         self._workers.remove(worker)
-        log.warning("%s; the search goes on with %d worker(s)", error.cause, len(self._workers))
+        log.warning("%s; the search goes on with %d worker(s)", reason, len(self._workers))
 
     def _bury(self, worker: _Worker, error: Exception) -> Result | None:
         """Replace a worker that is gone; its candidate is begun anew, or has failed."""
         job, reason = worker.job, " ".join(str(error).split())[:200]
+        if not worker.is_ready:
+            return self._stillborn(worker, reason)
         self._replace(worker)
         if job is None:
-            self._stillborn(worker, reason)
             return None
         if worker.since is None:  # it had not begun
             self._again.append(job)
@@ -240,12 +248,18 @@ class RayWorkers:
         return Result(job.number, f"its worker died {deaths} times: {reason}", seconds)
 
     def _stillborn(self, worker: _Worker, reason: str) -> None:
-        self._stillbirths += not worker.is_ready
-        if self._stillbirths >= STILLBIRTHS:
+        """Try again for a worker that died before it was ready, but not for ever."""
+        self._stillbirths += 1
+        if self._stillbirths < STILLBIRTHS:
+            self._replace(worker)
+            return
+        if not self._has_others(worker):
             raise StudyError(
                 f"workers must come up, {self._stillbirths} in a row died before: {reason}; look "
                 "into Ray's logs (/tmp/ray/session_latest/logs), or take `engine: local`"
             )
+        count, self._stillbirths = self._stillbirths, 0
+        self._leave_out(worker, f"{count} workers in a row died before they were ready: {reason}")
 
     def _replace(self, worker: _Worker) -> None:
         self._dismiss(worker)

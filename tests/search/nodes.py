@@ -101,7 +101,7 @@ def two_machines() -> Iterator[tuple[Machine, Machine]]:
     }
     names = [f"het{os.getpid()}{letter}" for letter in "ab"]
     here, there = (
-        Machine(name, f"192.0.2.{number}", environment) for number, name in enumerate(names, 1)
+        Machine(name, f"198.51.100.{number}", environment) for number, name in enumerate(names, 1)
     )
     made = []
     try:

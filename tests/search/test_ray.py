@@ -112,7 +112,7 @@ def score_one(workers, number: int) -> str:
 
 
 def wait_until(workers, is_so) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not is_so():
         assert time.monotonic() < deadline
         assert workers.wait() == []
@@ -130,13 +130,21 @@ def refuses():
     raise ConfigError("no such parent")
 
 
-def the_second_refuses(folder):
-    """One worker comes up; whoever comes after it is refused."""
+def the_first_alone(folder, way: str):
+    """One worker comes up; whoever comes after it does not, once there is a file `go`."""
     try:
         (folder / "first").mkdir()
     except FileExistsError:
+        while not (folder / "go").exists():
+            time.sleep(0.05)
+        if way == "dies":
+            dies_at_once()
         raise StudyError("worker on elsewhere: other parents") from None
-    return lambda job: Result(job.number, "scored", time.sleep(0.2) or 0.2)
+    return lambda job: Result(job.number, "scored", 0.0)
+
+
+def dies_at_once():
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def reasons(workers, count: int) -> dict[int, str]:
@@ -192,20 +200,27 @@ def test_what_a_worker_refuses_ends_the_search_with_its_reason(with_ray):
 
 
 @pytest.mark.slow
-def test_a_worker_that_cannot_be_made_costs_the_others_nothing(with_ray, tmp_path, caplog):
+@pytest.mark.parametrize(
+    "way, said",
+    [
+        ("refuses", "worker on elsewhere: other parents"),
+        ("dies", "2 workers in a row died before they were ready: "),
+    ],
+)
+def test_a_worker_that_cannot_be_made_costs_the_others_nothing(
+    with_ray, monkeypatch, tmp_path, caplog, way, said
+):
+    monkeypatch.setattr("heterosis.search.ray_workers.STILLBIRTHS", 2)
     section = WorkersSection(engine="ray", num=2, gpus_per_worker=0)
-    workers = RayWorkers(section, partial(the_second_refuses, tmp_path), gpus=0)
+    workers = RayWorkers(section, partial(the_first_alone, tmp_path, way), gpus=0)
     try:
         wait_until(workers, lambda: workers.idle > 0)
-        wait_until(workers, lambda: "the search goes on with 1 worker" in caplog.text)
-        assert "worker on elsewhere: other parents" in caplog.text
+        (tmp_path / "go").touch()
+        wait_until(workers, lambda: "the search goes on with 1 worker(s)" in caplog.text)
+        assert said in caplog.text
         assert reasons(workers, 3) == dict.fromkeys(range(3), "scored")
     finally:
         workers.close()
-
-
-def dies_at_once():
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.mark.slow
@@ -288,7 +303,7 @@ def test_killed_workers_and_a_killed_driver_change_nothing(with_ray, small_searc
     others = actors_of(process)
     process.kill()
     process.wait()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while any(is_alive(pid) for pid in others):
         assert time.monotonic() < deadline, "actors have outlived their driver"
         time.sleep(0.2)
