@@ -182,10 +182,7 @@ class Study:
         results: dict[int, Result] = {}
         limit, is_stopped = None, False
         while True:
-            self._flights.tell()
-            if limit is None and not is_stopped:
-                limit = self._ask_into(queue)
-            while queue and (workers.idle > 0 or not flying):
+            while queue and (workers.idle > 0 or not flying):  # no worker waits for the books
                 is_stopped = self._should_stop()
                 if is_stopped or self._budget.out_of_time(self._candidates):
                     queue.clear()
@@ -195,12 +192,17 @@ class Study:
                     workers.submit(self._job(flying[-1]))
                 else:
                     break
-            if not flying and not queue:
-                return limit
-            results |= {result.number: result for result in workers.wait()}
             while flying and flying[0].candidate.number in results:
                 flight = flying.popleft()
                 self._land(flight, results.pop(flight.candidate.number))
+            self._flights.tell()
+            if limit is None and not is_stopped:
+                limit = self._ask_into(queue)
+            if queue and workers.idle > 0:
+                continue
+            if not flying and not queue:
+                return limit
+            results |= {result.number: result for result in workers.wait()}
 
     def _ask_into(self, queue: deque[Flight]) -> str | None:
         """Propose all that can be proposed now; return which limit forbids more."""
