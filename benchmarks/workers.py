@@ -217,7 +217,7 @@ class Simulation:
         clock, bench = Clock(), LandBench(self.land, self.parts.objective)
         hired: list[Simulated] = []
 
-        def hire(_: Any, race: Race | None, __: Any) -> Simulated:
+        def hire(_: Any, race: Race | None) -> Simulated:
             hired.append(Simulated(workers.num, bench, race, lengths, clock))
             return hired[-1]
 

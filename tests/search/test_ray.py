@@ -92,7 +92,7 @@ def test_a_worker_with_other_requests_refuses(small_search):
 
 
 def test_a_worker_with_another_version_of_the_program_refuses(small_search):
-    setup = Setup(load_config(small_search.write()), {}, {}, (), program="0.0.7")
+    setup = Setup(load_config(small_search.write()), {}, {}, None, program="0.0.7")
     with pytest.raises(StudyError, match=r"the same heterosis, the driver has 0\.0\.7, this one "):
         setup()
 
