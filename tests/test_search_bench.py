@@ -25,8 +25,9 @@ def parts() -> Any:
 
 
 @pytest.fixture(scope="module")
-def replay(samplers, parts) -> Any:
-    return samplers.Replay(samplers.Landscape.read(RECORDED), parts)
+def replay(samplers) -> Any:
+    land = samplers.Landscape.read(RECORDED)
+    return samplers.Replay(land, land.setup(load_config(find_config("quickstart"))))
 
 
 def test_the_recorded_items_are_those_of_the_search(replay, parts):
