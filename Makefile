@@ -50,6 +50,7 @@ bench: $(STAMP)  ## Speeds, as ratios of two things measured in one run
 
 bench-search: $(STAMP)  ## Samplers and racing by items spent, replayed on a recorded landscape
 	$(BIN)/python benchmarks/samplers.py results/reference/search/quickstart.npz --out results/reference/search
+	$(BIN)/python benchmarks/starts.py results/reference/search/quickstart.npz --out results/reference/search
 
 bench-workers: $(STAMP)  ## How busy many workers are, simulated, and two real ones by Ray
 	$(BIN)/python benchmarks/workers.py

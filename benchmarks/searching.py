@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ def run_timed(config: Config, folder: Path) -> list[dict[str, Seconds]]:
     with lock_folder(folder):
         Study(
             Bench(stand_in(engine, load="load"), stand_in(scorer, score="score"), parts.objective),
-            stand_in(parts.space, decode="decode"),
+            (replace(parts.stages[0], space=stand_in(parts.space, decode="decode")),),
             section,
             parts.baselines,
             stand_in(Journal(folder, write=True), append="journal"),

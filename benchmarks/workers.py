@@ -38,6 +38,7 @@ from heterosis.search.progress import PlainReporter
 from heterosis.search.ray_workers import RayWorkers
 from heterosis.search.scoring_sections import WorkersSection
 from heterosis.search.sections import RacingSection, SearchSection
+from heterosis.search.stages import Stage
 from heterosis.search.study import Study
 from heterosis.search.workers import Job, Result, score_job
 from landscape import Landscape, features
@@ -255,14 +256,13 @@ class Simulation:
         with tempfile.TemporaryDirectory() as folder:
             Study(
                 cast("Bench", bench),
-                self.parts.space,
+                (Stage(self.parts.space, pace),),
                 section,
                 tuple(b for b in self.parts.baselines if b.params is not None),
                 Journal(Path(folder), write=True),
                 ItemStore(Path(folder) / "items"),
                 PlainReporter(Console(file=io.StringIO())),
                 Budget(Limits(trials=trials), 0, clock),
-                pace=pace,
                 hire=hire,
             ).run()
 

@@ -11,7 +11,7 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +34,15 @@ from ..merge.methods import METHODS
 from ..merge.parents import BASE, ParentError, ParentSet
 from .baselines import Baseline, null_baselines
 from .config import Config, ConfigError
-from .generations import Pace, lay_out, pace_of
+from .generations import lay_out, pace_of
 from .journal import StudyError
 from .objective import Objective
 from .proposer import rehearse
 from .ray_workers import check_ray
 from .sections import TaskSection
-from .space import Space, build_space
+from .space import Space
+from .stages import Stage
+from .staging import plan_stages
 
 PACKAGES = ("torch", "transformers", "tokenizers", "lm_eval", "datasets", "optuna", "cmaes")
 """Packages whose versions decide what a study computes."""
@@ -57,7 +59,8 @@ class Parts:
         chat: How prompts are wrapped, and by which template.
         tasks: What makes the objective, prompts built.
         guard: What must not get worse.
-        space: What may vary.
+        space: What may vary, in its last stage; `stages` has the others.
+        stages: Of the search, in order; the last one's space is `space`.
         baselines: Trials 0..k.
         objective: How scores become one number.
     """
@@ -69,6 +72,7 @@ class Parts:
     tasks: tuple[FrozenTask, ...]
     guard: tuple[FrozenTask, ...]
     space: Space
+    stages: tuple[Stage, ...]
     baselines: tuple[Baseline, ...]
     objective: Objective
 
@@ -87,32 +91,41 @@ def open_parts(config: Config, begun: Mapping[str, Any] | None = None) -> Parts:
     if config.workers is not None and config.workers.engine == "ray":
         check_ray()
     parents = open_parents(config)
-    space = build_space(config, parents.groups(config.merge.grouping))
-    if config.search.trials != 0 and not space.middle:
-        raise ConfigError(
-            "`space` leaves nothing to search: every interval is one number; widen `weight`, "
-            "`drop_rate` or `lambda`, or set `search.trials: 0` for the baselines alone"
-        )
+    stages = plan_stages(config, parents.groups(config.merge.grouping))
     if config.search.trials != 0:
-        rehearse(space, config.search, 2 if config.search.objective == "pareto" else 1)
-    config = laid_out(config, space, begun)
+        for stage in stages:
+            _check_stage(stage, config)
+    opening = stages[0 if config.search.warm_start is None else -1].space
     specs = [_spec(task) for task in config.tasks]
     specs += [_spec(task, guard=True) for task in config.guard]
     tokenizer = load_tokenizer(parents)
     chat = Chat(ChatOptions(**config.eval.chat), tokenizer)
     frozen = load_tasks(specs, splits=Splits(**config.splits.model_dump()), chat=chat)
     tasks = tuple(task for task in frozen if GUARD not in task.doc_ids)
-    return Parts(
+    parts = Parts(
         config=config,
         parents=parents,
         tokenizer=tokenizer,
         chat=chat,
         tasks=tasks,
         guard=tuple(task for task in frozen if GUARD in task.doc_ids),
-        space=space,
-        baselines=null_baselines(space, config.baselines),
+        space=stages[-1].space,
+        stages=stages,
+        baselines=null_baselines(opening, config.baselines),
         objective=_objective(config, tasks),
     )
+    return laid_out(parts, begun)
+
+
+def _check_stage(stage: Stage, config: Config) -> None:
+    """Refuse a stage in which nothing varies, and arguments that its sampler does not take."""
+    if not stage.space.middle:
+        where = f"`space` of {stage.name}" if stage.name else "`space`"
+        raise ConfigError(
+            f"{where} leaves nothing to search: every interval is one number; widen `weight`, "
+            "`drop_rate` or `lambda`, or set `search.trials: 0` for the baselines alone"
+        )
+    rehearse(stage.space, config.search, 2 if config.search.objective == "pareto" else 1)
 
 
 def open_parents(config: Config) -> ParentSet:
@@ -182,13 +195,15 @@ def identity(parts: Parts) -> dict[str, Any]:
         "tokenizer_digest": tokenizer_digest(parts.tokenizer),
         "chat": config.eval.chat | {"template_sha256": parts.chat.template_sha256},
         "space": parts.space.to_dict(),
+        "stages": [stage.to_dict() for stage in parts.stages if stage.name] or None,
         "baselines": [[b.name, b.recipe.digest] for b in parts.baselines],
         "tasks": {task.name: task.fingerprint for task in parts.tasks},
         "guard": {task.name: task.fingerprint for task in parts.guard},
         "objective": parts.objective.to_dict(),
         "racing": config.search.racing and config.search.racing.model_dump(),
         "sampler": [config.search.sampler, config.search.sampler_args, config.search.run_seed],
-        "generation": config.workers and asdict(pace(parts)),
+        "warm_start": config.search.warm_start and str(config.search.warm_start),
+        "generation": config.workers and asdict(parts.stages[-1].pace),
         "dtype": config.merge.dtype,
         "device": torch.device(choose_device(config)).type,
         "batch_size": config.eval.batch_size,
@@ -198,21 +213,21 @@ def identity(parts: Parts) -> dict[str, Any]:
     }
 
 
-def laid_out(config: Config, space: Space, begun: Mapping[str, Any] | None = None) -> Config:
-    """A configuration with its generations written out; as a study that has begun has them.
+def laid_out(parts: Parts, begun: Mapping[str, Any] | None = None) -> Parts:
+    """Parts with their generations written out; as a study that has begun has them.
 
     Args:
-        config: As read.
-        space: Of its parents.
+        parts: Of the search.
         begun: The configuration in the study's manifest.
     """
-    search, workers = lay_out(config.search, config.workers, len(space.genes), begun)
-    return config.model_copy(update={"search": search, "workers": workers})
-
-
-def pace(parts: Parts) -> Pace:
-    """Return what each proposal of the search knows."""
-    return pace_of(parts.config.search, parts.config.workers, len(parts.space.genes))
+    config = parts.config
+    search, workers = lay_out(config.search, config.workers, len(parts.space.genes), begun)
+    stages = (
+        replace(stage, pace=pace_of(search, workers, len(stage.space.genes)))
+        for stage in parts.stages
+    )
+    config = config.model_copy(update={"search": search, "workers": workers})
+    return replace(parts, config=config, stages=tuple(stages))
 
 
 def check_identity(
@@ -316,7 +331,7 @@ def build_engine(parts: Parts) -> MergeEngine:
 
 def needs(parts: Parts) -> frozenset[str]:
     """Return what the methods of the search and of its baselines ask of the parents."""
-    searched = (METHODS[name] for name in parts.space.methods)
+    searched = (METHODS[name] for stage in parts.stages for name in stage.space.methods)
     given = (row for baseline in parts.baselines for row in baseline.recipe.methods)
     return frozenset().union(*(row.needs for row in (*searched, *given)))
 

@@ -137,13 +137,28 @@ class Budget:
         limits = self.limits
         if limits.trials is not None and len(searched) + flying >= limits.trials:
             return f"{limits.trials} candidates"
-        items = sum(c.items for c in searched)
-        if flying:
-            cost = [c.items for c in searched or candidates if c.value is not None]
-            items += math.ceil(flying * sum(cost) / max(len(cost), 1))
-        if limits.items is not None and items >= limits.items:
+        if limits.items is not None and _items(candidates, flying) >= limits.items:
             return f"{limits.items} items"
         return self.out_of_time(candidates)
+
+    def used(self, candidates: Sequence[Candidate], flying: int = 0) -> float:
+        """Share of the budget that is used: of that limit which will end the search.
+
+        Args:
+            candidates: All that are finished, baselines among them.
+            flying: Candidates proposed besides, as in `spent`.
+        """
+        searched, limits = [c for c in candidates if c.is_searched], self.limits
+        shares = [0.0]
+        if limits.trials is not None:
+            shares.append((len(searched) + flying) / max(limits.trials, 1))
+        if limits.items is not None:
+            shares.append(_items(candidates, flying) / limits.items)
+        if limits.seconds is not None:
+            gone = sum(map(time_spent, searched))
+            left = limits.seconds - self.elapsed - self.kept(candidates)
+            shares.append(gone / max(gone + left, gone, 1e-9))
+        return max(shares)
 
     def out_of_time(self, candidates: Sequence[Candidate]) -> str | None:
         """Whether no candidate may begin any more: it would eat what is kept for confirmation."""
@@ -183,6 +198,14 @@ class Budget:
             left = self.limits.seconds - self.elapsed - self.kept(candidates)
             wanted.append(len(searched) + max(int(left * len(searched) / seconds), 0))
         return min(wanted, default=None)
+
+
+def _items(candidates: Sequence[Candidate], flying: int) -> int:
+    # Those of the searched ones; each in flight is taken to cost what they did on average.
+    searched = [c for c in candidates if c.is_searched]
+    cost = [c.items for c in searched or candidates if c.value is not None]
+    ahead = math.ceil(flying * sum(cost) / max(len(cost), 1)) if flying else 0
+    return sum(c.items for c in searched) + ahead
 
 
 def time_spent(candidate: Candidate) -> float:

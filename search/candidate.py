@@ -49,6 +49,8 @@ class Candidate:
         failure: Why there is no value, or None.
         of: Of a variant, the winner's number.
         reset: Of a variant, the groups of genes that are as in the uniform merge.
+        stage: Of a searched one, the place of its stage in the search's; None where there is one.
+        origin: Whose recipe of a former study it is, or None.
     """
 
     number: int
@@ -67,6 +69,8 @@ class Candidate:
     failure: str | None = None
     of: int | None = None
     reset: tuple[str, ...] = ()
+    stage: int | None = None
+    origin: str | None = None
 
     @property
     def objective_scores(self) -> dict[str, TaskScore]:
@@ -114,6 +118,8 @@ class Candidate:
                 else {}
             ),
             **({"of": self.of, "reset": list(self.reset)} if self.is_variant else {}),
+            **({} if self.stage is None else {"stage": self.stage}),
+            **({} if self.origin is None else {"origin": self.origin}),
         }
 
 
@@ -147,6 +153,8 @@ def candidate_of(trial: FrozenTrial) -> Candidate:
         failure=kept["failure"],
         of=kept.get("of"),
         reset=tuple(kept.get("reset", ())),
+        stage=kept.get("stage"),
+        origin=kept.get("origin"),
     )
 
 

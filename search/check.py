@@ -8,9 +8,10 @@ from __future__ import annotations
 import datetime
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..evals.columns import METRIC
 from ..evals.scorer import PathReport, Scorer
@@ -38,6 +39,8 @@ from .describe import budget_advice, by_thirds, delta_lines, delta_table, parent
 from .format import duration
 from .journal import Journal
 from .samplers import NUMBERS_ONLY
+from .stages import counts
+from .warm_start import settle_warm_start
 
 POWER = 2.8
 """z at a two-sided level of 0.05 plus z at a power of 0.8: 1.96 + 0.84."""
@@ -78,7 +81,7 @@ def check(config: Config, layers: bool = False) -> Iterator[str]:
     Raises:
         ValueError: At the first thing that would stop the search.
     """
-    yield from _check(open_parts(config), layers)
+    yield from _check(open_parts(config), layers, {})
 
 
 def check_study(study: Path, layers: bool = False) -> Iterator[str]:
@@ -97,14 +100,18 @@ def check_study(study: Path, layers: bool = False) -> Iterator[str]:
         f"study: {searched}{of} candidates finished; parents, tasks, space and versions are those "
         "it was begun with"
     )
-    yield from _check(parts, layers)
+    yield from _check(parts, layers, journal.begun)
 
 
-def _check(parts: Parts, layers: bool) -> Iterator[str]:
+def _check(parts: Parts, layers: bool, known: Mapping[str, Any]) -> Iterator[str]:
     yield from _parents_lines(parts, layers)
     yield from _tasks_lines(parts)
     yield from _objective_lines(parts)
     yield from _space_lines(parts)
+    warm = settle_warm_start(parts, known)
+    if warm is not None:
+        whose = ", ".join(name for name, _ in warm.recipes)
+        yield f"warm start: tried first, and scored anew: {whose} ({warm.study})"
     engine = build_engine(parts)
     for line in engine.memory_plan.lines():
         yield f"memory: {line}"
@@ -218,23 +225,26 @@ def _objective_lines(parts: Parts) -> Iterator[str]:
 
 
 def _space_lines(parts: Parts) -> Iterator[str]:
-    space = parts.space
-    for method in (METHODS[name] for name in space.methods):
+    first = parts.stages[0].space
+    names = dict.fromkeys(name for stage in parts.stages for name in stage.space.methods)
+    for method in (METHODS[name] for name in names):
         yield f"method: {method.name}: {method.summary} ({method.paper})"
-    count = len(space.middle)
-    yield (
-        f"space: {count} genes ({space.depth.shape} x "
-        f"{'/'.join(space.kinds)}, weights in [{space.weight[0]:g}, {space.weight[1]:g}])"
-    )
-    if space.choices and parts.config.search.sampler in NUMBERS_ONLY:
+    for stage in parts.stages:
+        part = f", {stage.width:g} of each interval around the best so far" if stage.width else ""
         yield (
-            f"advice: {parts.config.search.sampler} draws the {len(space.choices)} choices of a "
+            f"space{stage.name and f', {stage.name}'}: {len(stage.space.middle)} genes "
+            f"({stage.space.phrase}){part}"
+        )
+    choices = max(len(stage.space.choices) for stage in parts.stages)
+    if choices and parts.config.search.sampler in NUMBERS_ONLY:
+        yield (
+            f"advice: {parts.config.search.sampler} draws the {choices} choices of a "
             "method at random and learns nothing of them; TPESampler does"
         )
-    share = 1 / len(space.parents)
-    if abs(sum(space.weight) / 2 - share) > 1e-9:
+    share = 1 / len(first.parents)
+    if abs(sum(first.weight) / 2 - share) > 1e-9:
         yield (
-            f"advice: the middle of `weight` is {sum(space.weight) / 2:g}, not the uniform merge's "
+            f"advice: the middle of `weight` is {sum(first.weight) / 2:g}, not the uniform merge's "
             f"{share:g}: the search starts from the middle"
         )
 
@@ -262,7 +272,8 @@ def _forecast_lines(parts: Parts, scorer: Scorer, forecast: Forecast) -> Iterato
         f"in about {duration(forecast.total)}; smallest gain that {confirm} confirm items show: "
         f"{100 * gain:.1f} points (0/1 metric, {DISCORDANT:.0%} of the items answered differently)"
     )
-    space = parts.space
-    advice = budget_advice(forecast.candidates, len(space.middle), space.depth, space.n_layers)
-    if advice:
-        yield advice
+    for stage, count in zip(parts.stages, counts(parts.stages, forecast.candidates), strict=True):
+        space = stage.space
+        advice = budget_advice(count, len(space.middle), space.depth, space.n_layers)
+        if advice:
+            yield f"{stage.name}: {advice}" if stage.name else advice

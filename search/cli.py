@@ -88,6 +88,10 @@ def search(
     run_seed: Annotated[
         int | None, typer.Option(min=0, help="Seed of the samplers; overrides search.run_seed.")
     ] = None,
+    warm_start: Annotated[
+        Path | None,
+        typer.Option(metavar="STUDY", help="A former study, whose best recipes are tried first."),
+    ] = None,
     continue_: Annotated[
         Path | None,
         typer.Option("--continue", metavar="STUDY", help="Go on with a study, in place of CONFIG."),
@@ -115,7 +119,7 @@ def search(
 
     wishes = Wishes(show_, compare_, export_, chat_)
     wishes.check()
-    loaded = _chosen(config, continue_, results, trials, run_seed)
+    loaded = _chosen(config, continue_, results, trials, run_seed, warm_start)
     _run(loaded)
     wishes.fulfil(loaded.results_folder)
     if menu and not wishes:
@@ -128,6 +132,7 @@ def _chosen(
     results: Path | None,
     trials: int | None,
     run_seed: int | None,
+    warm_start: Path | None,
 ) -> Config:
     """The configuration that is named, or that of a study."""
     if (config is None) == (study is None):
@@ -135,10 +140,12 @@ def _chosen(
             "a search needs one of CONFIG and --continue STUDY; give a search.yaml or a study"
         )
     if study is None:
-        return _load(str(config), results=results, trials=trials, run_seed=run_seed)
-    if results is not None or run_seed is not None:
+        search = {"trials": trials, "run_seed": run_seed, "warm_start": warm_start}
+        return _load(str(config), results, **search)
+    if any(given is not None for given in (results, run_seed, warm_start)):
         raise ValueError(
-            "--continue keeps the study's folder and seed; leave out --results and --run-seed"
+            "--continue keeps the study's folder, its seed and what it began with; leave out "
+            "--results, --run-seed and --warm-start"
         )
     from .continuing import continued
 
@@ -298,19 +305,14 @@ app.command()(compare)
 app.command("report")(report)
 
 
-def _load(
-    name: str,
-    *,
-    results: Path | None = None,
-    trials: int | None = None,
-    run_seed: int | None = None,
-) -> Config:
-    """Read a configuration and lay the command line's options over it."""
+def _load(name: str, results: Path | None = None, **search: int | Path | None) -> Config:
+    """Read a configuration and lay the command line's options over it, those of `search` by key."""
     from .config import find_config, load_config
 
     loaded = load_config(find_config(name))
-    given = {"trials": trials, "run_seed": run_seed}
-    section = loaded.search.model_copy(update={k: v for k, v in given.items() if v is not None})
+    given = {key: value for key, value in search.items() if value is not None}
+    given |= {key: value.absolute() for key, value in given.items() if isinstance(value, Path)}
+    section = loaded.search.model_copy(update=given)
     update = {"search": section} | ({} if results is None else {"results": results})
     return loaded.model_copy(update=update)
 

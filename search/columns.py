@@ -206,7 +206,7 @@ def _marked_name(row: Row) -> str:
 
 def recipe(row: Row) -> str:
     """The recipe in one line, or why there is no score."""
-    return row.candidate.failure or recipe_line(row.candidate.recipe)
+    return row.candidate.failure or recipe_line(row.candidate.recipe, row.candidate.origin)
 
 
 def score_text(value: TaskScore | None, write: Callable[[float, float], str] = score) -> str:

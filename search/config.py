@@ -30,6 +30,7 @@ from .sections import (
     SplitsSection,
     TaskSection,
 )
+from .stage_sections import StageSection, check_stages
 
 PARENT_NAME = re.compile(r"[A-Za-z0-9_-]+")
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(@\S+)?", re.ASCII)
@@ -72,6 +73,9 @@ class Config(Section):
     splits: SplitsSection = SplitsSection()
     merge: MergeSection = MergeSection()
     space: SpaceSection = SpaceSection()
+    stages: tuple[StageSection, ...] = ()
+    """Coarse spaces first, then finer ones around what they have found; each with the keys of
+    `space` in which it differs. Empty: one stage, `space`."""
     search: SearchSection = SearchSection()
     baselines: BaselinesSection = BaselinesSection()
     eval: EvalSection = EvalSection()
@@ -102,6 +106,26 @@ class Config(Section):
                 f"`merge.device_map` says where the model lives, got `merge.device: "
                 f"{self.merge.device}` as well; leave one out"
             )
+        self._coherent_space()
+        if self.stages:
+            check_stages(self.stages, self.search)
+            for number in range(len(self.stages)):
+                self._coherent_stage(number)
+        _check_objective(self.search, self.tasks)
+        return self
+
+    def _coherent_stage(self, number: int) -> None:
+        try:
+            self.of_stage(number)._coherent_space()
+        except ValueError as error:
+            found = error.errors() if isinstance(error, ValidationError) else []
+            told = "; ".join(
+                ": ".join([*map(str, f["loc"]), f["msg"].removeprefix("Value error, ")])
+                for f in found
+            )
+            raise ValueError(f"`stages.{number}`: {told or error}") from error
+
+    def _coherent_space(self) -> None:
         rows = [METHODS[name] for name in self.methods]
         _check_use("lambda", self.space.lambda_ == (1.0, 1.0), rows, lambda row: row.uses_lambda)
         _check_use(
@@ -118,8 +142,11 @@ class Config(Section):
         _check_use("mask_seed", self.space.mask_seed is None, rows, lambda row: row.is_random)
         _check_optional(self.space.optional, self.parents)
         _check_kinds(self.space.modules, self.merge.layer_groups)
-        _check_objective(self.search, self.tasks)
-        return self
+
+    def of_stage(self, number: int) -> Config:
+        """The same with the space of one stage, and no stages."""
+        space = self.stages[number].over(self.space)
+        return self.model_copy(update={"space": space, "stages": ()})
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -307,8 +334,11 @@ def _with_absolute_paths(config: Config, folder: Path) -> Config:
             return section
         return section.model_copy(update={"task": str(absolute(section.task))})
 
+    former = config.search.warm_start
+    search = {"warm_start": former and former.absolute()}
     return config.model_copy(
         update={
+            "search": config.search.model_copy(update=search),
             "base": place(config.base),
             "parents": {name: place(value) for name, value in config.parents.items()},
             "tasks": tuple(task(t) for t in config.tasks),

@@ -157,7 +157,7 @@ def study_note(board: Leaderboard) -> str:
 def trial_note(row: Row) -> str:
     """Say in Markdown what a candidate is and how well it does."""
     candidate = row.candidate
-    parts = [f"# {candidate.name}", f"`{recipe_line(candidate.recipe)}`"]
+    parts = [f"# {candidate.name}", f"`{recipe_line(candidate.recipe, candidate.origin)}`"]
     if candidate.failure:
         parts.append(f"Failed: {candidate.failure}")
     parts += [

@@ -41,10 +41,14 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def recipe_line(recipe: Recipe) -> str:
+def recipe_line(recipe: Recipe, origin: str | None = None) -> str:
     """Return a recipe in one readable line: method, then per parent its range of weights.
 
     Where layer groups have methods of their own, each method has its share of the groups.
+
+    Args:
+        recipe: Any.
+        origin: Whose it was in a former study.
     """
     coefficients = list(recipe.coefficients.values())
     parts = [_methods(recipe)]
@@ -62,6 +66,8 @@ def recipe_line(recipe: Recipe) -> str:
         parts.append(f"{name} {spread(numbers)}")
     if recipe.lambda_ != 1:
         parts.append(f"lambda {recipe.lambda_:.2f}")
+    if origin is not None:
+        parts.append(f"as {origin}")
     return " | ".join(parts)
 
 

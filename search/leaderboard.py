@@ -30,6 +30,7 @@ from .luck import expected_inflation
 from .objective import Objective
 from .pareto import is_on_front
 from .ranking import Comparisons, task_differences
+from .stages import stage_names
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ class Leaderboard:
         inflation: By how much the best search score is expected to be too high, being the best.
         ingredients: What decides the scores of items, by name; empty of a study by an earlier
             version.
+        stages: Names of the search's stages, by which a candidate's place is told.
     """
 
     name: str
@@ -101,6 +103,7 @@ class Leaderboard:
     dissection: Dissection | None = None
     inflation: float | None = None
     ingredients: Mapping[str, str] = field(default_factory=dict)
+    stages: tuple[str, ...] = ()
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -183,6 +186,7 @@ def read_leaderboard(folder: Path, journal: Journal | None = None) -> Leaderboar
         dissection=dissection,
         inflation=_inflation(candidates, chosen, compare),
         ingredients=identity.get("requests", {}),
+        stages=stage_names(journal.begun),
     )
 
 

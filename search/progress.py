@@ -220,7 +220,8 @@ class LiveReporter:
         for title in ("best so far", "search", "recipe"):
             top.add_column(title, overflow="ellipsis", no_wrap=True)
         for candidate in self._tracker.top:
-            top.add_row(candidate.name, score(candidate.value), recipe_line(candidate.recipe))
+            recipe = recipe_line(candidate.recipe, candidate.origin)
+            top.add_row(candidate.name, score(candidate.value), recipe)
         return Group(self._bar, Text(self._tracker.line()), top)
 
 

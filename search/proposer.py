@@ -70,14 +70,28 @@ def rehearse(space: Space, section: SearchSection, n_values: int = 1) -> None:
 
 
 class Proposer:
-    """Asks a sampler and tells it what came of it."""
+    """Asks a sampler and tells it what came of it.
 
-    def __init__(self, space: Space, section: SearchSection, n_values: int = 1) -> None:
+    Args:
+        space: Where it proposes.
+        section: Which sampler.
+        n_values: How many values it is told of each trial.
+        start: Genotype where CMA-ES starts; default: the best that is given.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        section: SearchSection,
+        n_values: int = 1,
+        start: Params | None = None,
+    ) -> None:
         self._section = section
         self._distributions: dict[str, BaseDistribution] = {
             **{name: FloatDistribution(*bounds) for name, bounds in space.genes.items()},
             **{name: CategoricalDistribution(names) for name, names in space.choices.items()},
         }
+        self._fixed = None if start is None else _inside(start, self._distributions)
         self._start: tuple[float, dict[str, float]] | None = None
         self._storage = optuna.storages.InMemoryStorage()
         self._study = optuna.create_study(
@@ -110,14 +124,17 @@ class Proposer:
         self.observe(running)
         return number
 
-    def propose(self, number: int) -> tuple[Trial, dict[str, Any]]:
+    def propose(self, number: int, given: Params | None = None) -> tuple[Trial, dict[str, Any]]:
         """Return the next trial and its genotype.
 
         Args:
             number: The journal's number of the trial: with the run seed it seeds the sampler.
+            given: A genotype that is to be tried now, whatever the sampler would propose.
         """
-        start = self._start[1] if self._start else None
-        self._study.sampler = make_sampler(self._section, number, start)
+        best = self._start[1] if self._start else None
+        self._study.sampler = make_sampler(self._section, number, self._fixed or best)
+        if given is not None:
+            self._study.enqueue_trial(dict(given))
         before = self._sampler_state()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)

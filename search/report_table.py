@@ -107,7 +107,7 @@ class Columns:
         audits = [candidate.audit.get(task) for task in self.audited]
         cells += [_number_cell(audit.truncated if audit else None, "{:.0%}") for audit in audits]
         cells += [_number_cell(candidate.items, "{}"), _number_cell(candidate.seconds, "{:.1f}")]
-        return [*cells, Cell(candidate.failure or recipe_line(candidate.recipe))]
+        return [*cells, Cell(candidate.failure or recipe_line(candidate.recipe, candidate.origin))]
 
     def _confirm_cells(self, row: Row) -> Iterator[Cell]:
         yield score_cell(row.confirm)

@@ -29,7 +29,6 @@ from .assembly import (
     laid_out,
     make_scorer,
     open_parts,
-    pace,
     parent_facts,
     set_threads,
 )
@@ -45,8 +44,11 @@ from .progress import Reporter
 from .ray_workers import RayWorkers
 from .redraw import Redrawing
 from .report import write_report
+from .stages import KEY
+from .staging import with_warm_start
 from .study import Hire, Study
 from .views import write_views
+from .warm_start import WarmStart, settle_warm_start
 from .worker_side import Setup
 from .workers import Workers, hire_local
 
@@ -86,22 +88,24 @@ def run_search(
     with lock_folder(folder), Redrawing(reporter, folder) as reporter:
         journal = Journal(folder, write=True, n_values=len(parts.objective.criteria))
         known = journal.manifest
-        parts = replace(parts, config=laid_out(config, parts.space, known.get("config")))
+        parts = laid_out(replace(parts, config=config), known.get("config"))
         now = identity(parts)
         if known:
             check_identity(known["identity"], now, folder)
+        warm = settle_warm_start(parts, known)
+        stages = parts.stages if warm is None else with_warm_start(parts.stages, warm.recipes)
         bench, machine = _bench(parts, known.get("machine", {}), reporter)
         today = datetime.datetime.now().astimezone()
         machine["deadline"] = settle_deadline(config.search, known, today)
         requests = {"requests": parts_of(bench.scorer.fingerprint)}
         if known:
             check_identity(known["identity"], requests, folder)
-        journal.write_manifest(_manifest(parts, now | requests, machine))
+        journal.write_manifest(_manifest(parts, now | requests, machine, warm))
         if journal.trials:
             reporter.note(f"{folder}: {len(journal.trials)} finished candidates found; continuing")
         study = Study(
             bench,
-            parts.space,
+            stages,
             parts.config.search,
             parts.baselines,
             journal,
@@ -109,7 +113,6 @@ def run_search(
             reporter,
             _budget(parts, bench.scorer, machine["deadline"], journal),
             should_stop,
-            pace(parts),
             hire or _hire(parts, machine, now | requests, reporter),
         )
         finished = study.run()
@@ -170,7 +173,7 @@ def _hire(
     section = parts.config.workers
     if section is None or section.engine == "local":
         return hire_local
-    own, most = pace(parts), most_workers(section)
+    own, most = parts.stages[-1].pace, most_workers(section)
     if section.num > min(most, own.generation + own.ahead):
         reporter.note(
             f"{section.num} workers, but generations of {own.generation} candidates and "
@@ -201,8 +204,11 @@ def _said_of(report: PathReport, machine: Mapping[str, Any]) -> str:
     )
 
 
-def _manifest(parts: Parts, now: dict[str, Any], machine: dict[str, Any]) -> dict[str, Any]:
-    return {
+def _manifest(
+    parts: Parts, now: dict[str, Any], machine: dict[str, Any], warm: WarmStart | None
+) -> dict[str, Any]:
+    kept = {} if warm is None else {KEY: warm.to_dict()}
+    return kept | {
         "config": parts.config.to_dict(),
         "identity": now,
         "machine": machine,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -310,6 +311,10 @@ class SearchSection(Section):
     sampler_args: dict[str, Any] = Field(default_factory=dict)
     """Arguments of that class, without its seed: that comes from ``run_seed``."""
     run_seed: int = Field(default=0, ge=0, lt=2**63)
+    warm_start: Path | None = None
+    """Results folder of a former study with the same base and parents (relative to the working
+    directory): its best recipes are the first candidates, scored anew, and the search starts at the
+    best of them. None of its scores enters."""
     objective: Rule = "mean"
     """How the tasks' scores become what the sampler sees: one number, or with `pareto` one per
     task. `weighted` is a mean by the tasks' weights."""

@@ -7,6 +7,7 @@ import io
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
@@ -107,9 +108,15 @@ def fields(board: Leaderboard) -> Fields:
         "raced": attrgetter("candidate.raced"),
         "seconds": attrgetter("candidate.seconds"),
         "failure": attrgetter("candidate.failure"),
-        "recipe": lambda row: recipe_line(row.candidate.recipe),
+        **({"stage": partial(_stage, board)} if board.stages else {}),
+        "recipe": lambda row: recipe_line(row.candidate.recipe, row.candidate.origin),
         "digest": attrgetter("candidate.recipe.digest"),
     }
+
+
+def _stage(board: Leaderboard, row: Row) -> str | None:
+    place = row.candidate.stage
+    return None if place is None else board.stages[place]
 
 
 def score_fields(name: str, find: Callable[[Any], TaskScore | None]) -> Fields:

@@ -46,8 +46,8 @@ def show(
 
     screen, board = console(), read_leaderboard(study)
     row = find_row(board, trial)
-    say(screen, f"{row.candidate.name} of {board.name}: {row.verdict}")
-    say(screen, recipe_line(row.candidate.recipe))
+    say(screen, f"{row.candidate.name} of {board.name}{_stage(board, row)}: {row.verdict}")
+    say(screen, recipe_line(row.candidate.recipe, row.candidate.origin))
     if row.candidate.failure:
         say(screen, f"failed: {row.candidate.failure}")
         return
@@ -57,6 +57,12 @@ def show(
     if other is not None and find_row(board, other) is not row:
         sides = ((board, row), (board, find_row(board, other)))
         _print_difference(screen, sides, _shared(sides), items)
+
+
+def _stage(board: Leaderboard, row: Row) -> str:
+    """The stage of the search that a candidate is of, where there are several."""
+    place = row.candidate.stage
+    return "" if place is None else f", {board.stages[place]}"
 
 
 def compare(

@@ -37,6 +37,9 @@ SWITCH = "switch"
 KEPT = 0.5
 """Value of a gene `keep.PARENT` from which that parent takes part."""
 
+COUNTED = ("control_points", "blocks")
+"""Shapes of `depth` that have a count."""
+
 Params = Mapping[str, float | str]
 """A genotype: gene -> number, choice -> name."""
 
@@ -60,6 +63,7 @@ class Space:
         layer_groups: The configuration's rules for layer groups, part of every recipe.
         optional: Parents that may be left out.
         last_seed: The highest mask_seed where it is searched, else None.
+        narrowed: Gene -> bounds, of those that vary less than their kind.
     """
 
     parents: tuple[str, ...]
@@ -76,6 +80,7 @@ class Space:
     layer_groups: tuple[tuple[str, str], ...] = ()
     optional: tuple[str, ...] = ()
     last_seed: int | None = None
+    narrowed: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     @cached_property
     def genes(self) -> dict[str, tuple[float, float]]:
@@ -98,6 +103,13 @@ class Space:
         numbers = {name: (low + high) / 2 for name, (low, high) in self.genes.items()}
         return numbers | {name: methods[0] for name, methods in self.choices.items()}
 
+    @property
+    def phrase(self) -> str:
+        """Depth, kinds and bounds of the weights, in words."""
+        count = f" {self.depth.count}" if self.depth.shape in COUNTED else ""
+        kinds, (low, high) = "/".join(self.kinds), self.weight
+        return f"{self.depth.shape}{count} x {kinds}, weights in [{low:g}, {high:g}]"
+
     @cached_property
     def _numbers(self) -> dict[str, tuple[float, float]]:
         """Every gene with its bounds, those that do not vary included."""
@@ -105,11 +117,11 @@ class Space:
         genes |= self._curves("drop_rate", self.drop_rate, is_shared=False)
         genes["lambda"] = self.lambda_
         for name, bounds in self.parameters.items():
-            genes |= self._curves(name, bounds, self._is_shared(name))
+            genes |= self._curves(name, bounds, self.is_shared(name))
         genes |= {f"keep.{parent}": (0.0, 1.0) for parent in self.optional}
         if self.last_seed is not None:
             genes["mask_seed"] = (self.mask_seed, self.last_seed + 1)
-        return genes
+        return {**genes, **self.narrowed}
 
     def _weights(self) -> Iterator[tuple[str, tuple[float, float]]]:
         if self.slope is None:
@@ -157,7 +169,8 @@ class Space:
         """Kinds that lie inside the layers."""
         return frozenset(g.kind for g in self._groups.values() if g.layer is not None)
 
-    def _is_shared(self, parameter: str) -> bool:
+    def is_shared(self, parameter: str) -> bool:
+        """Whether a parameter of the methods is one for all parents."""
         rows = (row for method in self.methods for row in METHODS[method].parameters)
         return next(row.is_shared for row in rows if row.name == parameter)
 
@@ -247,15 +260,41 @@ class Space:
         return low if share == 0 else low + share * (values[f"{curve}.{kind}.{left + 1}"] - low)
 
     def _method(self, group: str, values: Mapping[str, Any]) -> str:
-        """Method at a group's place: that of the nearest point of its kind's curve."""
-        if not self.choices:
-            return self.methods[0]
+        return values[self.choice_of(group)] if self.choices else self.methods[0]
+
+    def choice_of(self, group: str) -> str:
+        """The choice that gives a group its method: at the nearest point of its kind's curve."""
         kind = self._kinds_of(group)[0]
         position = depth(self._groups[group], self.n_layers)
         last = self._points(kind) - 1
         is_step = self.depth.shape == "blocks"
         point = min(int(position * (last + 1)), last) if is_step else int(position * last + 0.5)
-        return values[f"method.{kind}.{point}"]
+        return f"method.{kind}.{point}"
+
+    def curve(self, head: str) -> dict[str, list[float]]:
+        """How the genes of a curve make the groups' values: gene -> its factor in each group.
+
+        Args:
+            head: ``weight.PARENT``, ``drop_rate.PARENT``, or a parameter with or without a parent.
+        """
+        if head not in self._made:
+            self._made[head] = self._factors(head)
+        return self._made[head]
+
+    @cached_property
+    def _made(self) -> dict[str, dict[str, list[float]]]:
+        return {}
+
+    def _factors(self, head: str) -> dict[str, list[float]]:
+        gene, _, parent = head.partition(".")
+        is_line = gene == "weight" and self.slope is not None
+        heads = (f"alpha.{parent}", f"slope.{parent}") if is_line else (head,)
+        names = [n for n in self._numbers if n.startswith(tuple(f"{h}." for h in heads))]
+        none = dict.fromkeys(names, 0.0)
+        return {
+            name: [self._mean(head, group, none | {name: 1.0}) for group in self.groups]
+            for name in names
+        }
 
     def constant(
         self, weights: Mapping[str, float], method: str, lambda_: float = 1.0

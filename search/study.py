@@ -25,14 +25,14 @@ from .candidate import REROLL, Candidate, candidate_of, finalists, settled
 from .dissection import Variant, dissect, dissection_of
 from .flights import Flight, Flights
 from .full_disk import with_room
-from .generations import SEQUENTIAL, Pace, first_searched
+from .generations import first_searched
 from .journal import Journal, StudyError
 from .judging import estimated, scored, valued
 from .progress import Reporter
-from .proposer import Proposer
 from .race import incumbents, open_race
 from .sections import SearchSection
-from .space import Params, Space
+from .space import Params
+from .stages import Stage
 from .workers import Job, Result, Workers, hire_local
 
 Hire = Callable[[Bench, Race | None], Workers]
@@ -47,7 +47,7 @@ class Study:
 
     Args:
         bench: Scores recipes.
-        space: What may vary.
+        stages: What may vary, and the pace at which it is searched.
         section: Which sampler, how many finalists.
         budget: When it is enough.
         baselines: Trials 0..k.
@@ -55,14 +55,13 @@ class Study:
         store: Scores item by item.
         reporter: Hears of every candidate.
         should_stop: Asked between candidates; true ends the search softly.
-        pace: What each proposal knows.
         hire: Makes the workers of the search, once the race is open.
     """
 
     def __init__(
         self,
         bench: Bench,
-        space: Space,
+        stages: tuple[Stage, ...],
         section: SearchSection,
         baselines: tuple[Baseline, ...],
         journal: Journal,
@@ -70,15 +69,13 @@ class Study:
         reporter: Reporter,
         budget: Budget,
         should_stop: Callable[[], bool] = lambda: False,
-        pace: Pace = SEQUENTIAL,
         hire: Hire = hire_local,
     ) -> None:
-        self._bench, self._space, self._section = bench, space, section
+        self._bench, self._section, self._hire = bench, section, hire
         self._baselines, self._journal, self._store = baselines, journal, store
         self._reporter, self._budget, self._should_stop = reporter, budget, should_stop
         self._objective = bench.objective
-        self._proposer = Proposer(space, section, len(bench.objective.criteria))
-        self._flights, self._hire = Flights(self._proposer, space, pace), hire
+        self._flights = Flights(stages, section, len(bench.objective.criteria))
         self._candidates = [candidate_of(trial) for trial in journal.trials]
         self._read = lru_cache(maxsize=RIVALS)(lambda number: store.read(number, SEARCH))
         self._race: Race | None = None
@@ -160,8 +157,7 @@ class Study:
     def _run_search(self) -> None:
         if self._budget.spent(self._candidates) is not None:
             return
-        done = sum(candidate.is_searched for candidate in self._candidates)
-        self._reporter.stage("search", self._budget.limits.trials, done)
+        self._tell_stage()
         self._kept_at = self._budget.elapsed
         workers = self._hire(self._bench, self._race)
         try:
@@ -207,12 +203,25 @@ class Study:
     def _ask_into(self, queue: deque[Flight]) -> str | None:
         """Propose all that can be proposed now; return which limit forbids more."""
         while self._flights.can_ask:
+            if self._flights.is_between:
+                self._flights.begin_stage(self._journal.trials, self._candidates)
+                self._tell_stage()
             known = first_searched(self._candidates, self._flights.known)
-            limit = self._budget.spent(known, self._flights.asked - self._flights.known)
+            flying = self._flights.asked - self._flights.known
+            limit = self._budget.spent(known, flying)
             if limit is not None:
                 return limit
+            if self._flights.end_stage(self._budget.used(known, flying)):
+                continue
             queue.append(self._flights.ask(len(self._candidates) + self._flights.waiting))
         return None
+
+    def _tell_stage(self) -> None:
+        """Say which stage searches, and around whom."""
+        done = sum(candidate.is_searched for candidate in self._candidates)
+        self._reporter.stage(self._flights.stage.title, self._budget.limits.trials, done)
+        if (line := self._flights.beginning.line) is not None:
+            self._reporter.note(line)
 
     def _job(self, flight: Flight) -> Job:
         return Job(flight.candidate.number, flight.candidate.recipe, self._rivals(flight))
@@ -278,8 +287,7 @@ class Study:
         self, candidate: Candidate, scores: ItemScores | None, params: Params | None
     ) -> None:
         """Keep a candidate that the sampler has not proposed."""
-        trial = self._proposer.given(params, candidate.told, candidate.to_attribute())
-        self._keep(trial, candidate, scores)
+        self._keep(self._flights.given(params, candidate), candidate, scores)
 
     def _confirm(self) -> bool:
         """Score the finalists and all baselines on the items that the search never saw.
@@ -339,7 +347,8 @@ class Study:
 
         self._reporter.stage("dissection", None)
         params = self._journal.trials[winner.number].params
-        dissect(winner, params, self._space, self._section.rerolls, score, compare)
+        space = self._flights.stage_of(winner).space
+        dissect(winner, params, space, self._section.rerolls, score, compare)
         simplest = dissection_of(winner, self._candidates, compare).simplest
         if simplest is not None:
             self._confirm_missing(simplest)

@@ -151,3 +151,21 @@ def test_a_search_whose_time_is_over_confirms_what_it_has(small_search):
     journal = Journal(small_search.results)
     assert journal.manifest["machine"]["deadline"].startswith("2020-01-01T08:00:00")
     assert is_spent(journal.manifest, ())
+
+
+def test_the_share_that_is_used_is_that_of_the_limit_that_ends_it():
+    limits = Limits(trials=10, items=2000)
+    assert Budget(limits, 0).used(candidates(0)) == 0
+    assert Budget(limits, 0).used(candidates(4)) == 0.4
+    assert Budget(limits, 0).used(candidates(4, items=300)) == 0.6
+    assert Budget(limits, 0).used(candidates(2, items=300), flying=2) == 0.6
+    assert Budget(Limits(trials=0), 0).used(candidates(0)) == 0
+
+
+def test_time_is_used_by_what_candidates_took_of_what_is_left_for_them():
+    clock = Clock()
+    budget = Budget(Limits(seconds=100), 0, clock)  # 10 s are kept, at least
+    clock.now += 60
+    assert budget.used(candidates(10)) == pytest.approx(20 / (20 + 30))
+    resumed = Budget(Limits(seconds=40), 0, Clock())
+    assert resumed.used(candidates(10)) == pytest.approx(20 / (20 + 36))

@@ -1,0 +1,268 @@
+"""Where a search starts: stages and warm starts by the items that they spend.
+
+    python benchmarks/starts.py LANDSCAPE.npz --out results/reference/search
+
+Replays on a recorded landscape. The search is the product's own: stages, flights, proposers and
+race; a surrogate answers in place of models. Legend: s seeds, t steps of a search.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from heterosis.evals.racing import item_order, rung_ends
+from heterosis.evals.scores import ItemScores
+from heterosis.merge.recipe import Recipe
+from heterosis.search.budget import Budget, Limits
+from heterosis.search.candidate import Candidate
+from heterosis.search.config import Config, find_config, load_config
+from heterosis.search.flights import Flights
+from heterosis.search.sections import SearchSection
+from heterosis.search.space import Space
+from heterosis.search.stage_sections import StageSection
+from heterosis.search.staging import plan_stages, with_warm_start
+from heterosis.search.warm_start import TAKEN
+from landscape import Landscape, features, is_linear
+from numpy.typing import NDArray
+from optuna.trial import FrozenTrial
+from samplers import MOST, Floats, Replay, best_at, interval, items_to
+
+TRIALS = 30
+"""The budget, in candidates on every item: a fifth of that of samplers.py, a short night's."""
+
+FORMER_TRIALS = 60
+"""Candidates, on every item of its own, that the former study of a warm start had room for."""
+
+SHARES = (0.1, 0.2)
+"""Of the budget, at which the best so far is told."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """One row of the table.
+
+    Attributes:
+        name: Of the row.
+        stages: As in a configuration.
+        warm: What recipes are tried first: none; `half`: of a search on half of the items;
+            `random`: anyhow.
+        sampler: Which.
+    """
+
+    name: str
+    stages: tuple[dict[str, Any], ...] = ()
+    warm: str = ""
+    sampler: str = "CmaEsSampler"
+
+
+CONSTANT: dict[str, Any] = {"depth": "constant"}
+TWO: dict[str, Any] = {"depth": {"control_points": 2}}
+TENTH = {**CONSTANT, "share": 0.1}
+NEAR = {"width": 0.4}
+STARTS = (
+    Start("one stage"),
+    Start("constant for 0.1, then within 0.4", (TENTH, NEAR)),
+    Start("constant for 0.3, then within 0.4", ({**CONSTANT, "share": 0.3}, NEAR)),
+    Start("constant for 0.1, then all of it", (TENTH, {})),
+    Start(
+        "constant for 0.1, 2 points for 0.2 within 0.5, then within 0.3",
+        (TENTH, {**TWO, "share": 0.2, "width": 0.5}, {"width": 0.3}),
+    ),
+    Start("warm start from half of the items", warm="half"),
+    Start("warm start from recipes at random", warm="random"),
+    Start("warm start from half, a tenth, then within 0.4", ({"share": 0.1}, NEAR), "half"),
+    Start("TPE, one stage", sampler="TPESampler"),
+    Start("TPE, constant for 0.1, then within 0.4", (TENTH, NEAR), sampler="TPESampler"),
+    Start("TPE, warm start from half", warm="half", sampler="TPESampler"),
+)
+
+
+@dataclass
+class Record:
+    """What a study's journal would hold."""
+
+    candidates: list[Candidate] = field(default_factory=list)
+    trials: list[FrozenTrial] = field(default_factory=list)
+
+    def add(self, candidate: Candidate, trial: FrozenTrial) -> None:
+        """Keep a finished candidate."""
+        self.candidates.append(candidate)
+        self.trials.append(trial)
+
+
+class Searcher:
+    """One search on a landscape, with the product's stages.
+
+    Args:
+        replay: Answers.
+        config: Of the search that was recorded.
+        start: How it begins.
+        seed: Of the search.
+        part: Items that it sees; all if None.
+    """
+
+    def __init__(
+        self,
+        replay: Replay,
+        config: Config,
+        start: Start,
+        seed: int,
+        part: NDArray[np.int64] | None = None,
+    ) -> None:
+        self._replay, self._config, self._seed, self._part = replay, config, seed, part
+        stages = tuple(map(StageSection.model_validate, start.stages))
+        plan = plan_stages(config.model_copy(update={"stages": stages}), replay.land.groups)
+        opening = plan[0].space
+        if start.warm:
+            plan, opening = with_warm_start(plan, self._given(start.warm)), plan[-1].space
+        section = SearchSection(sampler=start.sampler, run_seed=seed, items=1)
+        self._flights, self._record = Flights(plan, section), Record()
+        self._begin(opening)
+
+    def _given(self, warm: str) -> list[tuple[str, Recipe]]:
+        """The recipes of a warm start."""
+        space = self._replay.parts.space
+        if warm == "random":
+            chance = np.random.default_rng(self._seed)
+            drawn = ({g: chance.uniform(*b) for g, b in space.genes.items()} for _ in range(TAKEN))
+            return [("random", space.decode(genotype)) for genotype in drawn]
+        size = self._replay.land.items.n
+        half = np.sort(np.random.default_rng(self._seed).permutation(size)[: size // 2])
+        former = Searcher(self._replay, self._config, Start("former"), self._seed + 1000, half)
+        former.run(FORMER_TRIALS * half.size)
+        whole = [c for c in former.candidates if c.is_searched and not c.raced]
+        best = sorted(whole, key=lambda c: (-(c.value or 0.0), c.number))[:TAKEN]
+        return [(c.name, c.recipe) for c in best]
+
+    @property
+    def candidates(self) -> Sequence[Candidate]:
+        """All that are finished."""
+        return self._record.candidates
+
+    def _begin(self, opening: Space) -> None:
+        """Take in the baselines, and open the race."""
+        known = []
+        for baseline in self._replay.parts.baselines_in(opening):
+            if is_linear(baseline.recipe):
+                scores, number = self._answers(baseline.recipe), len(known)
+                value, recipe = self._replay.value(scores), baseline.recipe
+                candidate = Candidate(
+                    number, baseline.name, baseline.kind, recipe, value, items=scores.n
+                )
+                self._record.add(candidate, self._flights.given(baseline.params, candidate))
+                known.append(scores)
+        self._best = max(known, key=self._replay.value)
+        self._race = self._replay._race(known)
+        self._order = np.array(item_order(self._race.references, self._seed))
+
+    def _answers(self, recipe: Recipe) -> ItemScores:
+        scores = self._replay.land.at(np.array(features(recipe)))
+        return scores if self._part is None else scores.taken(self._part)
+
+    def run(self, items: int) -> Floats:
+        """Items spent and the best score so far, after each candidate (t, 2)."""
+        budget, flights, record = Budget(Limits(items=items), 0), self._flights, self._record
+        ends, spent = rung_ends(self._order.size), 0
+        steps = [(0, self._replay.value(self._best))]
+        while budget.spent(self.candidates) is None:
+            if flights.is_between:
+                flights.begin_stage(record.trials, record.candidates)
+            if flights.end_stage(budget.used(self.candidates)):
+                continue
+            flight = flights.ask(len(record.candidates))
+            scores = self._answers(flight.candidate.recipe)
+            end, value = self._replay._raced(self._race, scores, self._best, self._order, ends)
+            is_raced = end < self._order.size
+            done = replace(flight.candidate, value=value, items=end, raced=is_raced)
+            record.add(done, flights.land(flight, done))
+            flights.tell()
+            spent += end
+            if not is_raced and value > self._replay.value(self._best):
+                self._best = scores
+            steps.append((spent, self._replay.value(self._best)))
+        return np.array(steps, dtype=float)
+
+
+def rows(replay: Replay, config: Config, seeds: int, full: int) -> Iterator[dict[str, Any]]:
+    """One row per start; the gain is the first row's, at the end of its budget."""
+    target = nearly = 0.0
+    for start in STARTS:
+        traces = [Searcher(replay, config, start, seed).run(full) for seed in range(seeds)]
+        if start is STARTS[0]:
+            target = float(np.median([best_at(steps, full) for steps in traces]))
+            begun = best_at(traces[0], 0)
+            nearly = begun + MOST * (target - begun)
+        row: dict[str, Any] = {"name": start.name, "seeds": seeds, "target": target}
+        for name, goal in (("soon", nearly), ("all", target)):
+            needed = [items_to(steps, goal) for steps in traces]
+            row[name] = float(np.median(needed))
+            row[f"{name}_quartiles"] = np.quantile(needed, (0.25, 0.75), method="nearest").tolist()
+            row[f"{name}_reached"] = int(sum(map(np.isfinite, needed)))
+        for share in (*SHARES, 1.0):
+            values = [best_at(steps, share * full) for steps in traces]
+            row[f"at {share:g}"] = [float(np.mean(values)), *interval(values)]
+        yield row
+
+
+def table(found: list[dict[str, Any]]) -> str:
+    """The rows in Markdown."""
+    shares = [key for key in found[0] if key.startswith("at ")]
+    titles = ["start", f"items to {MOST:.0%} of the gain (quartiles)", "items to all of it"]
+    titles += ["reached", *(f"best {key} of the budget (95 %)" for key in shares)]
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    for row in found:
+        cells = [row["name"], *(_median(row[k], row[f"{k}_quartiles"]) for k in ("soon", "all"))]
+        cells.append(f"{row['all_reached']}/{row['seeds']}")
+        cells += [
+            f"{mean:.4f} ({low:.4f}, {high:.4f})"
+            for mean, low, high in map(row.__getitem__, shares)
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _median(value: float, quartiles: Sequence[float]) -> str:
+    low, high = (f"{q:.0f}" if np.isfinite(q) else "never" for q in quartiles)
+    return f"{value:.0f} ({low}, {high})" if np.isfinite(value) else f"never ({low}, {high})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Stages and warm starts by items spent.")
+    parser.add_argument("landscape", type=Path, help="from landscape.py")
+    parser.add_argument("--config", default="quickstart", help="what was recorded")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--trials", type=int, default=TRIALS, help="the budget, on every item")
+    parser.add_argument("--out", type=Path, help="folder for starts.md and starts.json")
+    options = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    land = Landscape.read(options.landscape)
+    config = load_config(find_config(options.config))
+    replay = Replay(land, land.setup(config))
+    found, full = [], options.trials * land.items.n
+    for row in rows(replay, config, options.seeds, full):
+        found.append(row)
+        print(table(found[-1:]).splitlines()[-1], flush=True)
+    if options.out is None:
+        return
+    day = datetime.datetime.now(datetime.UTC).date().isoformat()
+    facts = {"date": day, "landscape": options.config, "items": full, "rows": found}
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "starts.json").write_text(json.dumps(facts, indent=1) + "\n")
+    (options.out / "starts.md").write_text(
+        f"# Stages and warm starts by items spent, on the recorded landscape of `{options.config}`"
+        f"\n\n{day}; a budget of {full} items ({options.trials} candidates on every item), raced; "
+        "items of a former study are not counted. Shares behind a stage are its part of the "
+        f"budget; the gain is that of the first row at its end.\n\n{table(found)}\n"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,224 @@
+"""Stages of a search: from a coarse space to a finer one around what the coarse one has found.
+
+Knows spaces and finished candidates. What a stage needs at its beginning (its middle, its bounds,
+what its sampler is taught) follows from the record alone: a resumed search begins it alike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+from optuna.trial import FrozenTrial
+
+from ..merge.recipe import Recipe
+from .candidate import Candidate
+from .encoding import encode, expressed
+from .format import score
+from .generations import SEQUENTIAL, Pace
+from .space import Params, Space
+
+WARM_START = "warm start"
+"""Name of the stage that tries recipes of a former study."""
+
+KEY = "warm_start"
+"""Of the manifest, and of `search` in a configuration."""
+
+SEARCH = "search"
+"""Name of the one stage after a warm start."""
+
+NO_START = ("base", "parent")
+"""Kinds of baselines that are no merge: no stage begins around one."""
+
+ROUNDING = 1e-9
+"""Of shares of a budget."""
+
+NO_NEIGHBOURS = "mask_seed"
+"""The gene whose neighbours have nothing in common: it is never narrowed."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a search, as it is planned.
+
+    Attributes:
+        space: Its space, whole.
+        pace: What each of its proposals knows.
+        name: As a person reads it; empty where a search has one stage.
+        width: Share of each gene's interval that is searched around the best so far; None: all.
+        until_asked: It ends when so many candidates are proposed, in all; None: not by that.
+        until_used: It ends when this share of the budget is used, in all; None: not by that.
+        given: Recipes to be tried in it, with whose they are; then no sampler proposes.
+    """
+
+    space: Space
+    pace: Pace = SEQUENTIAL
+    name: str = ""
+    width: float | None = None
+    until_asked: int | None = None
+    until_used: float | None = None
+    given: tuple[tuple[str, Recipe], ...] = ()
+
+    @property
+    def title(self) -> str:
+        """What progress calls it."""
+        return f"{SEARCH}, {self.name}" if self.name and self.name != SEARCH else SEARCH
+
+    def is_over(self, asked: int, used: float) -> bool:
+        """Whether it ends.
+
+        Args:
+            asked: Candidates proposed so far, in all.
+            used: Share of the budget that is used.
+        """
+        if self.until_asked is not None and asked >= self.until_asked:
+            return True
+        return self.until_used is not None and used >= self.until_used - ROUNDING
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values: what a resumed study must find unchanged."""
+        values: dict[str, Any] = {
+            "name": self.name,
+            "space": self.space.to_dict(),
+            "pace": asdict(self.pace),
+            "width": self.width,
+            "until_asked": self.until_asked,
+            "until_used": self.until_used,
+        }
+        return {key: value for key, value in values.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """A stage as it is begun.
+
+    Attributes:
+        space: Where it proposes: narrowed around its middle.
+        width: Share of each interval that it holds; None: all.
+        middle: The genotype around which it lies, and where CMA-ES starts; None: no other than
+            the space's.
+        around: Whose recipe that is.
+        taught: Genotypes of earlier candidates that its space can express, with these.
+        given: Genotypes that are tried first, with whose they are.
+    """
+
+    space: Space
+    width: float | None = None
+    middle: Params | None = None
+    around: Candidate | None = None
+    taught: tuple[tuple[Params, Candidate], ...] = ()
+    given: tuple[tuple[str | None, Params], ...] = ()
+
+    @property
+    def line(self) -> str | None:
+        """Say around whom it lies, if around anybody."""
+        if self.around is None:
+            return None
+        is_known = any(c is self.around for _, c in self.taught)
+        where = "around" if self.width is None else f"{self.width:g} of each interval, around"
+        again = "" if is_known else ", which is tried first as near as this space can"
+        return (
+            f"{len(self.space.middle)} genes ({self.space.phrase}), {where} {self.around.name} "
+            f"({score(self.around.value)}){again}"
+        )
+
+
+def stage_names(manifest: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of a study's stages, in order; none where it has one.
+
+    Args:
+        manifest: The study's, begun.
+    """
+    planned = [stage["name"] for stage in manifest["identity"].get("stages") or ()]
+    return (WARM_START, *(planned or [SEARCH])) if KEY in manifest else tuple(planned)
+
+
+def counts(stages: Sequence[Stage], total: int) -> list[int]:
+    """How many of so many candidates each stage has, where all cost the same."""
+    ends = [
+        total if s.until_used is None else math.ceil(s.until_used * total - ROUNDING)
+        for s in stages
+    ]
+    asked = [total if s.until_asked is None else min(s.until_asked, total) for s in stages]
+    starts = [0, *map(min, ends, asked)]
+    return [end - start for start, end in pairwise(starts)]
+
+
+def first_stage(stage: Stage) -> Beginning:
+    """Begin the first stage of a search: nothing is known."""
+    given = tuple((name, encode(stage.space, recipe)) for name, recipe in stage.given)
+    return Beginning(stage.space, given=given)
+
+
+def next_stage(
+    stage: Stage, first: Space, trials: Sequence[FrozenTrial], candidates: Sequence[Candidate]
+) -> Beginning:
+    """Begin a stage around the best so far.
+
+    Its sampler is taught all that its space can express, at the scores that they have; where the
+    middle is none of these, it is tried first.
+
+    Args:
+        stage: The plan.
+        first: Space of the first stage, where the baselines' genotypes lie.
+        trials: All that are finished.
+        candidates: The same.
+    """
+    known = list(_known(first, trials, candidates))
+    best = best_of(known)
+    if best is None:
+        return Beginning(stage.space)
+    recipe, around = best
+    middle = encode(stage.space, recipe)
+    space = narrowed(stage.space, middle, stage.width)
+    taught = tuple((p, c) for r, c in known if (p := expressed(space, r)) is not None)
+    is_known = any(c is around for _, c in taught)
+    given = () if is_known else ((None, middle),)
+    return Beginning(space, stage.width, middle, around, taught, given)
+
+
+def best_of(known: Sequence[tuple[Recipe, Candidate]]) -> tuple[Recipe, Candidate] | None:
+    """Around whom the next stage lies; None if nothing has a score.
+
+    The best searched candidate, one that was stopped in the race only if all were; or the best
+    baseline that is a merge, if that scores higher. Of several values the mean counts, as on the
+    leaderboard.
+    """
+    searched = [each for each in known if each[1].is_searched]
+    pool = [e for e in searched if not e[1].raced] or searched
+    pool = [*pool, *(e for e in known if e[1].is_baseline and e[1].kind not in NO_START)]
+    return max(pool, key=lambda e: (e[1].value or 0.0, -e[1].number), default=None)
+
+
+def narrowed(space: Space, middle: Params, width: float | None) -> Space:
+    """A space whose genes vary around a genotype, within their bounds.
+
+    Args:
+        space: Whole.
+        middle: A genotype of it.
+        width: Share of each interval; None: all of it.
+    """
+    if width is None:
+        return space
+    bounds = {}
+    for gene, (low, high) in space.genes.items():
+        half, x = width * (high - low) / 2, middle[gene]
+        if gene != NO_NEIGHBOURS and not isinstance(x, str):
+            bounds[gene] = (max(low, x - half), min(high, x + half))
+    return replace(space, narrowed=bounds)
+
+
+def _known(
+    first: Space, trials: Sequence[FrozenTrial], candidates: Sequence[Candidate]
+) -> Iterator[tuple[Recipe, Candidate]]:
+    """Scored candidates with their recipes, in words of the space where a baseline lies in it."""
+    for trial, candidate in zip(trials, candidates, strict=True):
+        if candidate.value is None or candidate.is_variant:
+            continue
+        if candidate.is_searched:
+            yield candidate.recipe, candidate
+        elif trial.params:
+            yield first.decode(trial.params), candidate
