@@ -148,7 +148,7 @@ class Replay:
             trial, params = proposer.propose(number)
             scores = self.answers(space, params)
             end, value = self._raced(race, scores, best, order, ends)
-            proposer.tell(trial, (value,), {})
+            proposer.tell(trial, (value,))
             spent, number = spent + end, number + 1
             if end == order.size and value > self.value(best):
                 best = scores

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial, Trial
 
+from ..evals.scores import ItemScores
 from .candidate import SEARCHED, Candidate
 from .proposer import Proposer
 from .sections import SearchSection
@@ -27,12 +28,14 @@ class Flight:
         trial: The proposer's.
         candidate: Blank while it is not scored.
         known: How many searched candidates its proposal knew.
+        rivals: Items of whom it is raced against: the best of those.
         landed: Whether it is in the journal.
     """
 
     trial: Trial | int
     candidate: Candidate
     known: int
+    rivals: tuple[ItemScores, ...] = ()
     landed: bool = False
 
 
@@ -159,9 +162,7 @@ class Flights:
         """Let the sampler learn what its next proposal shall know, if it is there."""
         while not self.can_ask and self._untold[0].landed:
             flight = self._untold.popleft()
-            self._proposer.tell(
-                flight.trial, flight.candidate.told, flight.candidate.to_attribute()
-            )
+            self._proposer.tell(flight.trial, flight.candidate.told)
             self._told += 1
 
     def _knows(self, asked: int) -> int:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-
 from ..evals.racing import Race, item_order, rung_ends
 from ..evals.scorer import Scorer
 from ..evals.scores import ItemScores
@@ -17,11 +15,7 @@ from ..evals.splits import SEARCH
 from ..evals.store import ItemStore
 from .candidate import Candidate, settled
 from .objective import Objective
-from .pareto import front_members
 from .sections import SearchSection
-
-MOST_INCUMBENTS = 8
-"""Of a front, with whom a candidate is compared."""
 
 
 def open_race(
@@ -78,16 +72,3 @@ def rungs_up_to(scorer: Scorer, items: int) -> ItemScores:
     """Scores of the search items, rung by rung, until so many are scored."""
     found: Iterator[ItemScores] = scorer.rungs(SEARCH)
     return next(scores for scores in found if scores.n >= items)
-
-
-def incumbents(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """The best that was scored on all items, the earlier of equals; none before there is one.
-
-    Of several values the front, at most MOST_INCUMBENTS of it, those that stand apart.
-    """
-    whole = [c for c in candidates if c.value is not None and not c.raced and not c.is_variant]
-    if whole and whole[0].values:
-        members = front_members(np.array([c.values for c in whole]))
-        return [whole[index] for index in members[:MOST_INCUMBENTS]]
-    best = max(whole, key=lambda c: c.value or 0.0, default=None)
-    return [] if best is None else [best]

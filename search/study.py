@@ -17,7 +17,7 @@ from ..evals.comparison import Difference
 from ..evals.racing import Race
 from ..evals.scores import ItemScores
 from ..evals.splits import CONFIRM, GUARD, SEARCH
-from ..evals.store import ItemStore
+from ..evals.store import FOLDED_AT, ItemStore
 from .baselines import Baseline
 from .bench import Bench
 from .budget import Budget
@@ -29,7 +29,8 @@ from .generations import first_searched
 from .journal import Journal, StudyError
 from .judging import estimated, scored, valued
 from .progress import Reporter
-from .race import incumbents, open_race
+from .race import open_race
+from .rivals import Rivals
 from .sections import SearchSection
 from .space import Params
 from .stages import Stage
@@ -79,6 +80,7 @@ class Study:
         self._candidates = [candidate_of(trial) for trial in journal.trials]
         self._read = lru_cache(maxsize=RIVALS)(lambda number: store.read(number, SEARCH))
         self._race: Race | None = None
+        self._rivals = Rivals(self._items)
         self._kept_at = 0.0
 
     def run(self) -> bool:
@@ -224,20 +226,15 @@ class Study:
             self._reporter.note(line)
 
     def _job(self, flight: Flight) -> Job:
-        return Job(flight.candidate.number, flight.candidate.recipe, self._rivals(flight))
-
-    def _rivals(self, flight: Flight) -> tuple[ItemScores, ...]:
-        """Items of whom a candidate is raced against: the best that its proposal knew."""
-        if self._race is None:
-            return ()
-        known = first_searched(self._candidates, flight.known)
-        return tuple(self._items(candidate) for candidate in incumbents(known))
+        if self._race is not None:
+            flight.rivals = self._rivals.known(self._candidates, flight.known)
+        return Job(flight.candidate.number, flight.candidate.recipe, flight.rivals)
 
     def _land(self, flight: Flight, result: Result) -> None:
         """Judge and keep a scored candidate."""
         elapsed, self._kept_at = self._budget.elapsed - self._kept_at, self._budget.elapsed
         blank = replace(flight.candidate, seconds=result.seconds, elapsed=elapsed)
-        candidate, scores = self._told_by(blank, result.scores, self._rivals(flight))
+        candidate, scores = self._told_by(blank, result.scores, flight.rivals)
         candidate = valued(candidate, self._objective)
         self._keep(self._flights.land(flight, candidate), candidate, scores)
         self._reporter.forecast(self._budget.total(self._candidates))
@@ -280,6 +277,7 @@ class Study:
         if scores is not None and candidate.value is not None:
             self._written(lambda: self._store.append(candidate.number, SEARCH, scores))
         self._written(lambda: self._journal.append(trial))
+        self._written(lambda: self._store.compact(least=FOLDED_AT))
         self._candidates.append(candidate)
         self._reporter.finished(candidate, scores.n if scores else 0)
 

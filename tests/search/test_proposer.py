@@ -48,7 +48,8 @@ def search(
             trial, genes = proposer.propose(len(journal.trials))
             value = landscape(genes)
             told = None if value is None else (value,)
-            journal.append(proposer.tell(trial, told, {"name": "asked"}))
+            journal.append(proposer.finished(trial, told, {"name": "asked"}))
+            proposer.tell(trial, told)
             if interrupted:
                 journal = Journal(folder, write=True)
                 proposer = begin(section, journal, space)

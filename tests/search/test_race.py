@@ -8,7 +8,7 @@ from heterosis.search.candidate import candidate_of, finalists
 from heterosis.search.config import load_config
 from heterosis.search.export import export
 from heterosis.search.journal import Journal, StudyError
-from heterosis.search.race import incumbents
+from heterosis.search.rivals import Incumbents
 from heterosis.search.views import markdown
 from optuna.trial import TrialState
 
@@ -50,7 +50,11 @@ def test_raced_candidates_are_no_finalists_while_others_are_there(raced):
     assert [c.raced for c in finalists(candidates, 100)] == sorted(
         c.raced for c in finalists(candidates, 100)
     )
-    assert not incumbents(candidates)[0].raced
+    incumbents = Incumbents()
+    for candidate in candidates:
+        incumbents.see(candidate)
+    whole = [c for c in candidates if not c.raced]
+    assert incumbents.chosen == [max(whole, key=lambda c: c.value)]
     verdicts = {row.candidate.number: row.verdict for row in outcome.board.rows}
     assert {verdicts[c.number] for c in candidates if c.raced} == {"raced"}
     assert "Raced candidates were stopped" in markdown(outcome.board)

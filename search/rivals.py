@@ -1,0 +1,86 @@
+"""Whom a candidate is raced against: the best that its proposal knew.
+
+Knows finished candidates and what reads their items. Looks at each candidate once, however many
+there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from ..evals.scores import ItemScores
+from .candidate import Candidate
+from .pareto import crowding_distance
+
+MOST_INCUMBENTS = 8
+"""Of a front, with whom a candidate is compared."""
+
+
+class Incumbents:
+    """The best of the candidates that it was shown, in order of number."""
+
+    def __init__(self) -> None:
+        self._best: list[Candidate] = []
+
+    def see(self, candidate: Candidate) -> None:
+        """Look at one more candidate; those that were not scored on all items do not count."""
+        if candidate.value is None or candidate.raced or candidate.is_variant:
+            return
+        if candidate.values:
+            if not any(_beats(other, candidate) for other in self._best):
+                kept = [other for other in self._best if not _beats(candidate, other)]
+                self._best = [*kept, candidate]
+        elif not self._best or candidate.value > (self._best[0].value or 0.0):
+            self._best = [candidate]
+
+    @property
+    def chosen(self) -> list[Candidate]:
+        """The best, the earlier of equals; none before there is one.
+
+        Of several values the front, at most MOST_INCUMBENTS of it, those that stand apart.
+        """
+        if len(self._best) < 2:
+            return list(self._best)
+        distance = crowding_distance(np.array([c.values for c in self._best]))
+        order = np.argsort(-distance, kind="stable")[:MOST_INCUMBENTS]
+        return [self._best[index] for index in order.tolist()]
+
+
+def _beats(one: Candidate, other: Candidate) -> bool:
+    """Whether one is as good as the other in every value, and better in one of them."""
+    pairs = list(zip(one.values, other.values, strict=True))
+    return all(a >= b for a, b in pairs) and any(a > b for a, b in pairs)
+
+
+class Rivals:
+    """Items of the incumbents that a proposal knew.
+
+    Args:
+        read: Search items of a candidate.
+    """
+
+    def __init__(self, read: Callable[[Candidate], ItemScores]) -> None:
+        self._read = read
+        self._incumbents = Incumbents()
+        self._looked = self._searched = 0
+        self._items: dict[int, ItemScores] = {}
+
+    def known(self, candidates: Sequence[Candidate], known: int) -> tuple[ItemScores, ...]:
+        """Items of the best of the baselines and the first searched candidates.
+
+        Args:
+            candidates: All that are finished, more of them with each call.
+            known: How many searched ones count: never fewer than before.
+        """
+        for candidate in candidates[self._looked :]:
+            if candidate.is_searched and self._searched >= known:
+                break
+            self._searched += candidate.is_searched
+            self._looked += 1
+            self._incumbents.see(candidate)
+        chosen = self._incumbents.chosen
+        held = self._items
+        self._items = {c.number: held.get(c.number) or self._read(c) for c in chosen}
+        return tuple(self._items.values())
