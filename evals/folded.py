@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
-from .item_table import completed, headers, opened
+from .item_table import completed, headers, numbers, opened
 
 Key = tuple[int, str]  # trial, split
 
@@ -85,10 +84,10 @@ def _spans(keys: pa.Table) -> dict[Key, list[tuple[int, int, int]]]:
     """(trial, split) -> (start, stop, header) of its rows."""
     if not keys.num_rows:
         return {}
-    trial, header = keys["trial"].to_numpy(), keys["header"].to_numpy()
+    trial, header = numbers(keys, "trial"), numbers(keys, "header")
     coded = keys["split"].combine_chunks().dictionary_encode()
     names: list[str] = coded.dictionary.to_pylist()
-    split: NDArray[np.int32] = coded.indices.to_numpy()
+    split = np.from_dlpack(coded.indices)
     differs = (trial[1:] != trial[:-1]) | (split[1:] != split[:-1])
     starts = np.concatenate([[0], np.flatnonzero(differs) + 1])
     stops = np.append(starts[1:], trial.size)

@@ -6,17 +6,19 @@ The study's journal is the only record; leaderboard and export are derived from 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState
+from pydantic import TypeAdapter
 
 from ..evals.audit import Audit
 from ..evals.scores import TaskScore
 from ..merge.recipe import Recipe
 from .journal import StudyError
+from .lazy import Lazy
 from .objective import Objective
 from .pareto import place_in_fronts
 
@@ -35,7 +37,8 @@ class Candidate:
         number: Trial number in the journal, from 0.
         name: Of a baseline as in ``baselines``; of a candidate ``candidate NUMBER``.
         kind: A baseline's kind, ``candidate``, or one of VARIANTS.
-        recipe: All that determines the merge.
+        recipe: All that determines the merge. Of thousands few are looked at, and decoding takes
+            longer than all else: it may be given as what decodes it.
         value: Objective on the search items; None if the candidate failed.
         scores: Task name -> score on the search items.
         audit: Task name -> how its generated answers came about; no entry for other tasks.
@@ -56,7 +59,7 @@ class Candidate:
     number: int
     name: str
     kind: str
-    recipe: Recipe
+    recipe: Lazy[Recipe] = Lazy()  # noqa: RUF009 - a descriptor, the same for all
     value: float | None = None
     scores: Mapping[str, TaskScore] = field(default_factory=dict)
     audit: Mapping[str, Audit] = field(default_factory=dict)
@@ -123,38 +126,80 @@ class Candidate:
         }
 
 
-def candidate_of(trial: FrozenTrial) -> Candidate:
-    """Read a candidate back from a finished trial of the journal.
-
-    Raises:
-        StudyError: If a record is missing or stands twice: items would go to the wrong recipe.
+@dataclass
+class Kept:
+    """A candidate as the user attribute of a trial has it; what older versions did not keep is
+    optional. See `Candidate` for what each is.
     """
-    kept = trial.user_attrs[ATTRIBUTE]
-    if kept["number"] != trial.number:
-        raise StudyError(
-            f"the journal's records must be whole and in order, got number {kept['number']} in "
-            f"place {trial.number} ({kept['name']}); restore the journal from a backup"
+
+    number: int
+    name: str
+    kind: str
+    scores: dict[str, TaskScore]
+    seconds: float
+    failure: str | None
+    audit: dict[str, Audit] = field(default_factory=dict)
+    value: float | None = None
+    terms: dict[str, TaskScore] = field(default_factory=dict)
+    items: int | None = None
+    raced: bool = False
+    elapsed: float | None = None
+    of: int | None = None
+    reset: tuple[str, ...] = ()
+    stage: int | None = None
+    origin: str | None = None
+
+    def candidate(
+        self, place: int, values: Sequence[float], recipe: Callable[[], Recipe]
+    ) -> Candidate:
+        """The candidate of a trial.
+
+        Args:
+            place: The trial's number in the journal.
+            values: What the sampler was told; none if it failed.
+            recipe: Decodes its recipe.
+
+        Raises:
+            StudyError: If a record is missing or stands twice: items would go to the wrong recipe.
+        """
+        if self.number != place:
+            raise StudyError(
+                f"the journal's records must be whole and in order, got number {self.number} in "
+                f"place {place} ({self.name}); restore the journal from a backup"
+            )
+        scored = sum(score.n for score in self.scores.values())
+        return Candidate(
+            number=self.number,
+            name=self.name,
+            kind=self.kind,
+            recipe=recipe,
+            value=values[0] if len(values) == 1 else self.value,
+            values=tuple(values) if len(values) > 1 else (),
+            scores=self.scores,
+            terms=self.terms,
+            audit=self.audit,
+            items=scored if self.items is None else self.items,
+            raced=self.raced,
+            seconds=self.seconds,
+            elapsed=self.elapsed,
+            failure=self.failure,
+            of=self.of,
+            reset=self.reset,
+            stage=self.stage,
+            origin=self.origin,
         )
+
+
+_KEPT = TypeAdapter(Kept)
+
+
+def candidate_of(trial: FrozenTrial) -> Candidate:
+    """Read a candidate back from a finished trial of the journal; raises as `Kept.candidate`."""
+    kept = trial.user_attrs[ATTRIBUTE]
     values = tuple(trial.values or ()) if trial.state == TrialState.COMPLETE else ()
-    return Candidate(
-        number=trial.number,
-        name=kept["name"],
-        kind=kept["kind"],
-        recipe=Recipe.from_dict(kept["recipe"]),
-        value=values[0] if len(values) == 1 else kept.get("value"),
-        values=values if len(values) > 1 else (),
-        scores={task: TaskScore(**score) for task, score in kept["scores"].items()},
-        terms={term: TaskScore(**score) for term, score in kept.get("terms", {}).items()},
-        audit={task: Audit(**audit) for task, audit in kept.get("audit", {}).items()},
-        items=kept.get("items", sum(score["n"] for score in kept["scores"].values())),
-        raced=kept.get("raced", False),
-        seconds=kept["seconds"],
-        elapsed=kept.get("elapsed"),
-        failure=kept["failure"],
-        of=kept.get("of"),
-        reset=tuple(kept.get("reset", ())),
-        stage=kept.get("stage"),
-        origin=kept.get("origin"),
+    recipe = kept["recipe"]
+    return _KEPT.validate_python(kept).candidate(
+        trial.number, values, lambda: Recipe.from_dict(recipe)
     )
 
 

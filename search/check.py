@@ -33,11 +33,10 @@ from .assembly import (
     set_threads,
 )
 from .budget import limits_of, settle_deadline
-from .candidate import candidate_of
 from .config import WEIGHED, Config
 from .describe import budget_advice, by_thirds, delta_lines, delta_table, parents_line, third_name
 from .format import duration
-from .journal import Journal
+from .record import read_record
 from .samplers import NUMBERS_ONLY
 from .stages import counts
 from .warm_start import settle_warm_start
@@ -90,17 +89,17 @@ def check_study(study: Path, layers: bool = False) -> Iterator[str]:
     Raises:
         ValueError: StudyError if they are not; else as `check`.
     """
-    journal = Journal(study)
-    config = Config.model_validate(journal.begun["config"])
-    parts = open_parts(config, journal.begun["config"])
-    check_identity(journal.begun["identity"], identity(parts), study)
-    searched = sum(candidate_of(trial).is_searched for trial in journal.trials)
+    record = read_record(study)
+    config = Config.model_validate(record.manifest["config"])
+    parts = open_parts(config, record.manifest["config"])
+    check_identity(record.manifest["identity"], identity(parts), study)
+    searched = sum(candidate.is_searched for candidate in record.candidates)
     of = "" if config.search.trials is None else f" of {config.search.trials}"
     yield (
         f"study: {searched}{of} candidates finished; parents, tasks, space and versions are those "
         "it was begun with"
     )
-    yield from _check(parts, layers, journal.begun)
+    yield from _check(parts, layers, record.manifest)
 
 
 def _check(parts: Parts, layers: bool, known: Mapping[str, Any]) -> Iterator[str]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .candidate import candidate_of
 from .config import Config
-from .journal import Journal
+from .record import read_record
 from .sections import ENDS
 
 
@@ -21,11 +20,11 @@ def continued(study: Path, more: int | None) -> Config:
     Raises:
         StudyError: If there is no study, or it has not begun.
     """
-    journal = Journal(study)
-    config = Config.model_validate(journal.begun["config"])
+    record = read_record(study)
+    config = Config.model_validate(record.manifest["config"])
     config = config.model_copy(update={"results": study.absolute()})
     if more is None:
         return config
-    known = sum(candidate_of(trial).is_searched for trial in journal.trials)
+    known = sum(candidate.is_searched for candidate in record.candidates)
     ends = dict.fromkeys(ENDS) | {"trials": known + more}
     return config.model_copy(update={"search": config.search.model_copy(update=ends)})

@@ -105,10 +105,7 @@ class Journal:
         try:
             self._study = self._open(write, n_values)
         except (ValueError, KeyError, TypeError, AssertionError) as error:
-            raise StudyError(
-                f"{self.path}: the journal is damaged ({error}); restore it from a backup, or "
-                "search in another folder with --results"
-            ) from error
+            raise damaged(self.path, error) from error
 
     def _open(self, write: bool, n_values: int) -> optuna.Study:
         storage = JournalStorage(
@@ -156,12 +153,25 @@ class Journal:
             NotBegun: If it has not: its search is still starting, or ended while it was.
         """
         if not self.manifest:
-            raise NotBegun(f"{self.folder}: this study has not begun yet; run its search again")
+            raise not_begun(self.folder)
         return self.manifest
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
         """Record what is searched."""
         self._study.set_user_attr(MANIFEST, dict(manifest))
+
+
+def damaged(path: Path, reason: object) -> StudyError:
+    """What is said of a journal that cannot be read."""
+    return StudyError(
+        f"{path}: the journal is damaged ({reason}); restore it from a backup, or search in "
+        "another folder with --results"
+    )
+
+
+def not_begun(folder: Path) -> NotBegun:
+    """What is said of a study without a manifest."""
+    return NotBegun(f"{folder}: this study has not begun yet; run its search again")
 
 
 class _HeldLock(JournalFileOpenLock):

@@ -30,6 +30,7 @@ from .luck import expected_inflation
 from .objective import Objective
 from .pareto import is_on_front
 from .ranking import Comparisons, task_differences
+from .record import StudyRecord, read_record
 from .stages import stage_names
 
 
@@ -150,10 +151,10 @@ def read_leaderboard(folder: Path, journal: Journal | None = None) -> Leaderboar
     Raises:
         StudyError: If there is no study, or it has not begun, or it is damaged.
     """
-    journal, store = journal or Journal(folder), ItemStore(folder / "items")
-    _refuse_mixed(folder, store, journal.begun["identity"].get("requests"))
-    config, identity = journal.begun["config"], journal.begun["identity"]
-    candidates = [candidate_of(trial) for trial in journal.trials]
+    record, store = _record(folder, journal), ItemStore(folder / "items")
+    config, identity = record.manifest["config"], record.manifest["identity"]
+    _refuse_mixed(folder, store, identity.get("requests"))
+    candidates = record.candidates
     objective = settled(Objective(**identity["objective"]), candidates)
     chosen = finalists(candidates, config["search"]["finalists"])
     baselines = [c for c in candidates if c.is_baseline and c.value is not None]
@@ -178,7 +179,7 @@ def read_leaderboard(folder: Path, journal: Journal | None = None) -> Leaderboar
         objective=objective,
         rows=_ranked(rows, found),
         best_parent=parent.candidate.name if parent else None,
-        finished=is_spent(journal.begun, candidates),
+        finished=is_spent(record.manifest, candidates),
         masks=tuple(
             objective.combined(scores)
             for scores in _read(store, dissection.rerolls if dissection else (), CONFIRM).values()
@@ -186,8 +187,15 @@ def read_leaderboard(folder: Path, journal: Journal | None = None) -> Leaderboar
         dissection=dissection,
         inflation=_inflation(candidates, chosen, compare),
         ingredients=identity.get("requests", {}),
-        stages=stage_names(journal.begun),
+        stages=stage_names(record.manifest),
     )
+
+
+def _record(folder: Path, journal: Journal | None) -> StudyRecord:
+    """What a journal says: one that was read already, or read for what a leaderboard shows."""
+    if journal is None:
+        return read_record(folder)
+    return StudyRecord(journal.begun, tuple(map(candidate_of, journal.trials)))
 
 
 def _winner(
