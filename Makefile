@@ -14,7 +14,7 @@ export TOKENIZERS_PARALLELISM := false
 # Test files on all cores at once, one thread each.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile
 
-.PHONY: demo test test-slow check format bench bench-search bench-workers bench-gpu mergekit smollm2 clean
+.PHONY: demo test test-slow check format bench bench-search bench-large bench-workers bench-gpu mergekit smollm2 clean
 
 # Torch comes first and pinned: any other order may fetch gigabytes of CUDA packages.
 $(STAMP): pyproject.toml constraints.txt
@@ -54,6 +54,9 @@ bench-search: $(STAMP)  ## Samplers and racing by items spent, replayed on a rec
 
 bench-workers: $(STAMP)  ## How busy many workers are, simulated, and two real ones by Ray
 	$(BIN)/python benchmarks/workers.py
+
+bench-large: $(STAMP)  ## A study of 10,000 candidates: own work per candidate, going on, leaderboard, page
+	$(BIN)/python benchmarks/large_study.py
 
 bench-gpu:  ## Copy bandwidth reached on a CUDA device, in under 8 minutes
 	benchmarks/gpu.sh

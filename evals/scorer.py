@@ -9,7 +9,7 @@ import importlib.metadata
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import accumulate, chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -167,25 +167,35 @@ class Scorer:
         with quiet():
             self._rungs[split] = tuple(self._plan(rows, whole) for rows in rungs)
 
-    def rungs(self, split: str) -> Iterator[ItemScores]:
+    def rungs(self, split: str, met: ItemScores | None = None) -> Iterator[ItemScores]:
         """Score a split rung by rung with the weights the model now holds.
 
         The last rung's scores are those of `score`: the same items and answers, with
         log-likelihoods that differ by rounding, since a rung's batches are its own. Prefixes are
         read once for all rungs, so the weights must not change between two of them.
 
+        Args:
+            split: Whose rungs.
+            met: Scores of these weights on the first rungs: those are not scored again, and the
+                others come out as if they had been.
+
         Yields:
             Scores of all items up to the rung's end, with every task of the split in the header;
             one wait for the device each.
 
         Raises:
-            ValueError: If the split's rungs are not planned. Else as `score`.
+            ValueError: If the split's rungs are not planned, or ``met`` does not end with one of
+                them. Else as `score`.
         """
         if split not in self._rungs:
             raise ValueError(f"split '{split}' has no rungs; call `plan_rungs` first")
         caches: Caches = {}
-        done: list[ItemScores] = []
-        for rung in self._rungs[split]:
+        done = [] if met is None else [met]
+        sizes = [sum(map(len, rung.rows.values())) for rung in self._rungs[split]]
+        ends = [0, *accumulate(sizes)]
+        if met is not None and met.n not in ends:
+            raise ValueError(f"`met` must end with a rung, at {ends} items, got {met.n}")
+        for rung in self._rungs[split][ends.index(met.n) if met else 0 :]:
             with quiet():
                 self._answer_likelihoods(rung, caches)
                 self._answer_generations(rung)

@@ -47,15 +47,25 @@ class Bench:
         """
         return self._scored(recipe, lambda: self.scorer.score(split), split)
 
-    def race(self, recipe: Recipe, is_enough: Callable[[ItemScores], bool]) -> ItemScores | str:
+    def race(
+        self,
+        recipe: Recipe,
+        is_enough: Callable[[ItemScores], bool],
+        met: ItemScores | None = None,
+    ) -> ItemScores | str:
         """Materialise a recipe and score it on the search items, rung by rung, until it is enough.
+
+        Args:
+            recipe: What to load.
+            is_enough: Looks at the scores after each rung.
+            met: Its scores of the first rungs, which are not scored again.
 
         Returns:
             As `score`; of the items that it has met.
         """
 
         def rungs() -> ItemScores:
-            for scores in self.scorer.rungs(SEARCH):
+            for scores in self.scorer.rungs(SEARCH, met):
                 if is_enough(scores):
                     break
             return scores

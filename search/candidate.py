@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import TypeAdapter
 
@@ -20,7 +19,6 @@ from ..merge.recipe import Recipe
 from .journal import StudyError
 from .lazy import Lazy
 from .objective import Objective
-from .pareto import place_in_fronts
 
 ATTRIBUTE = "candidate"
 SEARCHED = "candidate"
@@ -201,20 +199,6 @@ def candidate_of(trial: FrozenTrial) -> Candidate:
     return _KEPT.validate_python(kept).candidate(
         trial.number, values, lambda: Recipe.from_dict(recipe)
     )
-
-
-def finalists(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
-    """Return the best candidates on the search items, baselines left out; ties by number.
-
-    Those that were stopped in the race come after all others. Of several values, front comes after
-    front, and within one those that stand apart come first.
-    """
-    scored = [c for c in candidates if c.is_searched and c.value is not None]
-    if scored and scored[0].values:
-        places = place_in_fronts(np.array([c.values for c in scored]))
-        order = sorted(zip(scored, places, strict=True), key=lambda p: (p[0].raced, p[1]))
-        return [c for c, _ in order][:count]
-    return sorted(scored, key=lambda c: (c.raced, -(c.value or 0.0), c.number))[:count]
 
 
 def settled(objective: Objective, candidates: Sequence[Candidate]) -> Objective:

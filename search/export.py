@@ -36,6 +36,7 @@ from .assembly import (
 from .candidate import candidate_of
 from .card import licence_texts, model_card
 from .config import Config
+from .finals import search_items
 from .journal import Journal, StudyError
 from .leaderboard import Leaderboard, Row, read_leaderboard
 from .lm_eval_commands import (
@@ -150,7 +151,8 @@ def _stored(study: Path, row: Row) -> dict[str, ItemScores]:
     store = ItemStore(study / "items")
     number, stored = row.candidate.number, {}
     for split in (SEARCH, CONFIRM) if row.confirm else (SEARCH,):
-        scores = store.read(number, split)
+        is_search = split == SEARCH
+        scores = search_items(store, row.candidate) if is_search else store.read(number, split)
         if scores is None:
             raise StudyError(
                 f"{study}: the {split} items of trial {number} are not in the item store, so the "

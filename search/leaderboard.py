@@ -19,12 +19,13 @@ from ..evals.columns import METRIC
 from ..evals.comparison import Difference
 from ..evals.fingerprint import fingerprint_of, refuse_incomparable
 from ..evals.scores import ItemScores, TaskScore
-from ..evals.splits import CONFIRM, GUARD, SEARCH
+from ..evals.splits import CONFIRM, GUARD
 from ..evals.store import ItemStore
 from ..evals.terms import Term
 from .budget import is_spent
-from .candidate import Candidate, candidate_of, finalists, settled
+from .candidate import Candidate, candidate_of, settled
 from .dissection import Dissection, dissection_of
+from .finals import completed, finals, search_items
 from .journal import Journal, StudyError
 from .luck import expected_inflation
 from .objective import Objective
@@ -154,9 +155,9 @@ def read_leaderboard(folder: Path, journal: Journal | None = None) -> Leaderboar
     record, store = _record(folder, journal), ItemStore(folder / "items")
     config, identity = record.manifest["config"], record.manifest["identity"]
     _refuse_mixed(folder, store, identity.get("requests"))
-    candidates = record.candidates
-    objective = settled(Objective(**identity["objective"]), candidates)
-    chosen = finalists(candidates, config["search"]["finalists"])
+    objective = settled(Objective(**identity["objective"]), record.candidates)
+    complete = partial(completed, store, objective=objective)
+    candidates, chosen = finals(record.candidates, config["search"]["finalists"], complete)
     baselines = [c for c in candidates if c.is_baseline and c.value is not None]
     confirmable = baselines + chosen
     confirmed, guards = (_read(store, confirmable, split) for split in (CONFIRM, GUARD))
@@ -179,7 +180,7 @@ def read_leaderboard(folder: Path, journal: Journal | None = None) -> Leaderboar
         objective=objective,
         rows=_ranked(rows, found),
         best_parent=parent.candidate.name if parent else None,
-        finished=is_spent(record.manifest, candidates),
+        finished=is_spent(record.manifest, record.candidates),
         masks=tuple(
             objective.combined(scores)
             for scores in _read(store, dissection.rerolls if dissection else (), CONFIRM).values()
@@ -220,7 +221,7 @@ def _on_search_items(
     """
     items = []
     for c in (candidate, other):
-        scores = store.read(c.number, SEARCH)
+        scores = search_items(store, c)
         if scores is None:
             raise StudyError(
                 f"{store.folder}: the search items of {c.name} are lost; the search command "

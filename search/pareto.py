@@ -12,10 +12,20 @@ Floats = NDArray[np.float64]
 
 
 def is_on_front(values: Floats) -> NDArray[np.bool_]:
-    """Whether no other candidate is as good in every value (K, m) and better in one (K,)."""
-    return np.array(
-        [not ((values >= own).all(1) & (values > own).any(1)).any() for own in values], dtype=bool
-    )
+    """Whether no other candidate is as good in every value (K, m) and better in one (K,).
+
+    Whoever beats another comes before it in the order of the alphabet, highest first: each is held
+    against the members of the front so far alone.
+    """
+    found = np.zeros(len(values), dtype=bool)
+    front = np.empty_like(values)
+    size = 0
+    for index in np.lexsort(values.T[::-1])[::-1]:
+        own, members = values[index], front[:size]
+        if not ((members >= own).all(1) & (members > own).any(1)).any():
+            front[size], found[index] = own, True
+            size += 1
+    return found
 
 
 def front_members(values: Floats) -> list[int]:
@@ -25,15 +35,20 @@ def front_members(values: Floats) -> list[int]:
     return own[order].tolist()
 
 
-def place_in_fronts(values: Floats) -> list[tuple[int, float]]:
+def place_in_fronts(values: Floats, best: int) -> list[tuple[int, float]]:
     """Sort keys (front from 0, minus crowding distance) of each candidate (K, m).
+
+    Args:
+        values: Of the candidates.
+        best: How many are looked for: fronts behind those that hold so many are counted as one.
 
     Source:
         Deb et al., IEEE Trans. Evol. Comput. 6 (2002), Sec. III (NSGA-II).
     """
     front = np.full(len(values), -1)
     while (rest := np.flatnonzero(front < 0)).size:
-        front[rest[is_on_front(values[rest])]] = front.max() + 1
+        is_last = len(values) - rest.size >= best
+        front[rest if is_last else rest[is_on_front(values[rest])]] = front.max() + 1
     distance = np.empty(len(values))
     for number in range(front.max() + 1):
         own = np.flatnonzero(front == number)

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..evals.scores import ItemScores
 from .candidate import Candidate
-from .pareto import crowding_distance
+from .pareto import front_members
 
 MOST_INCUMBENTS = 8
 """Of a front, with whom a candidate is compared."""
@@ -43,9 +43,8 @@ class Incumbents:
         """
         if len(self._best) < 2:
             return list(self._best)
-        distance = crowding_distance(np.array([c.values for c in self._best]))
-        order = np.argsort(-distance, kind="stable")[:MOST_INCUMBENTS]
-        return [self._best[index] for index in order.tolist()]
+        members = front_members(np.array([c.values for c in self._best]))
+        return [self._best[index] for index in members[:MOST_INCUMBENTS]]
 
 
 def _beats(one: Candidate, other: Candidate) -> bool:

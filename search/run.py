@@ -17,7 +17,7 @@ from typing import Any
 from ..evals.fingerprint import parts_of
 from ..evals.racing import Race
 from ..evals.scorer import PathReport, Scorer
-from ..evals.splits import CONFIRM, GUARD
+from ..evals.splits import CONFIRM, GUARD, SEARCH
 from ..evals.store import ItemStore
 from ..merge.engine import MergeEngine
 from .assembly import (
@@ -192,9 +192,12 @@ def _hire(
 
 def _budget(parts: Parts, scorer: Scorer, deadline: str | None, journal: Journal) -> Budget:
     candidates = [candidate_of(trial) for trial in journal.trials]
-    confirmed = parts.config.search.finalists + len(parts.baselines)
+    section = parts.config.search
+    confirmed = section.finalists + len(parts.baselines)
     items = confirmed * (scorer.items(CONFIRM) + scorer.items(GUARD))
-    return Budget(limits_of(parts.config.search, deadline, candidates), items)
+    if section.racing:  # finalists that were stopped are scored on the rest, at most
+        items += section.finalists * scorer.items(SEARCH)
+    return Budget(limits_of(section, deadline, candidates), items)
 
 
 def _said_of(report: PathReport, machine: Mapping[str, Any]) -> str:

@@ -131,11 +131,16 @@ def _shared(sides: Sides) -> tuple[str, Sequence[ItemScores]]:
     """The scores of both on the confirm items, or where one has none, on shared search items."""
     from ..evals.splits import CONFIRM, SEARCH
     from ..evals.store import ItemStore
+    from .finals import search_items
     from .journal import StudyError
     from .show import on_shared_items
 
     for split in (CONFIRM, SEARCH):
-        found = [ItemStore(b.folder / "items").read(r.candidate.number, split) for b, r in sides]
+        own = [(ItemStore(board.folder / "items"), row.candidate) for board, row in sides]
+        found = [
+            search_items(store, c) if split == SEARCH else store.read(c.number, split)
+            for store, c in own
+        ]
         scores = [each for each in found if each is not None]
         if len(scores) == len(sides):
             if sides[0][0].folder != sides[1][0].folder and not scores[0].fingerprint:

@@ -9,20 +9,21 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import lru_cache
 
 from optuna.trial import FrozenTrial
 
 from ..evals.comparison import Difference
 from ..evals.racing import Race
 from ..evals.scores import ItemScores
-from ..evals.splits import CONFIRM, GUARD, SEARCH
+from ..evals.splits import CONFIRM, SEARCH
 from ..evals.store import FOLDED_AT, ItemStore
 from .baselines import Baseline
 from .bench import Bench
 from .budget import Budget
-from .candidate import REROLL, Candidate, candidate_of, finalists, settled
+from .candidate import REROLL, Candidate, candidate_of, settled
+from .confirmation import Confirmation
 from .dissection import Variant, dissect, dissection_of
+from .finals import finals, search_items
 from .flights import Flight, Flights
 from .full_disk import with_room
 from .generations import first_searched
@@ -38,9 +39,6 @@ from .workers import Job, Result, Workers, hire_local
 
 Hire = Callable[[Bench, Race | None], Workers]
 """Makes the workers of a search, from its bench and its race."""
-
-RIVALS = 16
-"""Candidates whose items are kept in memory: many are raced against the same."""
 
 
 class Study:
@@ -78,9 +76,10 @@ class Study:
         self._objective = bench.objective
         self._flights = Flights(stages, section, len(bench.objective.criteria))
         self._candidates = [candidate_of(trial) for trial in journal.trials]
-        self._read = lru_cache(maxsize=RIVALS)(lambda number: store.read(number, SEARCH))
         self._race: Race | None = None
         self._rivals = Rivals(self._items)
+        self._confirmation = Confirmation(bench, store, self._written, reporter.note)
+        self._finalists: list[Candidate] = []
         self._kept_at = 0.0
 
     def run(self) -> bool:
@@ -290,37 +289,29 @@ class Study:
     def _confirm(self) -> bool:
         """Score the finalists and all baselines on the items that the search never saw.
 
+        Raced candidates that may be finalists are scored on all search items before.
         A stop that was asked for during the search ends the search alone; one that is asked for
         here ends this too, after the candidate in hand.
         """
         ended_early = self._should_stop()
-        chosen = [*finalists(self._candidates, self._section.finalists), *self._scored_baselines()]
-        chosen = sorted(chosen, key=lambda c: c.number)
-        missing = [candidate for candidate in chosen if self._unconfirmed(candidate)]
+
+        def is_time() -> bool:
+            return not self._budget.is_over and (ended_early or not self._should_stop())
+
+        _, self._finalists = finals(
+            self._candidates,
+            self._section.finalists,
+            lambda c: self._confirmation.complete(c, self._objective, is_time),
+        )
+        chosen = sorted([*self._finalists, *self._scored_baselines()], key=lambda c: c.number)
+        missing = [candidate for candidate in chosen if self._confirmation.missing(candidate)]
         self._stage("confirmation", len(missing), len(chosen))
         for candidate in missing:
             if self._should_stop() and not ended_early:
                 return False
-            self._reporter.finished(candidate, self._confirm_missing(candidate))
+            self._reporter.finished(candidate, self._confirmation.confirm(candidate))
         self._written(self._store.compact)
         return True
-
-    def _unconfirmed(self, candidate: Candidate) -> list[str]:
-        """Splits of confirmation that a candidate is not scored on yet."""
-        splits = (CONFIRM, GUARD) if self._bench.scorer.items(GUARD) else (CONFIRM,)
-        return [split for split in splits if not self._store.has(candidate.number, split)]
-
-    def _confirm_missing(self, candidate: Candidate) -> int:
-        """Score a candidate on what it lacks of confirmation; return how many items that were."""
-        return sum(self._confirm_one(candidate, split) for split in self._unconfirmed(candidate))
-
-    def _confirm_one(self, candidate: Candidate, split: str) -> int:
-        scores = self._bench.score(candidate.recipe, split)
-        if isinstance(scores, str):
-            self._reporter.note(f"{candidate.name}: not scored on {split}: {scores}")
-            return 0
-        self._written(lambda: self._store.append(candidate.number, split, scores))
-        return scores.n
 
     def _written(self, write: Callable[[], object]) -> None:
         with_room(write, self._reporter.note, self._should_stop)
@@ -349,7 +340,7 @@ class Study:
         dissect(winner, params, space, self._section.rerolls, score, compare)
         simplest = dissection_of(winner, self._candidates, compare).simplest
         if simplest is not None:
-            self._confirm_missing(simplest)
+            self._confirmation.confirm(simplest)
         self._written(self._store.compact)
         return not is_over
 
@@ -366,13 +357,13 @@ class Study:
         candidate, scores = self._evaluate(replace(blank, reset=variant.reset))
         self._keep_given(candidate, scores, None)
         if variant.kind == REROLL and scores is not None:
-            self._confirm_missing(candidate)
+            self._confirmation.confirm(candidate)
         return candidate
 
     def _winner(self) -> Candidate | None:
         """The finalist that is best on the confirm items."""
         best, found = None, None
-        for candidate in finalists(self._candidates, self._section.finalists):
+        for candidate in self._finalists:
             scores = self._store.read(candidate.number, CONFIRM)
             if scores is not None:
                 value = self._objective.combined(scores).value
@@ -381,7 +372,7 @@ class Study:
         return found
 
     def _items(self, candidate: Candidate) -> ItemScores:
-        scores = self._read(candidate.number)
+        scores = search_items(self._store, candidate)
         assert scores is not None  # `_restore_items` sees to it
         return scores
 

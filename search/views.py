@@ -180,8 +180,9 @@ def _notes(board: Leaderboard) -> Iterable[str]:
         f"objective to {board.best_parent} (the best parent) and to the uniform merge on the "
         "confirm items; p is two-sided and, for searched candidates, Holm-corrected for the number "
         "of finalists. Raced candidates were stopped when they were losing to the best so far; "
-        "their search scores are estimates for all items. Items and seconds are what the search "
-        "score took."
+        "their search scores are estimates for all items. Those whose estimates were among the "
+        "best were scored on the other search items, and are raced no more. Items and seconds are "
+        "what the search score took."
     )
     if board.guards:
         yield (

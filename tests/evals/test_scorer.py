@@ -283,6 +283,11 @@ def test_rungs_add_up_to_the_score(as_indices, scorer):
         assert scores.margin == pytest.approx(whole.margin[chosen], abs=1e-4, nan_ok=True)
         assert scores.tasks == whole.tasks
     assert all(map(same, found, scorer.rungs("search")))
+    for number, met in enumerate(found):
+        assert all(map(same, found[number + 1 :], scorer.rungs("search", met)))
+        assert len(list(scorer.rungs("search", met))) == len(found) - number - 1
+    with pytest.raises(ValueError, match=r"`met` must end with a rung, at \[0, .*, got 1"):
+        next(scorer.rungs("search", found[0].taken(np.array([0]))))
 
 
 def test_rungs_read_a_prefix_once(scorer):

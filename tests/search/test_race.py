@@ -2,22 +2,26 @@
 
 import pytest
 from heterosis.evals.racing import PROBE
-from heterosis.evals.splits import SEARCH
+from heterosis.evals.splits import CONFIRM, SEARCH
 from heterosis.evals.store import ItemStore
-from heterosis.search.candidate import candidate_of, finalists
+from heterosis.search.assembly import build_engine, make_scorer, open_parts
+from heterosis.search.candidate import candidate_of
 from heterosis.search.config import load_config
 from heterosis.search.export import export
+from heterosis.search.finals import REST, search_items
 from heterosis.search.journal import Journal, StudyError
+from heterosis.search.race import open_race, rungs_up_to
 from heterosis.search.rivals import Incumbents
 from heterosis.search.views import markdown
 from optuna.trial import TrialState
 
 from .conftest import SmallSearch
+from .test_kill import without_seconds
 from .test_search import record, run
 
 RACE = {
     "splits": {"search_share": 0.5, "search_items": 100, "confirm_items": 30},
-    "search": {"trials": 25, "racing": {"first": 20, "alpha": 0.1}},
+    "search": {"trials": 25, "finalists": 8, "racing": {"first": 20, "alpha": 0.1}},
 }
 
 
@@ -44,19 +48,53 @@ def test_losers_are_stopped_and_told_to_the_sampler_with_an_estimate(raced):
     assert outcome.finished
 
 
-def test_raced_candidates_are_no_finalists_while_others_are_there(raced):
+def test_the_best_by_estimate_are_scored_on_all_items_before_they_are_finalists(raced):
+    folder, outcome, candidates = raced
+    store, trials = ItemStore(folder / "items"), Journal(folder).trials
+    rows = {row.candidate.number: row for row in outcome.board.rows}
+    done = [c for c in candidates if c.raced and not rows[c.number].candidate.raced]
+    assert 0 < len(done) <= 8
+    assert {c.number for c in candidates if store.has(c.number, REST)} == {c.number for c in done}
+    for candidate in done:
+        row = rows[candidate.number]
+        assert store.read(candidate.number, REST).n == 200 - candidate.items
+        assert row.candidate.items == 200
+        assert row.verdict != "raced"
+        assert trials[candidate.number].value == candidate.value, "what the sampler was told stays"
+    finalists = [r for r in rows.values() if r.candidate.is_searched and r.confirm]
+    assert len(finalists) == 8
+    assert not any(row.candidate.raced for row in finalists)
+    least = min(row.search.value for row in finalists)
+    assert all(r.search.value <= least for r in rows.values() if r.verdict == "unconfirmed")
+
+
+def test_a_completed_candidate_has_the_scores_of_one_that_was_never_stopped(raced):
+    folder, outcome, candidates = raced
+    parts = open_parts(load_config(folder.parent / "search.yaml"))
+    store = ItemStore(folder / "items")
+    engine = build_engine(parts)
+    scorer = make_scorer(parts, engine.model)
+    scorer.path = Journal(folder).begun["machine"]["path"]
+    assert open_race(scorer, store, candidates, parts.config.search, parts.objective)
+    rows = [row for row in outcome.board.rows if store.has(row.candidate.number, REST)]
+    for row in rows[:2]:
+        engine.load(row.candidate.recipe)
+        whole, found = rungs_up_to(scorer, 200), search_items(store, row.candidate)
+        assert whole.keys.tolist() == found.keys.tolist()
+        assert whole.value.tobytes() == found.value.tobytes()
+        assert whole.margin.tobytes() == found.margin.tobytes()
+        assert row.search == parts.objective.combined(whole)
+
+
+def test_raced_candidates_are_no_incumbents(raced):
     _, outcome, candidates = raced
-    assert not any(c.raced for c in finalists(candidates, 2))
-    assert [c.raced for c in finalists(candidates, 100)] == sorted(
-        c.raced for c in finalists(candidates, 100)
-    )
     incumbents = Incumbents()
     for candidate in candidates:
         incumbents.see(candidate)
     whole = [c for c in candidates if not c.raced]
     assert incumbents.chosen == [max(whole, key=lambda c: c.value)]
-    verdicts = {row.candidate.number: row.verdict for row in outcome.board.rows}
-    assert {verdicts[c.number] for c in candidates if c.raced} == {"raced"}
+    raced_rows = [row for row in outcome.board.rows if row.candidate.raced]
+    assert {row.verdict for row in raced_rows} == {"raced"}
     assert "Raced candidates were stopped" in markdown(outcome.board)
 
 
@@ -73,6 +111,8 @@ def test_a_raced_search_that_was_interrupted_ends_alike(raced, small_search, tmp
     assert outcome.finished
     assert "items were lost and have been scored again" in text
     assert record(results) == record(folder)
+    for name in ("leaderboard.md", "leaderboard.csv"):
+        assert without_seconds(results / name) == without_seconds(folder / name)
 
 
 def test_a_study_is_not_continued_with_another_race(raced, small_search):
@@ -91,6 +131,10 @@ def test_senseless_races_are_refused(small_search, section):
 def test_winner_and_stopped_candidate_are_exported(raced, tmp_path):
     folder, outcome, candidates = raced
     assert export(folder, tmp_path / "winner").row == outcome.board.winner
-    stopped = next(c for c in candidates if c.raced)
+    rows = {row.candidate.number: row for row in outcome.board.rows}
+    stopped = next(c for c in candidates if rows[c.number].candidate.raced)
     done = export(folder, tmp_path / "stopped", trial=stopped.number)
     assert done.splits == (SEARCH,)
+    completed = next(c for c in candidates if c.raced and rows[c.number].confirm)
+    done = export(folder, tmp_path / "completed", trial=completed.number)
+    assert done.splits == (SEARCH, CONFIRM)

@@ -1,0 +1,259 @@
+"""A search of thousands of candidates: what it costs late, to go on with, and to look at.
+
+The study is the product's own: `Study` asks, races, judges and writes; engine and scorer alone are
+stand-ins that answer at once, from a landscape with a fixed seed. So what is left of a candidate's
+time is the search's own work. `make bench-large` prints CPU-seconds of this process or of a child:
+that work early and late, as a share of a candidate's time; going on with the study, up to the next
+proposal; `heterosis leaderboard` and `heterosis report`. A folder given by --study is used as it
+is where it holds so many candidates already, and gone on with where it does not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from heterosis.evals.fingerprint import fingerprint_of
+from heterosis.evals.scores import ItemScores, item_scores
+from heterosis.evals.splits import CONFIRM, SEARCH
+from heterosis.evals.store import ItemStore
+from heterosis.merge.recipe import Recipe
+from heterosis.search.baselines import null_baselines
+from heterosis.search.bench import Bench
+from heterosis.search.budget import Budget, limits_of
+from heterosis.search.candidate import Candidate, candidate_of
+from heterosis.search.config import Config, find_config, load_config
+from heterosis.search.journal import Journal, lock_folder
+from heterosis.search.objective import Objective
+from heterosis.search.record import read_record
+from heterosis.search.space import Space, build_space
+from heterosis.search.study import Study
+from rich.console import Console
+from rich.table import Table
+from timing import machine
+
+SEED = 20261127
+TASKS = ("python", "java")
+PER_TASK = {SEARCH: 120, CONFIRM: 250}
+WINDOW = 30  # candidates of which an overhead is the median
+
+
+class Landscape:
+    """Stands for engine and scorer: what a recipe answers follows from its numbers alone.
+
+    Each task has a skill, a smooth function of the recipe's weights; an item is answered where
+    skill and a little chance, by recipe and item, outweigh its difficulty.
+    """
+
+    fingerprint = fingerprint_of({"landscape": SEED})
+
+    def __init__(self) -> None:
+        chance = np.random.default_rng(SEED)
+        self._items = {split: chance.normal(size=(2, n)) for split, n in PER_TASK.items()}
+        self._best = chance.uniform(0.3, 0.7, size=2)
+        self._rungs: list[np.ndarray] = []
+        self._recipe: Recipe | None = None
+
+    def load(self, recipe: Recipe) -> None:
+        self._recipe = recipe
+
+    def items(self, split: str) -> int:
+        return 2 * PER_TASK.get(split, 0)
+
+    def plan_rungs(self, split: str, order: Sequence[int], ends: Sequence[int]) -> None:  # noqa: ARG002
+        self._rungs = [np.sort(order[:end]) for end in ends]
+
+    def rungs(self, split: str, met: ItemScores | None = None) -> Iterator[ItemScores]:
+        whole = self.score(split)
+        for places in self._rungs:
+            if met is None or places.size > met.n:
+                yield whole.taken(places)
+
+    def score(self, split: str) -> ItemScores:
+        recipe, difficulty = self._recipe, self._items[split]
+        assert recipe is not None
+        weights = np.array([c.weights for c in recipe.coefficients.values()])  # (L, 2)
+        far = ((weights - self._best) ** 2).mean(0) + 0.4 * ((weights.sum(1) - 1) ** 2).mean()
+        chance = np.random.default_rng([SEED, int(recipe.digest[:12], 16), difficulty.shape[1]])
+        margin = 1.0 - 6.0 * far[:, None] - difficulty + 0.3 * chance.normal(size=difficulty.shape)
+        n = margin.shape[1]
+        columns = {
+            "task_index": np.repeat([0, 1], n),
+            "doc_id": np.tile(np.arange(n), 2),
+            "value": (margin > 0).astype(float).ravel(),
+            "weight": np.ones(2 * n),
+            "margin": margin.ravel(),
+            "log_likelihood": -np.logaddexp(0, -margin).ravel(),
+        }
+        header = {
+            "tasks": TASKS,
+            "metrics": ("acc,none",) * 2,
+            "aggregations": ("mean",) * 2,
+            "higher_is_better": (True,) * 2,
+        }
+        return item_scores(header, columns, self.fingerprint)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a large study searches: the quickstart's parents, in a model of so many layers."""
+
+    trials: int
+    layers: int
+    sampler: str
+
+    @property
+    def config(self) -> Config:
+        data = load_config(find_config("quickstart")).to_dict()
+        data["name"] = f"large-{self.layers}"
+        data["search"] |= {
+            "trials": self.trials,
+            "sampler": self.sampler,
+            "sampler_args": {},
+            "dissect": False,
+        }
+        return Config.model_validate(data)
+
+    @property
+    def space(self) -> Space:
+        kinds = ("attn", "mlp", "other")
+        layers = [f"layers.{n}.{kind}" for n in range(self.layers) for kind in kinds]
+        return build_space(self.config, ["embed", *layers, "head"])
+
+
+@dataclass
+class Laps:
+    """A reporter that keeps the CPU's clock at each finished candidate."""
+
+    ends: list[float] = field(default_factory=list)
+
+    def finished(self, candidate: Candidate, items: int) -> None:  # noqa: ARG002
+        if candidate.is_searched:
+            self.ends.append(time.process_time())
+
+    def stage(self, name: str, total: int | None, done: int = 0) -> None:
+        """Nobody looks."""
+
+    def forecast(self, total: int | None) -> None:
+        """Nobody looks."""
+
+    def known(self, candidates: Sequence[Candidate]) -> None:
+        """Nobody looks."""
+
+    def note(self, message: str) -> None:
+        """Nobody reads."""
+
+
+def search(setting: Setting, folder: Path, stop: Callable[[], bool] = lambda: False) -> Laps:
+    """Run or continue a search in a folder."""
+    config, space, laps, stand_in = setting.config, setting.space, Laps(), Landscape()
+    objective = Objective("mean", dict.fromkeys(TASKS, 1.0), dict.fromkeys(TASKS, 1))
+    anything: Any = stand_in
+    with lock_folder(folder):
+        journal = Journal(folder, write=True)
+        journal.write_manifest(
+            {
+                "config": config.to_dict(),
+                "identity": {"objective": objective.to_dict(), "space": space.to_dict()},
+                "machine": {"device": "cpu", "threads": 1, "deadline": None},
+            }
+        )
+        known = [candidate_of(trial) for trial in journal.trials]
+        Study(
+            Bench(anything, anything, objective),
+            space,
+            config.search,
+            null_baselines(space, config.baselines),
+            journal,
+            ItemStore(folder / "items"),
+            laps,
+            Budget(limits_of(config.search, None, known), 0),
+            stop,
+        ).run()
+    return laps
+
+
+def searched(folder: Path) -> int:
+    """Candidates that are finished in a folder."""
+    if not (folder / "study.journal").is_file():
+        return 0
+    return sum(candidate.is_searched for candidate in read_record(folder).candidates)
+
+
+def overheads(setting: Setting, folder: Path, at: Sequence[int]) -> Iterator[tuple[int, float]]:
+    """CPU-seconds of the search's own work per candidate, where so many are finished.
+
+    The search is gone on with up to each place and WINDOW candidates beyond; the median of those.
+    """
+    for place in at:
+        if searched(folder) <= place:
+            laps = search(Setting(place + WINDOW, setting.layers, setting.sampler), folder)
+            yield place, statistics.median(np.diff(laps.ends[-WINDOW:]).tolist())
+
+
+def resumed(setting: Setting, folder: Path) -> float:
+    """CPU-seconds from the imports to the next proposal, of a study that is gone on with."""
+    start, asked = time.process_time(), []
+
+    def stop() -> bool:
+        asked.append(time.process_time())
+        return True
+
+    search(Setting(setting.trials * 2, setting.layers, setting.sampler), folder, stop)
+    return asked[0] - start
+
+
+def command(*arguments: object) -> float:
+    """CPU-seconds of a command of heterosis, from its start to its end."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(
+        [sys.executable, "-m", "heterosis.search", *map(str, arguments)],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="What a search of thousands of candidates costs.")
+    add = parser.add_argument
+    add("--trials", type=int, default=10_000, help="candidates (default 10000)")
+    add("--layers", type=int, default=4, help="of the model whose recipes are kept (default 4)")
+    add("--sampler", default="CmaEsSampler", help="default CmaEsSampler")
+    add("--candidate", type=float, default=5.0, help="seconds that a candidate takes (default 5)")
+    add("--study", type=Path, help="folder to make the study in, or that holds it (default: none)")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options, console = parse(), Console(width=None if os.isatty(1) else 120)
+    setting = Setting(options.trials, options.layers, options.sampler)
+    for name, value in machine().items():
+        console.print(f"{name}: {value}", markup=False, highlight=False)
+    table = Table("measured", "CPU-seconds", "note")
+    with tempfile.TemporaryDirectory() as spare:
+        folder = options.study or Path(spare) / "study"
+        places = [n for n in (10, 1000, 10_000) if n < setting.trials] + [setting.trials]
+        for place, seconds in overheads(setting, folder, places):
+            share = f"{seconds / options.candidate:.2%} of {options.candidate:g} s"
+            table.add_row(f"own work of candidate {place}", f"{seconds:.4f}", share)
+        table.add_row("going on, to the next proposal", f"{resumed(setting, folder):.2f}", "")
+        for name in ("leaderboard", "report"):
+            table.add_row(f"heterosis {name}", f"{command(name, folder):.2f}", "imports included")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()
