@@ -6,6 +6,8 @@ STAMP  := $(VENV)/.installed
 PEER   := .mergekit
 STUDY  := results/quickstart
 EXPORT := exports/quickstart
+TABLES := results/reference/search
+SMOLLM2_STUDIES := results/bench-smollm2
 
 export HF_HUB_OFFLINE := 1
 export HF_DATASETS_OFFLINE := 1
@@ -14,7 +16,8 @@ export TOKENIZERS_PARALLELISM := false
 # Test files on all cores at once, one thread each.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile
 
-.PHONY: demo test test-slow check format bench bench-search bench-large bench-workers bench-gpu mergekit smollm2 clean
+.PHONY: demo test test-slow check format bench bench-search bench-search-smollm2 replay-quickstart \
+  replay-smollm2 replay-objectives replay-starts bench-large bench-workers bench-gpu mergekit smollm2 clean
 
 # Torch comes first and pinned: any other order may fetch gigabytes of CUDA packages.
 $(STAMP): pyproject.toml constraints.txt
@@ -48,9 +51,28 @@ bench: $(STAMP)  ## Speeds, as ratios of two things measured in one run
 	@$(MAKE) --no-print-directory mergekit || echo 'no mergekit here: its rows are left out'
 	$(BIN)/python benchmarks/bench.py
 
-bench-search: $(STAMP)  ## Samplers and racing by items spent, replayed on a recorded landscape
-	$(BIN)/python benchmarks/samplers.py results/reference/search/quickstart.npz --out results/reference/search
-	$(BIN)/python benchmarks/starts.py results/reference/search/quickstart.npz --out results/reference/search
+bench-search: $(STAMP)  ## Samplers and objectives replayed on recorded landscapes, then real searches
+	@$(MAKE) --no-print-directory -j 2 replay-quickstart replay-smollm2 replay-objectives replay-starts
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/searches.py quickstart --out $(TABLES)
+
+replay-quickstart: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/samplers.py $(TABLES)/quickstart.npz --out $(TABLES)
+
+replay-smollm2: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/samplers.py $(TABLES)/smollm2.npz --config benchmarks/smollm2.yaml \
+	  --out $(TABLES)/smollm2
+
+replay-objectives: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/objectives.py $(TABLES)/quickstart.npz $(TABLES)/smollm2.npz \
+	  --config quickstart benchmarks/smollm2.yaml --out $(TABLES)
+
+replay-starts: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/starts.py $(TABLES)/quickstart.npz --out $(TABLES)
+
+# Another hour or more on two cores; what is in $(SMOLLM2_STUDIES) already is gone on with.
+bench-search-smollm2: $(STAMP)  ## Real searches of SmolLM2's parents (make them first: make smollm2)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/searches.py configs/smollm2/search.yaml --lean --seeds 3 --items 5000 \
+	  --only "as configured" "random, every item" --work $(SMOLLM2_STUDIES) --out $(TABLES)/smollm2
 
 bench-workers: $(STAMP)  ## How busy many workers are, simulated, and two real ones by Ray
 	$(BIN)/python benchmarks/workers.py

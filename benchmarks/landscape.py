@@ -179,7 +179,9 @@ class Landscape:
         return Setup(
             space,
             config.baselines,
-            replace(own, rule=config.search.objective, normalize=config.search.normalize),
+            replace(
+                own, rule=config.search.objective or own.rule, normalize=config.search.normalize
+            ),
         )
 
     @cached_property
@@ -201,13 +203,22 @@ class Landscape:
         x = self.x @ self._axes.T
         return RBFInterpolator(x, both, kernel="linear", smoothing=0.02, degree=1)
 
+    @cached_property
+    def _reach(self) -> tuple[Floats, Floats]:
+        return self.margin.min(axis=0), self.margin.max(axis=0)
+
     def at(self, x: Floats) -> ItemScores:
-        """What a model with these features (g,) would answer: right where that is likelier."""
+        """What a model with these features (g,) would answer: right where that is likelier.
+
+        No margin is further out than any recorded one of its item.
+        """
         value, margin = np.split(self._surface(x[None] @ self._axes.T)[0], 2)
+        margin = np.clip(margin, *self._reach)
         return replace(self.items, value=(value > 0.5).astype(float), margin=margin)
 
     def held_out(self, folds: int = 5) -> dict[str, float]:
-        """How well the surrogate tells points that it has not seen."""
+        """How well the surrogate tells points that it has not seen: answers, and the objective."""
+        objective = Objective(**self.objective)
         order = np.random.default_rng(0).permutation(len(self.x))
         told, true, right = [], [], []
         for fold in range(folds):
@@ -215,10 +226,10 @@ class Landscape:
             rest = np.setdiff1d(order, out)
             land = replace(self, x=self.x[rest], value=self.value[rest], margin=self.margin[rest])
             for index in out:
-                found = land.at(self.x[index]).value
-                told.append(found.mean())
-                true.append(self.value[index].mean())
-                right.append((found == self.value[index]).mean())
+                found, own = land.at(self.x[index]), replace(self.items, value=self.value[index])
+                told.append(objective.combined(found).value)
+                true.append(objective.combined(own).value)
+                right.append((found.value == own.value).mean())
         t, y = np.array(told), np.array(true)
         return {
             "points": len(self.x),

@@ -142,21 +142,28 @@ def summary(found: Sequence[Mapping[str, float]]) -> dict[str, Any]:
 
 def table(found: Sequence[Mapping[str, Any]]) -> str:
     """The rows in Markdown."""
-    names = [name for name in found[0] if name != "name"]
-    lines = [
-        f"| optimised on the seen half | {' | '.join(names)} |",
-        f"|---|{'---|' * len(names)}",
-    ]
+    names = [name for name in found[0] if name not in ("name", "one-sided")]
+    ahead = [f"{name} against `{found[0]['name']}`'s" for name in ("mean", "min")]
+    heads = ["optimised on the seen half", *names, "one-sided", *ahead]
+    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
     for row in found:
-        cells = (_cell(row[name]["mean"], row[name]["interval"]) for name in names[:-1])
-        count = len(row["one-sided"]["seeds"])
-        one_sided = f"{sum(row['one-sided']['seeds']):.0f} of {count}"
-        lines.append(f"| {row['name']} | {' | '.join(cells)} | {one_sided} |")
+        cells = [row["name"], *(_cell(row[name]["mean"], row[name]["interval"]) for name in names)]
+        sides = row["one-sided"]["seeds"]
+        cells.append(f"{sum(sides):.0f} of {len(sides)}")
+        cells += ("" if row is found[0] else _ahead(row, found[0], n) for n in ("mean", "min"))
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _cell(value: float, ends: Sequence[float] | None) -> str:
-    return f"{value:.4f}" + (f" ({ends[0]:.4f}, {ends[1]:.4f})" if ends else "")
+def _ahead(row: Mapping[str, Any], other: Mapping[str, Any], name: str) -> str:
+    """By how much a row is ahead of another, seed by seed."""
+    pairs = zip(row[name]["seeds"], other[name]["seeds"], strict=True)
+    d = [a - b for a, b in pairs]
+    return _cell(float(np.mean(d)), over_seeds(d), "+")
+
+
+def _cell(value: float, ends: Sequence[float] | None, sign: str = "") -> str:
+    return f"{value:{sign}.4f}" + (f" ({ends[0]:{sign}.4f}, {ends[1]:{sign}.4f})" if ends else "")
 
 
 def page(facts: Mapping[str, Any]) -> str:
@@ -166,8 +173,9 @@ def page(facts: Mapping[str, Any]) -> str:
         f"{facts['date']}; {facts['seeds']} seeds, {facts['trials']} raced candidates each, "
         "replayed on recorded landscapes. A search sees half of the items, drawn anew for every "
         "seed; columns are its best candidate's scores on the other half (mean over seeds, 95 % "
-        "interval by Student's t), log-likelihood in nats per answer; *one-sided*: the worse task "
-        f"scores less than {ONE_SIDED:g} of the better one, as both parents do.",
+        "interval by Student's t), log-likelihood in nats per answer. *One-sided*: the worse task "
+        f"scores less than {ONE_SIDED:g} of the better one, as both parents do. The last columns "
+        "are differences seed by seed.",
     ]
     for name, found in facts["landscapes"].items():
         text += [f"## {name}", table(found)]

@@ -38,7 +38,6 @@ CONTENDERS: Mapping[str, Mapping[str, Any]] = {
     "as configured": {},
     "random, every item": RANDOM | {"racing": False},
     "CMA-ES, every item": CMA | {"racing": False},
-    "random, raced": RANDOM,
 }
 """Way to search -> what differs from the configuration's `search` section."""
 
@@ -85,8 +84,8 @@ class Plan:
         items: That each search may spend.
         work: Where the studies lie.
         lean: Whether no search scores all baselines, but the study of their own alone: for models
-            of which an item is dear. Searches that do not race never do: they learn nothing of
-            them.
+            of which an item is dear. Random search that does not race never does: it learns
+            nothing of them.
     """
 
     config: Config
@@ -125,7 +124,8 @@ class Plan:
             "guard": (),
             "results": self.work / f"{name.replace(',', '').replace(' ', '-')}-{seed}",
         }
-        if name != BASELINES and (self.lean or not section.racing):
+        is_deaf = section.sampler == "RandomSampler" and not section.racing
+        if name != BASELINES and (self.lean or is_deaf):
             update["baselines"] = FEW
         return Job(name, seed, self.config.model_copy(update=update))
 
