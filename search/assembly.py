@@ -36,10 +36,10 @@ from .baselines import Baseline, null_baselines
 from .config import Config, ConfigError
 from .generations import lay_out, pace_of
 from .journal import StudyError
-from .objective import Objective
+from .objective import Objective, default_rule
 from .proposer import rehearse
 from .ray_workers import check_ray
-from .sections import TaskSection
+from .sections import Rule, TaskSection
 from .space import Space
 from .stages import Stage
 from .staging import plan_stages
@@ -166,7 +166,7 @@ def _objective(config: Config, tasks: tuple[FrozenTask, ...]) -> Objective:
         for column in task.optimize
     }
     return Objective(
-        rule=config.search.objective,
+        rule=config.search.objective or _default_rule(config, tasks),
         weights={name: task.weight for name, (task, _) in terms.items()},
         signs={name: _sign(task, column) for name, (task, column) in terms.items()},
         columns={
@@ -176,6 +176,17 @@ def _objective(config: Config, tasks: tuple[FrozenTask, ...]) -> Objective:
         },
         normalize=config.search.normalize,
     )
+
+
+def _default_rule(config: Config, tasks: tuple[FrozenTask, ...]) -> Rule:
+    """What the tasks allow; where they are counted from the parents' scores, a mean."""
+    shares = [
+        task.metric.name if _sign(task, column) > 0 and column == METRIC else ""
+        for task in tasks
+        for column in task.optimize
+    ]
+    names = [""] * len(shares) if config.search.normalize else shares
+    return default_rule(names, [task.weight for task in tasks])
 
 
 def _sign(task: FrozenTask, column: TermColumn) -> int:

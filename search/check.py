@@ -204,7 +204,7 @@ def _tasks_lines(parts: Parts) -> Iterator[str]:
 def _counted(parts: Parts, task: FrozenTask) -> str:
     """What of a task counts, and how much, where that is not its metric alone."""
     columns = [column for column in task.optimize if column != METRIC]
-    weight = f", weight {task.weight:g}" if parts.config.search.objective in WEIGHED else ""
+    weight = f", weight {task.weight:g}" if parts.objective.rule in WEIGHED else ""
     return (f", optimised by {' and '.join(task.optimize)}" if columns else "") + weight
 
 
@@ -213,7 +213,8 @@ def _items(task: FrozenTask, split: str) -> int:
 
 
 def _objective_lines(parts: Parts) -> Iterator[str]:
-    yield f"objective: {parts.objective.phrase}"
+    is_default = parts.config.search.objective is None and len(parts.objective.terms) > 1
+    yield f"objective: {parts.objective.phrase}" + (" (by default)" if is_default else "")
     lower = [term for term, sign in parts.objective.signs.items() if sign < 0]
     is_summed = parts.objective.rule in ("mean", "weighted") and not parts.objective.normalize
     if lower and is_summed and len(parts.tasks) > 1:

@@ -229,7 +229,7 @@ def _check_kinds(modules: Iterable[str], layer_groups: Mapping[str, str]) -> Non
 
 def _check_objective(search: SearchSection, tasks: Sequence[TaskSection]) -> None:
     weighed = [task.task for task in tasks if task.weight != 1]
-    if weighed and search.objective not in WEIGHED:
+    if weighed and search.objective not in (None, *WEIGHED):
         raise ValueError(
             f"`tasks.weight` counts for the objectives {' and '.join(WEIGHED)}, got `objective: "
             f"{search.objective}` and a weight for {', '.join(weighed)}; leave one out"
@@ -238,7 +238,7 @@ def _check_objective(search: SearchSection, tasks: Sequence[TaskSection]) -> Non
     if several and search.objective != "pareto":
         raise ValueError(
             f"`tasks.optimize` may name several columns where `search.objective` is pareto, got "
-            f"`{search.objective}` and several for {', '.join(several)}; name one"
+            f"`{search.objective or 'none'}` and several for {', '.join(several)}; name one"
         )
     if search.objective == "pareto" and sum(len(task.optimize) for task in tasks) < 2:
         raise ValueError(

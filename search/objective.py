@@ -6,7 +6,8 @@ Pure. What is better when lower (a perplexity, a length) enters with its sign tu
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -26,8 +27,26 @@ NAMES: dict[Rule, str] = {
     "pareto": "Pareto front",
 }
 
+SHARES = re.compile(r"(\w+_)?acc(_\w+)?|exact_match|em|f1|pass(@|_at_)\w+")
+"""Metrics that are shares of right answers, by lm-eval's names of them."""
+
 BOUNDED_BELOW = ("harmonic",)
 """Rules that need values above 0: as they come, those of metrics alone are such."""
+
+
+def default_rule(metrics: Sequence[str], weights: Sequence[float]) -> Rule:
+    """The rule of a configuration that names none.
+
+    The harmonic mean where it is known to be safe: a share of right answers is never negative, and
+    better when higher. A single task is its own mean.
+
+    Args:
+        metrics: Of each term the metric, ``""`` where another column counts, or lower is better.
+        weights: Of each term.
+    """
+    if len(metrics) > 1 and all(SHARES.fullmatch(metric) for metric in metrics):
+        return "harmonic"
+    return "weighted" if set(weights) - {1.0} else "mean"
 
 
 @dataclass(frozen=True)

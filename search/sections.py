@@ -315,9 +315,10 @@ class SearchSection(Section):
     """Results folder of a former study with the same base and parents (relative to the working
     directory): its best recipes are the first candidates, scored anew, and the search starts at the
     best of them. None of its scores enters."""
-    objective: Rule = "mean"
+    objective: Rule | None = None
     """How the tasks' scores become what the sampler sees: one number, or with `pareto` one per
-    task. `weighted` is a mean by the tasks' weights."""
+    task. `weighted` is a mean by the tasks' weights. Default: `harmonic` where every task counts by
+    a share of right answers, else `mean` (`weighted` where tasks have weights)."""
     normalize: bool = False
     """Whether each task counts from the worst parent's score (0) to the best parent's (1), on the
     search items."""

@@ -3,7 +3,7 @@
 import pytest
 from heterosis.evals.scores import TaskScore
 from heterosis.search.config import ConfigError
-from heterosis.search.objective import Objective
+from heterosis.search.objective import Objective, default_rule
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -17,6 +17,23 @@ BOTH_UP = {"a": 1, "b": 1}
 def test_rules(rule, expected):
     objective = Objective(rule, {"a": 1.0, "b": 3.0}, BOTH_UP)
     assert objective.value({"a": 0.9, "b": 0.5}) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "weights", "expected"),
+    [
+        (["acc", "acc_norm"], [1.0, 1.0], "harmonic"),
+        (["exact_match", "prompt_level_strict_acc"], [1.0, 3.0], "harmonic"),
+        (["pass@1", "f1"], [1.0, 1.0], "harmonic"),
+        (["acc", ""], [1.0, 1.0], "mean"),
+        (["acc", "bleu_diff"], [1.0, 1.0], "mean"),
+        (["acc", "accident"], [1.0, 1.0], "mean"),
+        (["acc", ""], [1.0, 3.0], "weighted"),
+        (["acc"], [1.0], "mean"),
+    ],
+)
+def test_the_default_is_harmonic_for_shares_of_right_answers(metrics, weights, expected):
+    assert default_rule(metrics, weights) == expected
 
 
 def test_the_harmonic_mean_of_a_zero_is_zero():

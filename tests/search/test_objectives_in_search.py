@@ -112,11 +112,14 @@ def test_a_front_is_told_searched_and_shown(small_search):
             {"tasks": tasks("length", "metric")},
             r"`optimize: length` is known for .* generate_until",
         ),
-        ({"tasks": tasks(["metric", "margin"], "metric")}, "is pareto, got `mean` and several"),
+        ({"tasks": tasks(["metric", "margin"], "metric")}, "is pareto, got `none` and several"),
         ({"tasks": tasks("metric", [])}, "must name one column or more"),
         ({"tasks": tasks("metric", "loss")}, "should be 'metric', 'margin'"),
         (
-            {"tasks": [{"task": TASKS[0], "weight": 2.0}, {"task": TASKS[1]}]},
+            {
+                "tasks": [{"task": TASKS[0], "weight": 2.0}, {"task": TASKS[1]}],
+                "search": {"objective": "mean"},
+            },
             "`tasks.weight` counts for the objectives weighted and harmonic, got `objective: mean`",
         ),
         ({"tasks": [{"task": TASKS[0]}], "search": {"objective": "pareto"}}, "needs two tasks"),
@@ -129,6 +132,49 @@ def test_a_front_is_told_searched_and_shown(small_search):
 def test_what_makes_no_objective_is_refused(changes, law, small_search):
     with pytest.raises(ValueError, match=law):
         run(small_search.write(**changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "harmonic mean of quickstart_python (50%), quickstart_java (50%) (by default)"),
+        (
+            {"tasks": [{"task": TASKS[0], "weight": 3.0}, {"task": TASKS[1]}]},
+            "harmonic mean of quickstart_python (75%), quickstart_java (25%) (by default)",
+        ),
+        (
+            {"tasks": tasks("metric", "log_likelihood")},
+            "mean of quickstart_python, quickstart_java log-likelihood (by default)",
+        ),
+        (
+            {
+                "tasks": [
+                    {"task": TASKS[0], "weight": 3.0},
+                    {"task": TASKS[1], "optimize": "margin"},
+                ]
+            },
+            "weighted mean of quickstart_python (75%), quickstart_java margin (25%) (by default)",
+        ),
+        (
+            {"search": {"normalize": True}},
+            "mean of quickstart_python, quickstart_java, counted from the worst parent (0) to the "
+            "best (1) (by default)",
+        ),
+        ({"search": {"objective": "mean"}}, "mean of quickstart_python, quickstart_java"),
+        ({"tasks": [{"task": TASKS[0]}]}, "mean of quickstart_python"),
+    ],
+)
+def test_check_says_what_is_optimised_by_default(changes, said, heterosis, small_search):
+    code, out, _ = heterosis("check", small_search.write(**changes))
+    assert code == 0
+    assert f"objective: {said}\n" in out.replace("\n  ", " ")
+
+
+def test_what_is_optimised_by_default_stands_on_the_leaderboard(small_search):
+    outcome, _ = run(small_search.write(search={"trials": 1}))
+    said = "harmonic mean of quickstart_python (50%), quickstart_java (50%)"
+    assert outcome.board.objective.phrase == said
+    assert f"Objective: {said}." in markdown(outcome.board)
 
 
 def test_the_error_is_one_of_the_configuration(small_search):
