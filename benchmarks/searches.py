@@ -150,8 +150,12 @@ def run_all(plan: Plan, processes: int) -> Iterator[Job]:
     jobs = [plan.baselines, *plan.searches]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, mp_context=context) as pool:
-        for future in as_completed([pool.submit(run, job) for job in jobs]):
-            yield future.result()
+        try:
+            for future in as_completed([pool.submit(run, job) for job in jobs]):
+                yield future.result()
+        except BaseException:  # what has not begun would only hide what went wrong
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def results(plan: Plan) -> dict[str, Any] | None:

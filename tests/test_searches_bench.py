@@ -164,6 +164,15 @@ def test_real_searches_make_a_table_and_go_on_where_they_were_ended(
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
+@pytest.mark.slow
+def test_a_search_that_cannot_run_ends_all(searches, quickstart, tmp_path):
+    config = quickstart.model_copy(update={"base": tmp_path / "none"})
+    plan = searches.Plan(config, ["as configured"], 20, 100, tmp_path)
+    with pytest.raises(ValueError, match="no such model directory"):
+        list(searches.run_all(plan, processes=1))
+    assert len(list(tmp_path.glob("*.log"))) < 10
+
+
 def test_a_search_sees_one_half_of_the_items_and_is_judged_on_the_other(objectives, landscape):
     land = landscape.Landscape.read(RECORDED)
     seen, unseen = objectives.halves(land, 3)
