@@ -14,7 +14,7 @@ import numpy as np
 from heterosis.evals.scores import ItemScores
 from heterosis.evals.splits import CONFIRM
 from heterosis.evals.store import ItemStore
-from heterosis.search.candidate import finalists
+from heterosis.search.finals import finalists
 from heterosis.search.leaderboard import Row, read_leaderboard
 from heterosis.search.objective import Objective
 from numpy.typing import NDArray

@@ -18,8 +18,9 @@ from ..evals.store import ItemStore
 from ..merge.parents import BASE
 from ..merge.recipe import Recipe
 from .assembly import Parts
-from .candidate import Candidate, candidate_of, finalists
+from .candidate import Candidate, candidate_of
 from .encoding import expressed
+from .finals import finalists
 from .journal import JOURNAL, Journal, StudyError
 from .space import Space
 from .stages import KEY

@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 from heterosis.merge.recipe import Recipe
-from heterosis.search.candidate import candidate_of, finalists
+from heterosis.search.candidate import candidate_of
 from heterosis.search.encoding import is_same_merge
+from heterosis.search.finals import finalists
 from heterosis.search.journal import Journal
 from heterosis.search.warm_start import TAKEN, WarmStart
 
