@@ -42,9 +42,10 @@ def test_a_warm_start_tries_what_half_of_the_items_taught(replay, starts, monkey
     searcher = starts.Searcher(replay, CONFIG, starts.Start("warm", warm="half"), 0)
     searcher.run(6000)
     origins = [c.origin for c in searcher.candidates if c.is_searched]
-    assert all(origins[: starts.TAKEN])
-    assert not any(origins[starts.TAKEN :])
-    assert len(origins) > starts.TAKEN
+    taken = sum(map(bool, origins))
+    assert 0 < taken <= starts.TAKEN
+    assert all(origins[:taken]), "what was taken is tried first"
+    assert len(origins) > taken
 
 
 def test_a_table_has_a_row_for_each_start(replay, starts, monkeypatch):

@@ -51,7 +51,7 @@ def test_studies_that_have_not_changed_are_not_read_again(results, monkeypatch):
 
 def test_what_has_changed_is_read_and_what_is_damaged_is_told(results):
     kept(results)
-    (results / "two/study.journal").write_text("no journal\n")
+    (results / "two/study.journal").write_text("no journal\nnor this\n")
     assert kept(results) == results / INDEX
     text = (results / INDEX).read_text()
     assert "cannot be read" in text

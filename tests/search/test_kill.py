@@ -1,6 +1,5 @@
 """A search that is killed, again and again, ends where an uninterrupted one ends."""
 
-import csv
 import json
 import os
 import signal
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 from heterosis.search.journal import JOURNAL
 
-from .test_search import record
+from .test_search import record, without_seconds
 
 ENVIRONMENT = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 COMMAND = (sys.executable, "-m", "heterosis.search")
@@ -59,20 +58,6 @@ def test_kill_nine_at_a_hundred_random_moments(small_search, tmp_path):
     assert record(results) == record(whole)
     for name in ("leaderboard.md", "leaderboard.csv"):
         assert without_seconds(results / name) == without_seconds(whole / name)
-
-
-def without_seconds(path) -> list[list[str]]:
-    """A leaderboard's cells, but for how long each candidate took."""
-    lines = path.read_text().splitlines()
-    rows = list(
-        csv.reader(lines) if path.suffix == ".csv" else (line.split(" | ") for line in lines)
-    )
-    head = next(row for row in rows if "seconds" in row)
-    skipped = head.index("seconds")
-    return [
-        [cell for i, cell in enumerate(row) if i != skipped or len(row) != len(head)]
-        for row in rows
-    ]
 
 
 @pytest.mark.slow

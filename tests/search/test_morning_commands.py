@@ -48,7 +48,7 @@ def test_more_candidates_by_the_studys_own_configuration(heterosis, study, tmp_p
     [
         ((), "a search needs one of CONFIG and --continue STUDY"),
         (("quickstart", "--continue", "x"), "a search needs one of CONFIG and --continue STUDY"),
-        (("--continue", "x", "--run-seed", 3), "--continue keeps the study's folder and seed"),
+        (("--continue", "x", "--run-seed", 3), "--continue keeps the study's folder, its seed"),
         (("--continue", "nowhere"), "nowhere: holds no study"),
     ],
 )

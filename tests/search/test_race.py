@@ -16,8 +16,7 @@ from heterosis.search.views import markdown
 from optuna.trial import TrialState
 
 from .conftest import SmallSearch
-from .test_kill import without_seconds
-from .test_search import record, run
+from .test_search import record, run, without_seconds
 
 RACE = {
     "splits": {"search_share": 0.5, "search_items": 100, "confirm_items": 30},

@@ -112,7 +112,7 @@ def test_one_table_of_all_studies_on_the_screen_and_in_files(heterosis, results)
     code, out, err = heterosis("leaderboard", results)
     assert (code, err) == (0, "")
     assert out.count("confirm ± SE") == 1
-    assert "heterosis compare A B" in out
+    assert "heterosis compare A B" in " ".join(out.split())
     _, sheet, _ = heterosis("leaderboard", results, "--format", "csv")
     rows = list(csv.DictReader(io.StringIO(sheet)))
     assert len(rows) == 7
