@@ -38,6 +38,7 @@ from heterosis.search.journal import Journal, lock_folder
 from heterosis.search.objective import Objective
 from heterosis.search.record import read_record
 from heterosis.search.space import Space, build_space
+from heterosis.search.stages import Stage
 from heterosis.search.study import Study
 from rich.console import Console
 from rich.table import Table
@@ -172,7 +173,7 @@ def search(setting: Setting, folder: Path, stop: Callable[[], bool] = lambda: Fa
         known = [candidate_of(trial) for trial in journal.trials]
         Study(
             Bench(anything, anything, objective),
-            space,
+            (Stage(space),),
             config.search,
             null_baselines(space, config.baselines),
             journal,

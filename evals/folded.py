@@ -4,6 +4,8 @@ What is asked for is read, and not more: of ten thousand trials a leaderboard lo
 one parquet file; what else lies in the folder is the matter of `store.py`.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -19,29 +21,39 @@ GROUP_ROWS = 1 << 14
 
 
 class FoldedFile:
-    """One version of a folded file; it reads the same while another takes its place.
+    """One version of a folded file. No file is held open: who unmounts a disk must be able to.
 
     Args:
         path: The file.
 
     Attributes:
+        version: Of the file.
         spans: (trial, split) -> the first and last row, and its header; several where its rows do
             not stand together.
 
     Raises:
-        FileNotFoundError: If it is not there.
+        FileNotFoundError: If it is not there, or later another version of it is.
         StoreError: If it is torn or foreign.
     """
 
     def __init__(self, path: Path) -> None:
         """Read where everything stands."""
-        self._file = opened(path)
-        self._headers = headers(self._file.schema_arrow)
-        metadata = self._file.metadata
-        sizes = [metadata.row_group(g).num_rows for g in range(metadata.num_row_groups)]
-        self._ends = np.cumsum(sizes, dtype=np.int64)
+        self._path, self.version = path, version_of(path)
         self._held: tuple[tuple[int, int], pa.Table] | None = None
-        self.spans = _spans(self._file.read(columns=["trial", "split", "header"]))
+        with self._opened() as file:
+            self._headers = headers(file.schema_arrow)
+            metadata = file.metadata
+            sizes = [metadata.row_group(g).num_rows for g in range(metadata.num_row_groups)]
+            self._ends = np.cumsum(sizes, dtype=np.int64)
+            self.spans = _spans(file.read(columns=["trial", "split", "header"]))
+
+    @contextmanager
+    def _opened(self) -> Iterator[pq.ParquetFile]:
+        """The file, if it is still this version."""
+        with opened(self._path) as file:
+            if version_of(self._path) != self.version:
+                raise FileNotFoundError(f"{self._path} has been written anew")
+            yield file
 
     def fingerprints(self) -> dict[Key, str]:
         """Fingerprint of everything in it; "" where none was kept."""
@@ -52,7 +64,8 @@ class FoldedFile:
 
     def whole(self) -> pa.Table:
         """All rows."""
-        return completed(self._file.read())
+        with self._opened() as file:
+            return completed(file.read())
 
     def rows(self, key: Key) -> pa.Table | None:
         """The rows of one (trial, split); None without any."""
@@ -74,10 +87,17 @@ class FoldedFile:
         """Rows from start to stop; the groups that hold them are kept for the next who asks."""
         first, last = np.searchsorted(self._ends, [start, stop - 1], side="right").tolist()
         if self._held is None or self._held[0] != (first, last):
-            groups = self._file.read_row_groups(range(first, last + 1))
-            self._held = ((first, last), completed(groups))
+            with self._opened() as file:
+                groups = completed(file.read_row_groups(range(first, last + 1)))
+            self._held = ((first, last), groups)
         before = int(self._ends[first - 1]) if first else 0
         return self._held[1].slice(start - before, stop - start)
+
+
+def version_of(path: Path) -> tuple[int, int, int]:
+    """What tells one version of a file from another."""
+    status = path.stat()
+    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 def _spans(keys: pa.Table) -> dict[Key, list[tuple[int, int, int]]]:

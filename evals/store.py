@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import pyarrow as pa
 
-from .folded import FoldedFile, Key, write_folded
+from .folded import FoldedFile, Key, version_of, write_folded
 from .item_table import (
     StoreError,
     fold,
@@ -68,7 +68,7 @@ class ItemStore:
         """Open or make the folder; reads nothing yet."""
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._opened: tuple[tuple[int, int, int], FoldedFile] | None = None
+        self._opened: FoldedFile | None = None
         self._appended = 0
 
     def append(
@@ -137,13 +137,13 @@ class ItemStore:
         """Whether (trial, split) is stored."""
         if self._parts_of(trial, split):
             return True
-        folded = self._folded()
+        folded = self._unfolding(self._folded)
         return folded is not None and (trial, split) in folded.spans
 
     def keys(self) -> set[Key]:
         """All stored (trial, split) pairs."""
         found = set(self._parts())
-        folded = self._folded()
+        folded = self._unfolding(self._folded)
         return found if folded is None else found | folded.spans.keys()
 
     def drop(self, trials: Callable[[int], bool] | Collection[int]) -> None:
@@ -248,13 +248,13 @@ class ItemStore:
         """The folded file, opened once per version."""
         path = self.folder / _FOLDED
         try:
-            status = path.stat()
-            version = (status.st_mtime_ns, status.st_size, status.st_ino)
-            if self._opened is None or self._opened[0] != version:
-                self._opened = (version, FoldedFile(path))
+            if self._opened is None or self._opened.version != version_of(path):
+                self._opened = FoldedFile(path)
         except FileNotFoundError:
+            if path.is_file():  # it has been written anew meanwhile
+                raise
             return None
-        return self._opened[1]
+        return self._opened
 
     def _write(self, path: Path, table: pa.Table) -> None:
         """Write a temporary file beside ``path``, make it durable, then rename it over ``path``."""

@@ -284,6 +284,56 @@ def test_a_kill_while_rungs_are_removed_leaves_a_prefix(store, monkeypatch):
     assert_same(store.read(0, "search"), rungs[1])
 
 
+def test_a_kill_while_folded_rungs_are_removed_leaves_the_whole_split(store, monkeypatch):
+    append_rungs(store, rungs_of(some_scores(0), (3, 7, 10)))
+    calls, unlink = [], Path.unlink
+
+    def killed(self: Path, missing_ok: bool = False) -> None:
+        calls.append(self)
+        if len(calls) == 2:
+            raise Killed
+        unlink(self, missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", killed)
+        with pytest.raises(Killed):
+            store.compact()
+    again = ItemStore(store.folder)
+    for _ in range(2):
+        assert_same(again.read(0, "search"), some_scores(0))
+        again.compact()
+
+
+def test_who_reads_while_a_search_folds_reads_the_same(store):
+    for trial in range(4):
+        store.append(trial, "search", some_scores(trial))
+    reader = ItemStore(store.folder)
+    folding = [store.compact, lambda: store.append(9, "search", some_scores(9)), store.compact]
+    real = reader._parts_of
+
+    def folded_meanwhile(trial: int, split: str) -> list[Path]:
+        found = real(trial, split)
+        if folding:
+            folding.pop(0)()
+        return found
+
+    reader._parts_of = folded_meanwhile
+    for trial in range(4):
+        assert_same(reader.read(trial, "search"), some_scores(trial))
+    assert not folding
+    assert reader.keys() == {(trial, "search") for trial in (0, 1, 2, 3, 9)}
+
+
+def test_parts_are_folded_when_there_are_enough_of_them(store):
+    for trial in range(3):
+        assert store.compact(least=3) is None
+        store.append(trial, "search", some_scores(trial))
+    assert len(list(store.folder.iterdir())) == 3
+    assert store.compact(least=3) is not None
+    assert store.compact(least=1) is None, "they are counted from the last time"
+    assert [path.name for path in store.folder.iterdir()] == ["items.parquet"]
+
+
 def test_rungs_out_of_order_or_of_another_kind_are_refused(store):
     first, second = rungs_of(some_scores(0), (3, 7))
     new = second.added_to(first)

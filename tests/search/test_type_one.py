@@ -18,6 +18,7 @@ from heterosis.search.leaderboard import Leaderboard, read_leaderboard
 from heterosis.search.objective import Objective
 from heterosis.search.progress import Tracker
 from heterosis.search.space import build_space
+from heterosis.search.stages import Stage
 from heterosis.search.study import Study
 
 from .conftest import QUICKSTART, SmallSearch
@@ -93,7 +94,7 @@ def coin_study(folder, path, seed: int) -> Leaderboard:
     journal.write_manifest({"config": config.to_dict(), "identity": identity, "machine": {}})
     done = Study(
         Bench(coins, coins, objective),
-        space,
+        (Stage(space),),
         section,
         null_baselines(space, config.baselines),
         journal,
