@@ -64,7 +64,7 @@ class Importances:
 
 
 def importances(trials: Sequence[FrozenTrial], values: Sequence[float]) -> Importances | None:
-    """Estimate which genes matter.
+    """Estimate which genes matter, in the space of the last trial: a stage before has others.
 
     Args:
         trials: Of one search; those without a genotype do not count.
@@ -74,6 +74,7 @@ def importances(trials: Sequence[FrozenTrial], values: Sequence[float]) -> Impor
         None where there are fewer than FEWEST trials, or none differs from another.
     """
     known = [(t, v) for t, v in zip(trials, values, strict=True) if t.params and np.isfinite(v)]
+    known = [(t, v) for t, v in known if t.distributions == known[-1][0].distributions]
     if len(known) < FEWEST or len({v for _, v in known}) < 2:
         return None
     rows = [_forest(known, repeat) for repeat in range(REPEATS)]

@@ -92,3 +92,12 @@ def test_a_forest_sees_at_most_so_many_trials(factor, monkeypatch):
     monkeypatch.setattr(optuna, "create_study", counted)
     assert importances(trials, values_of(trials)) is not None
     assert len(seen[0].get_trials(deepcopy=False)) == MOST
+
+
+def test_of_a_search_in_stages_the_last_space_is_told():
+    coarse, fine = trials_of(80, genes=("strong",)), trials_of(FEWEST, seed=2)
+    found = importances([*coarse, *fine], values_of([*coarse, *fine]))
+    assert found == importances(fine, values_of([*coarse, *fine])[80:])
+    assert found is not None
+    assert found.trials == FEWEST
+    assert importances([*fine, *coarse[:9]], values_of([*fine, *coarse[:9]])) is None
