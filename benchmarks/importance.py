@@ -69,14 +69,14 @@ def trials_of(replay: Replay, space: Space, sampler: str, racing: bool, seed: in
     section = SearchSection(sampler=sampler, run_seed=seed, trials=count)
     proposer, known = Proposer(space, section), list(replay.baselines(replay.parts.space))
     best = max((scores for _, scores in known), key=replay.value)
-    race = replay._race([scores for _, scores in known])
+    race = replay.race([scores for _, scores in known])
     order = np.array(item_order(race.references, seed))
     ends = rung_ends(order.size) if racing else (order.size,)
     found = []
     for number in range(len(known), len(known) + count):
         trial, params = proposer.propose(number)
         scores = replay.answers(space, params)
-        end, value = replay._raced(race, scores, best, order, ends)
+        end, value = replay.raced(race, scores, best, order, ends)
         told = proposer.tell(trial, (value,), {})
         if end == order.size and value > replay.value(best):
             best = scores

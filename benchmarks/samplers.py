@@ -12,7 +12,7 @@ import argparse
 import datetime
 import importlib.metadata
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from heterosis.evals.scores import ItemScores
 from heterosis.search.config import find_config, load_config
 from heterosis.search.objective import Objective
 from heterosis.search.proposer import Proposer
+from heterosis.search.race import better_half
 from heterosis.search.sections import Depth, RacingSection, SearchSection
 from heterosis.search.space import Params, Space
 from landscape import Landscape, Setup, features, is_linear
@@ -148,14 +149,14 @@ class Replay:
         for params, scores in known:
             proposer.given(params, (self.value(scores),), {})
         best = max((scores for _, scores in known), key=self.value)
-        race = self._race([scores for _, scores in known])
+        race = self.race([scores for _, scores in known])
         order = np.array(item_order(race.references, seed))
         ends = rung_ends(order.size) if section.racing else (order.size,)
         spent, steps, number = 0, [(0, self.value(best))], len(known)
         while spent < items and (setting.trials is None or len(steps) <= setting.trials):
             trial, params = proposer.propose(number)
             scores = self.answers(space, params)
-            end, value = self._raced(race, scores, best, order, ends)
+            end, value = self.raced(race, scores, best, order, ends)
             proposer.tell(trial, (value,))
             spent, number = spent + end, number + 1
             if end == order.size and value > self.value(best):
@@ -163,13 +164,13 @@ class Replay:
             steps.append((spent, self.value(best)))
         return np.array(steps, dtype=float)
 
-    def _race(self, known: list[ItemScores]) -> Race:
+    def race(self, known: list[ItemScores]) -> Race:
         """As a study opens it: by the better half of the baselines."""
-        better = sorted(known, key=self.value, reverse=True)[: max(len(known) // 2, 2)]
+        better = tuple(known[place] for place in better_half([self.value(s) for s in known]))
         alpha = RacingSection().alpha
-        return Race(tuple(better), self.objective.criteria, alpha, self.objective.terms)
+        return Race(better, self.objective.criteria, alpha, self.objective.terms)
 
-    def _raced(
+    def raced(
         self, race: Race, scores: ItemScores, best: ItemScores, order: Any, ends: tuple[int, ...]
     ) -> tuple[int, float]:
         """Items that a candidate meets, and what the sampler is told."""
@@ -250,22 +251,24 @@ def table(found: list[dict[str, Any]]) -> str:
         cells = [
             row["name"],
             f"{row['target']:.4f}",
-            _median(row["soon"], row["soon_quartiles"]),
+            median_cell(row["soon"], row["soon_quartiles"]),
             f"{row['soon_share']:.2f}",
-            _median(row["items"], row["quartiles"]),
+            median_cell(row["items"], row["quartiles"]),
             f"{row['reached']}/{row['seeds']}",
-            *(_mean(row[at], row[f"{at}_interval"]) for at in ("fifth", "last")),
+            *(mean_cell(row[at], row[f"{at}_interval"]) for at in ("fifth", "last")),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _median(value: float, quartiles: list[float]) -> str:
+def median_cell(value: float, quartiles: Sequence[float]) -> str:
+    """A median of items with its quartiles; some of them may never have come."""
     low, high = (f"{q:.0f}" if np.isfinite(q) else "never" for q in quartiles)
     return f"{value:.0f} ({low}, {high})" if np.isfinite(value) else f"never ({low}, {high})"
 
 
-def _mean(value: float, ends: tuple[float, float]) -> str:
+def mean_cell(value: float, ends: Sequence[float]) -> str:
+    """A mean with its interval."""
     return f"{value:.4f} ({ends[0]:.4f}, {ends[1]:.4f})"
 
 

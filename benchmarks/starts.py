@@ -33,7 +33,16 @@ from heterosis.search.warm_start import TAKEN
 from landscape import Landscape, features, is_linear
 from numpy.typing import NDArray
 from optuna.trial import FrozenTrial
-from samplers import MOST, Floats, Replay, best_at, interval, items_to
+from samplers import (
+    MOST,
+    Floats,
+    Replay,
+    best_at,
+    interval,
+    items_to,
+    mean_cell,
+    median_cell,
+)
 
 TRIALS = 30
 """The budget, in candidates on every item: a fifth of that of samplers.py, a short night's."""
@@ -160,7 +169,7 @@ class Searcher:
                 self._record.add(candidate, self._flights.given(baseline.params, candidate))
                 known.append(scores)
         self._best = max(known, key=self._replay.value)
-        self._race = self._replay._race(known)
+        self._race = self._replay.race(known)
         self._order = np.array(item_order(self._race.references, self._seed))
 
     def _answers(self, recipe: Recipe) -> ItemScores:
@@ -179,7 +188,7 @@ class Searcher:
                 continue
             flight = flights.ask(len(record.candidates))
             scores = self._answers(flight.candidate.recipe)
-            end, value = self._replay._raced(self._race, scores, self._best, self._order, ends)
+            end, value = self._replay.raced(self._race, scores, self._best, self._order, ends)
             is_raced = end < self._order.size
             done = replace(flight.candidate, value=value, items=end, raced=is_raced)
             record.add(done, flights.land(flight, done))
@@ -219,19 +228,12 @@ def table(found: list[dict[str, Any]]) -> str:
     titles += ["reached", *(f"best {key} of the budget (95 %)" for key in shares)]
     lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for row in found:
-        cells = [row["name"], *(_median(row[k], row[f"{k}_quartiles"]) for k in ("soon", "all"))]
+        cells = [row["name"]]
+        cells += [median_cell(row[k], row[f"{k}_quartiles"]) for k in ("soon", "all")]
         cells.append(f"{row['all_reached']}/{row['seeds']}")
-        cells += [
-            f"{mean:.4f} ({low:.4f}, {high:.4f})"
-            for mean, low, high in map(row.__getitem__, shares)
-        ]
+        cells += [mean_cell(mean, ends) for mean, *ends in map(row.__getitem__, shares)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def _median(value: float, quartiles: Sequence[float]) -> str:
-    low, high = (f"{q:.0f}" if np.isfinite(q) else "never" for q in quartiles)
-    return f"{value:.0f} ({low}, {high})" if np.isfinite(value) else f"never ({low}, {high})"
 
 
 def main() -> None:

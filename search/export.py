@@ -33,11 +33,10 @@ from .assembly import (
     open_parts,
     set_threads,
 )
-from .candidate import candidate_of
 from .card import licence_texts, model_card
 from .config import Config
 from .finals import search_items
-from .journal import Journal, StudyError
+from .journal import StudyError
 from .leaderboard import Leaderboard, Row, read_leaderboard
 from .lm_eval_commands import (
     CONFIRM_SAMPLES,
@@ -46,6 +45,7 @@ from .lm_eval_commands import (
     portable_commands,
 )
 from .race import open_race, rungs_up_to
+from .record import read_record
 from .reproduce import REPRODUCE_FILE, reproduction
 
 
@@ -89,7 +89,7 @@ def export(
     shard_bytes(max_shard_size)
     board = read_leaderboard(study)
     row = choose_row(board, trial)
-    manifest = Journal(study).begun
+    manifest = read_record(study).manifest
     config = Config.model_validate(manifest["config"])
     parts = open_parts(config, manifest["config"])
     check_identity(manifest["identity"], identity(parts), study, but=("versions",))
@@ -195,9 +195,9 @@ def _verify(
 
 def _opens_race(parts: Parts, scorer: Scorer, study: Path) -> bool:
     """Plan the rungs by which the study's candidates were scored; False if they were not raced."""
-    candidates = [candidate_of(trial) for trial in Journal(study).trials]
+    known = read_record(study).candidates
     store, section = ItemStore(study / "items"), parts.config.search
-    return open_race(scorer, store, candidates, section, parts.objective) is not None
+    return open_race(scorer, store, known, section, parts.objective) is not None
 
 
 def _refuse_other_scorer(stored: ItemScores, found: ItemScores) -> None:

@@ -12,11 +12,16 @@ ValueError."""
 
 
 def stamp(folder: Path) -> list[int]:
-    """What is another after any change of journal or items: bytes in all, time of the last write.
+    """What is another after any change of journal or items: confirmation adds items, no trial.
 
     Args:
         folder: The study's.
     """
-    files = [folder / JOURNAL, *sorted((folder / "items").glob("*"))]
-    states = [path.stat() for path in files if path.is_file()]
-    return [sum(s.st_size for s in states), max((s.st_mtime_ns for s in states), default=0)]
+    found: list[int] = []
+    for path in (folder / JOURNAL, folder / "items"):
+        try:
+            status = path.stat()
+        except OSError:
+            continue
+        found += [status.st_size, status.st_mtime_ns]
+    return found

@@ -62,10 +62,16 @@ def _references(store: ItemStore, candidates: Sequence[Candidate]) -> tuple[Item
     The search begins among them, so what they disagree on, or nearly, is what good candidates
     differ by. Parents of which each can do its own task alone disagree on nearly everything.
     """
-    known = [c for c in candidates if c.is_baseline and c.value is not None]
-    known.sort(key=lambda c: (-(c.value or 0.0), c.number))
-    read = [store.read(c.number, SEARCH) for c in known[: max(len(known) // 2, 2)]]
+    known = [(c.value, c) for c in candidates if c.is_baseline and c.value is not None]
+    best = better_half([value for value, _ in known])
+    read = [store.read(known[place][1].number, SEARCH) for place in best]
     return tuple(scores for scores in read if scores is not None)
+
+
+def better_half(values: Sequence[float]) -> list[int]:
+    """Places of the better half of some values, two at least, best first; equals in their order."""
+    order = sorted(range(len(values)), key=lambda place: -values[place])
+    return order[: max(len(values) // 2, 2)]
 
 
 def rungs_up_to(scorer: Scorer, items: int) -> ItemScores:

@@ -20,7 +20,6 @@ ALPHA = 0.05
 
 Pair = tuple[int, int]
 Key = TypeVar("Key")
-Key = TypeVar("Key")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..evals.scores import ItemScores
 from .candidate import Candidate
-from .pareto import front_members
+from .pareto import front_members, is_on_front
 
 MOST_INCUMBENTS = 8
 """Of a front, with whom a candidate is compared."""
@@ -29,9 +29,9 @@ class Incumbents:
         if candidate.value is None or candidate.raced or candidate.is_variant:
             return
         if candidate.values:
-            if not any(_beats(other, candidate) for other in self._best):
-                kept = [other for other in self._best if not _beats(candidate, other)]
-                self._best = [*kept, candidate]
+            tried = [*self._best, candidate]
+            front = is_on_front(np.array([c.values for c in tried]))
+            self._best = [c for c, is_best in zip(tried, front.tolist(), strict=True) if is_best]
         elif not self._best or candidate.value > (self._best[0].value or 0.0):
             self._best = [candidate]
 
@@ -45,12 +45,6 @@ class Incumbents:
             return list(self._best)
         members = front_members(np.array([c.values for c in self._best]))
         return [self._best[index] for index in members[:MOST_INCUMBENTS]]
-
-
-def _beats(one: Candidate, other: Candidate) -> bool:
-    """Whether one is as good as the other in every value, and better in one of them."""
-    pairs = list(zip(one.values, other.values, strict=True))
-    return all(a >= b for a, b in pairs) and any(a > b for a, b in pairs)
 
 
 class Rivals:

@@ -117,9 +117,8 @@ class Beginning:
         """Say around whom it lies, if around anybody."""
         if self.around is None:
             return None
-        is_known = any(c is self.around for _, c in self.taught)
         where = "around" if self.width is None else f"{self.width:g} of each interval, around"
-        again = "" if is_known else ", which is tried first as near as this space can"
+        again = ", which is tried first as near as this space can" if self.given else ""
         return (
             f"{len(self.space.middle)} genes ({self.space.phrase}), {where} {self.around.name} "
             f"({score(self.around.value)}){again}"

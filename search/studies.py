@@ -14,13 +14,12 @@ from typing import Any
 from ..evals.fingerprint import differing, fingerprint_of
 from .budget import time_spent
 from .format import recipe_line
+from .freshness import UNREADABLE
 from .journal import NotBegun, is_held
 from .leaderboard import Leaderboard, Row, read_leaderboard
 from .objective import Objective
 from .sheet import Fields, Record, difference_fields, filled, score_fields
 
-UNREADABLE = (OSError, LookupError, TypeError, ValueError)
-"""What reading a damaged or foreign study may raise; ours are ValueErrors with a remedy."""
 RUNNING, FINISHED, UNFINISHED, NOT_BEGUN, DAMAGED = (
     "running",
     "finished",

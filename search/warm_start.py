@@ -18,10 +18,11 @@ from ..evals.store import ItemStore
 from ..merge.parents import BASE
 from ..merge.recipe import Recipe
 from .assembly import Parts
-from .candidate import Candidate, candidate_of
+from .candidate import Candidate
 from .encoding import expressed
 from .finals import finalists
-from .journal import JOURNAL, Journal, StudyError
+from .journal import JOURNAL, StudyError
+from .record import read_record
 from .space import Space
 from .stages import KEY
 
@@ -90,10 +91,9 @@ def read_warm_start(former: Path, parts: Parts) -> WarmStart:
             f"`search.{KEY}` must be the folder of a study, got {former}, which holds none "
             f"({JOURNAL} is missing); give the folder that a search printed, as results/NAME"
         )
-    journal = Journal(former)
-    names = _names(journal.begun["identity"]["parents"], parts.parents.digests(), former)
-    candidates = [candidate_of(trial) for trial in journal.trials]
-    ranked = [c for c in finalists(candidates, len(candidates)) if not c.raced]
+    record = read_record(former)
+    names = _names(record.manifest["identity"]["parents"], parts.parents.digests(), former)
+    ranked = [c for c in finalists(record.candidates, len(record.candidates)) if not c.raced]
     if not ranked:
         raise StudyError(
             f"`search.{KEY}`: {former} has no searched candidate that was scored on all items; "
@@ -107,7 +107,7 @@ def read_warm_start(former: Path, parts: Parts) -> WarmStart:
             "leave it out, or take a `space` that holds them (its methods, `depth`, `modules`, "
             "bounds and `merge.layer_groups`)"
         )
-    study = journal.begun["config"]["name"]
+    study = record.manifest["config"]["name"]
     return WarmStart(str(former), tuple((f"{c.name} of {study}", r) for c, r in found))
 
 

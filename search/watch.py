@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .journal import JOURNAL, is_held
+from .freshness import stamp
+from .journal import is_held
 from .studies import DAMAGED, FINISHED, Line, read_line
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class Follower:
     def __init__(self, find: Callable[[], Sequence[Path]]) -> None:
         """Read nothing yet."""
         self._find = find
-        self._known: dict[Path, tuple[tuple[int, ...], Line]] = {}
+        self._known: dict[Path, tuple[list[int], Line]] = {}
 
     def look(self) -> list[Line]:
         """A line per study, as it is now."""
@@ -39,25 +40,13 @@ class Follower:
 
     def _line(self, folder: Path) -> Line:
         held = is_held(folder)  # before anything is read: what is read of an ended search is whole
-        seen = _version(folder)
+        seen = stamp(folder)
         known = self._known.get(folder)
         if known is not None and known[0] == seen:
             return known[1].at_work(held)
         line = read_line(folder, held=held)
         self._known[folder] = (seen, line)
         return line
-
-
-def _version(folder: Path) -> tuple[int, ...]:
-    """Changes when the journal grows, and when items are written: confirmation adds no trial."""
-    found: list[int] = []
-    for path in (folder / JOURNAL, folder / "items"):
-        try:
-            status = path.stat()
-        except OSError:
-            continue
-        found += [status.st_size, status.st_mtime_ns]
-    return tuple(found)
 
 
 def is_over(lines: Sequence[Line]) -> bool:

@@ -1,8 +1,13 @@
 """For every test: facts are kept in a folder of this run alone."""
 
+import importlib
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+RECORDED = Path(__file__).parents[1] / "results/reference/search/quickstart.npz"
+"""What merges of the quickstart have answered; `benchmarks/landscape.py` recorded it."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -18,3 +23,27 @@ def benchmark_scripts():
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
         yield
+
+
+@pytest.fixture(scope="module")
+def landscape(benchmark_scripts) -> Any:
+    return importlib.import_module("landscape")
+
+
+@pytest.fixture(scope="module")
+def quickstart() -> Any:
+    """The configuration of the shipped search whose landscape was recorded."""
+    from heterosis.search.config import find_config, load_config
+
+    return load_config(find_config("quickstart"))
+
+
+@pytest.fixture(scope="module")
+def recorded(landscape) -> Any:
+    return landscape.Landscape.read(RECORDED)
+
+
+@pytest.fixture(scope="module")
+def setup(recorded, quickstart) -> Any:
+    """What a replay of the recorded landscape needs."""
+    return recorded.setup(quickstart)

@@ -2,16 +2,14 @@
 
 import importlib
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from heterosis.evals.splits import SEARCH
 from heterosis.search.assembly import open_parts
-from heterosis.search.config import find_config, load_config
 
-RECORDED = Path(__file__).parents[1] / "results/reference/search/quickstart.npz"
+from .conftest import RECORDED
 
 
 @pytest.fixture(scope="module")
@@ -20,14 +18,13 @@ def samplers(benchmark_scripts) -> Any:
 
 
 @pytest.fixture(scope="module")
-def parts() -> Any:
-    return open_parts(load_config(find_config("quickstart")))
+def parts(quickstart) -> Any:
+    return open_parts(quickstart)
 
 
 @pytest.fixture(scope="module")
-def replay(samplers) -> Any:
-    land = samplers.Landscape.read(RECORDED)
-    return samplers.Replay(land, land.setup(load_config(find_config("quickstart"))))
+def replay(samplers, recorded, setup) -> Any:
+    return samplers.Replay(recorded, setup)
 
 
 def test_the_recorded_items_are_those_of_the_search(replay, parts):

@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 import yaml
 from heterosis.evals.scores import MEAN, item_scores
-from heterosis.search.config import find_config, load_config
 from heterosis.search.objective import Objective
 
-RECORDED = Path(__file__).parents[1] / "results/reference/search/quickstart.npz"
+from .conftest import RECORDED
 
 
 @pytest.fixture(scope="module")
@@ -29,21 +28,6 @@ def verdicts(benchmark_scripts) -> Any:
 @pytest.fixture(scope="module")
 def objectives(benchmark_scripts) -> Any:
     return importlib.import_module("objectives")
-
-
-@pytest.fixture(scope="module")
-def landscape(benchmark_scripts) -> Any:
-    return importlib.import_module("landscape")
-
-
-@pytest.fixture(scope="module")
-def quickstart() -> Any:
-    return load_config(find_config("quickstart"))
-
-
-@pytest.fixture(scope="module")
-def setup(landscape, quickstart) -> Any:
-    return landscape.Landscape.read(RECORDED).setup(quickstart)
 
 
 def scores(*rates: float, n: int = 400, run_seed: int = 0) -> Any:
@@ -173,26 +157,24 @@ def test_a_search_that_cannot_run_ends_all(searches, quickstart, tmp_path):
     assert len(list(tmp_path.glob("*.log"))) < 10
 
 
-def test_a_search_sees_one_half_of_the_items_and_is_judged_on_the_other(objectives, landscape):
-    land = landscape.Landscape.read(RECORDED)
-    seen, unseen = objectives.halves(land, 3)
-    assert seen.items.n == unseen.items.n == land.items.n // 2
+def test_a_search_sees_one_half_of_the_items_and_is_judged_on_the_other(objectives, recorded):
+    seen, unseen = objectives.halves(recorded, 3)
+    assert seen.items.n == unseen.items.n == recorded.items.n // 2
     both = np.concatenate([seen.items.keys, unseen.items.keys])
-    assert np.array_equal(np.sort(both), np.sort(land.items.keys))
-    assert not np.array_equal(seen.items.keys, objectives.halves(land, 4)[0].items.keys)
-    row = land.items.rows(land.items.tasks[0]).size // 2
-    assert seen.items.rows(land.items.tasks[0]).size == row
+    assert np.array_equal(np.sort(both), np.sort(recorded.items.keys))
+    assert not np.array_equal(seen.items.keys, objectives.halves(recorded, 4)[0].items.keys)
+    row = recorded.items.rows(recorded.items.tasks[0]).size // 2
+    assert seen.items.rows(recorded.items.tasks[0]).size == row
 
 
-def test_yardsticks_are_the_same_whatever_was_optimised(objectives, landscape, setup):
-    land = landscape.Landscape.read(RECORDED)
+def test_yardsticks_are_the_same_whatever_was_optimised(objectives, landscape, recorded, setup):
     parents = [b for b in setup.baselines if b.kind == "parent"]
     for parent in parents:
-        found = objectives.judged(land, np.array(landscape.features(parent.recipe)))
+        found = objectives.judged(recorded, np.array(landscape.features(parent.recipe)))
         assert found["one-sided"] == 1.0
         assert found["min"] <= found["harmonic"] <= found["mean"]
     uniform = next(b for b in setup.baselines if b.kind == "uniform")
-    found = objectives.judged(land, np.array(landscape.features(uniform.recipe)))
+    found = objectives.judged(recorded, np.array(landscape.features(uniform.recipe)))
     assert found["one-sided"] == 0.0
     assert found["mean"] == pytest.approx(0.8975, abs=0.01)
 

@@ -1,14 +1,10 @@
 """The benchmark of stages and warm starts replays the product; on few items nothing is told."""
 
 import importlib
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from heterosis.search.config import find_config, load_config
-
-RECORDED = Path(__file__).parents[1] / "results/reference/search/quickstart.npz"
 
 
 @pytest.fixture(scope="module")
@@ -16,30 +12,26 @@ def starts(benchmark_scripts) -> Any:
     return importlib.import_module("starts")
 
 
-CONFIG = load_config(find_config("quickstart"))
-
-
 @pytest.fixture(scope="module")
-def replay(starts) -> Any:
-    land = starts.Landscape.read(RECORDED)
-    return starts.Replay(land, land.setup(CONFIG))
+def replay(starts, recorded, setup) -> Any:
+    return starts.Replay(recorded, setup)
 
 
-def test_stages_take_their_shares_and_the_best_only_rises(replay, starts):
+def test_stages_take_their_shares_and_the_best_only_rises(replay, starts, quickstart):
     start = starts.Start("staged", ({"depth": "constant", "share": 0.3}, {"width": 0.4}))
-    searcher = starts.Searcher(replay, CONFIG, start, 0)
+    searcher = starts.Searcher(replay, quickstart, start, 0)
     steps = searcher.run(8000)
     assert (np.diff(steps[:, 1]) >= 0).all()
     stages = [c.stage for c in searcher.candidates if c.is_searched]
     assert stages == sorted(stages)
     coarse = sum(c.items for c in searcher.candidates if c.stage == 0)
     assert 2400 <= coarse < 2400 + replay.land.items.n
-    assert np.array_equal(steps, starts.Searcher(replay, CONFIG, start, 0).run(8000))
+    assert np.array_equal(steps, starts.Searcher(replay, quickstart, start, 0).run(8000))
 
 
-def test_a_warm_start_tries_what_half_of_the_items_taught(replay, starts, monkeypatch):
+def test_a_warm_start_tries_what_half_of_the_items_taught(replay, starts, quickstart, monkeypatch):
     monkeypatch.setattr(starts, "FORMER_TRIALS", 6)
-    searcher = starts.Searcher(replay, CONFIG, starts.Start("warm", warm="half"), 0)
+    searcher = starts.Searcher(replay, quickstart, starts.Start("warm", warm="half"), 0)
     searcher.run(6000)
     origins = [c.origin for c in searcher.candidates if c.is_searched]
     taken = sum(map(bool, origins))
@@ -48,9 +40,9 @@ def test_a_warm_start_tries_what_half_of_the_items_taught(replay, starts, monkey
     assert len(origins) > taken
 
 
-def test_a_table_has_a_row_for_each_start(replay, starts, monkeypatch):
+def test_a_table_has_a_row_for_each_start(replay, starts, quickstart, monkeypatch):
     monkeypatch.setattr(starts, "STARTS", starts.STARTS[:1])
-    found = list(starts.rows(replay, CONFIG, 2, 4000))
+    found = list(starts.rows(replay, quickstart, 2, 4000))
     assert found[0]["soon_reached"] >= 1
     lines = starts.table(found).splitlines()
     assert len(lines) == 3

@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -260,9 +261,9 @@ def test_a_kill_in_any_rung_leaves_a_prefix_of_the_rungs(store, monkeypatch):
         assert (found is None) if not done else (assert_same(found, before) is None)
 
 
-def test_a_kill_while_rungs_are_removed_leaves_a_prefix(store, monkeypatch):
-    rungs = rungs_of(some_scores(0), (3, 7, 10))
-    append_rungs(store, rungs)
+@contextmanager
+def killed_at_the_second_unlink(monkeypatch):
+    """The process dies when it would remove a second file; that is expected."""
     calls, unlink = [], Path.unlink
 
     def killed(self: Path, missing_ok: bool = False) -> None:
@@ -274,7 +275,14 @@ def test_a_kill_while_rungs_are_removed_leaves_a_prefix(store, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", killed)
         with pytest.raises(Killed):
-            store.drop({0})
+            yield
+
+
+def test_a_kill_while_rungs_are_removed_leaves_a_prefix(store, monkeypatch):
+    rungs = rungs_of(some_scores(0), (3, 7, 10))
+    append_rungs(store, rungs)
+    with killed_at_the_second_unlink(monkeypatch):
+        store.drop({0})
     assert_same(ItemStore(store.folder).read(0, "search"), rungs[1])
     store.drop({0})
     append_rungs(store, rungs)
@@ -286,18 +294,8 @@ def test_a_kill_while_rungs_are_removed_leaves_a_prefix(store, monkeypatch):
 
 def test_a_kill_while_folded_rungs_are_removed_leaves_the_whole_split(store, monkeypatch):
     append_rungs(store, rungs_of(some_scores(0), (3, 7, 10)))
-    calls, unlink = [], Path.unlink
-
-    def killed(self: Path, missing_ok: bool = False) -> None:
-        calls.append(self)
-        if len(calls) == 2:
-            raise Killed
-        unlink(self, missing_ok)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "unlink", killed)
-        with pytest.raises(Killed):
-            store.compact()
+    with killed_at_the_second_unlink(monkeypatch):
+        store.compact()
     again = ItemStore(store.folder)
     for _ in range(2):
         assert_same(again.read(0, "search"), some_scores(0))
