@@ -2,6 +2,7 @@
 
 import importlib
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -55,6 +56,7 @@ def test_two_workers_of_ray_are_busy(workers, simulation, monkeypatch, tmp_path)
     monkeypatch.setattr(workers, "RAY_CANDIDATES", 20)
     monkeypatch.setattr(workers, "LEAST", 8)
     monkeypatch.setattr("sys.argv", ["workers", "--workers", "2", "--rounds", "4", "--out", "x"])
+    monkeypatch.setenv("PYTHONPATH", str(Path(workers.__file__).parent))  # actors import it, too
     monkeypatch.chdir(tmp_path)
     workers.main()
     facts = json.loads((tmp_path / "x").read_text())
