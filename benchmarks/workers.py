@@ -40,7 +40,7 @@ from heterosis.search.scoring_sections import WorkersSection
 from heterosis.search.sections import RacingSection, SearchSection
 from heterosis.search.stages import Stage
 from heterosis.search.study import Study
-from heterosis.search.workers import Job, Result, score_job
+from heterosis.search.workers import Job, Keep, Result, Score, score_job
 from landscape import Landscape, features
 from rich.console import Console
 
@@ -57,6 +57,10 @@ SECONDS = 1.0
 
 RAY_CANDIDATES = 60
 """Of the two real workers."""
+
+
+def forget(*_: Any) -> None:
+    """Keep no rungs."""
 
 
 @dataclass
@@ -102,6 +106,7 @@ class LandScorer:
 
     def __init__(self, land: Landscape) -> None:
         self._n = land.items.n
+        self.fingerprint = ""
         self.order: np.ndarray = np.arange(self._n)
         self.ends: tuple[int, ...] = (self._n,)
 
@@ -130,7 +135,9 @@ class LandBench:
         self.cpu += time.process_time() - before
         return found
 
-    def race(self, recipe: Recipe, is_enough: Callable[[ItemScores], bool]) -> ItemScores:
+    def race(
+        self, recipe: Recipe, is_enough: Callable[[ItemScores], bool], _: ItemScores | None
+    ) -> ItemScores:
         whole, before = self.score(recipe, SEARCH), time.process_time()
         for end in self.scorer.ends:
             seen = whole.taken(np.sort(self.scorer.order[:end]))
@@ -161,7 +168,7 @@ class Simulated:
 
     def submit(self, job: Job) -> None:
         assert self.idle > 0
-        scores = score_job(cast("Bench", self._bench), self._race, job).scores
+        scores = score_job(cast("Bench", self._bench), self._race, job, forget).scores
         assert isinstance(scores, ItemScores)
         seconds = self._lengths.seconds(job.number, scores.n / self._bench.scorer.items(SEARCH))
         self.spans.append((self._clock.now, seconds))
@@ -218,7 +225,7 @@ class Simulation:
         clock, bench = Clock(), LandBench(self.land, self.parts.objective)
         hired: list[Simulated] = []
 
-        def hire(_: Any, race: Race | None) -> Simulated:
+        def hire(_: Any, race: Race | None, __: Keep) -> Simulated:
             hired.append(Simulated(workers.num, bench, race, lengths, clock))
             return hired[-1]
 
@@ -233,7 +240,8 @@ class Simulation:
         hired: list[Timed] = []
 
         def hire(*_: Any) -> Timed:
-            hired.append(Timed(RayWorkers(workers, Sleeper(self.land.items), 0), workers.num))
+            made = RayWorkers(workers, Sleeper(self.land.items), 0, forget)
+            hired.append(Timed(made, workers.num))
             return hired[-1]
 
         bench = LandBench(self.land, self.parts.objective)
@@ -273,8 +281,8 @@ class Sleeper:
 
     items: ItemScores
 
-    def __call__(self) -> Callable[[Job], Result]:
-        def sleep(job: Job) -> Result:
+    def __call__(self) -> Score:
+        def sleep(job: Job, _: Keep) -> Result:
             time.sleep(SECONDS)
             return Result(job.number, self.items, SECONDS)
 

@@ -22,17 +22,17 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from queue import SimpleQueue
 from typing import Any
 
+from ..evals.scores import ItemScores
 from .config import ConfigError
 from .journal import StudyError
 from .scoring_sections import WorkersSection
-from .workers import Job, Result
+from .workers import Job, Keep, Result, Score
 
 log = logging.getLogger(__name__)
-
-Score = Callable[[Job], Result]
 
 REISSUES = 2
 """Times that a candidate whose worker died is begun anew."""
@@ -47,7 +47,8 @@ KNOCK = 10.0
 """Seconds within which a cluster must answer."""
 
 WATCH = "watch"
-"""Ray's name of the thread of an actor that waits beside the one which scores."""
+RUNGS = "rungs"
+"""Ray's names of the threads of an actor that wait beside the one which scores."""
 
 PATIENCE = 60.0
 """Seconds without any worker after which a person is told, again and again."""
@@ -75,6 +76,7 @@ class _Scorer:
     def __init__(self, build: Callable[[], Score]) -> None:
         self._build = build
         self._score: Score | None = None
+        self._rungs: SimpleQueue[tuple[int, ItemScores]] = SimpleQueue()
 
     def ready(self) -> str:
         """Build, not before it is asked: what is refused then comes back as it was raised.
@@ -93,7 +95,11 @@ class _Scorer:
     def score(self, job: Job) -> Result:
         """Score one candidate."""
         assert self._score is not None
-        return self._score(job)
+        return self._score(job, lambda *rung: self._rungs.put(rung))
+
+    def rung(self) -> tuple[int, ItemScores]:
+        """Wait for the next rung, beside all else; return its candidate's number and scores."""
+        return self._rungs.get()
 
     def watch(self) -> None:
         """Never return, beside all else: the call fails when the actor is gone."""
@@ -108,6 +114,7 @@ class _Worker:
         actor: Ray's handle.
         task: What it was asked last: to be ready, to answer, to score; None while it is idle.
         watch: Fails when it is gone.
+        rung: Comes with the next rung; None when it is gone.
         job: The candidate that it has, or will get once it answers.
         since: When it got that; None before.
         place: Its machine; empty until its model is loaded.
@@ -116,6 +123,7 @@ class _Worker:
     actor: Any
     task: Any
     watch: Any
+    rung: Any
     job: Job | None = None
     since: float | None = None
     place: str = ""
@@ -133,13 +141,16 @@ class RayWorkers:
         section: How many, and where.
         build: Called once in every actor, pickled; returns what scores a job.
         gpus: Of each actor.
+        keep: Hears of rungs.
 
     Raises:
         ConfigError: If the cluster cannot be reached.
     """
 
-    def __init__(self, section: WorkersSection, build: Callable[[], Score], gpus: float) -> None:
-        self._section, self._build, self._gpus = section, build, gpus
+    def __init__(
+        self, section: WorkersSection, build: Callable[[], Score], gpus: float, keep: Keep
+    ) -> None:
+        self._section, self._build, self._gpus, self._keep = section, build, gpus, keep
         _connect(section)
         self._again: deque[Job] = deque()
         self._deaths: dict[int, int] = {}
@@ -154,11 +165,12 @@ class RayWorkers:
             "num_cpus": self._section.cpus_per_worker,
             "num_gpus": self._gpus,
         }
-        options |= {"max_restarts": 0, "max_task_retries": 0, "concurrency_groups": {WATCH: 1}}
+        options |= {"max_restarts": 0, "max_task_retries": 0}
+        options["concurrency_groups"] = {WATCH: 1, RUNGS: 1}
         actor_class: Any = ray.remote(**options)(_Scorer)
         actor = actor_class.remote(self._build)
         watch = actor.watch.options(concurrency_group=WATCH).remote()
-        return _Worker(actor, actor.ready.remote(), watch)
+        return _Worker(actor, actor.ready.remote(), watch, _next_rung(actor))
 
     @property
     def idle(self) -> int:
@@ -178,16 +190,35 @@ class RayWorkers:
         """See `Workers`."""
         import ray
 
-        by_task = {task: w for w in self._workers for task in (w.task, w.watch) if task is not None}
-        done, _ = ray.wait([*by_task], num_returns=1, timeout=GLANCE)
-        more, _ = ray.wait([*by_task], num_returns=len(by_task), timeout=0)
-        heard = {id(by_task[task]): by_task[task] for task in {*done, *more}}
+        rungs = {w.rung: w for w in self._workers if w.rung is not None}
+        tasks = {task: w for w in self._workers for task in (w.task, w.watch) if task is not None}
+        done, _ = ray.wait([*rungs, *tasks], num_returns=1, timeout=GLANCE)
+        more, _ = ray.wait([*rungs, *tasks], num_returns=len(rungs) + len(tasks), timeout=0)
+        come = {*done, *more}
+        for task in come & rungs.keys():
+            self._hear(rungs[task])
+        heard = {id(tasks[task]): tasks[task] for task in come & tasks.keys()}
         found = [self._taken(worker) for worker in heard.values()]
         found += [self._late(w) for w in self._workers if self._is_late(w)]
         while self._again and self._free():
             self.submit(self._again.popleft())
         self._look_around()
         return [result for result in found if result is not None]
+
+    def _hear(self, worker: _Worker) -> None:
+        """Keep what a worker's candidate has met: whoever gets it next goes on from there."""
+        import ray
+        from ray.exceptions import RayError
+
+        try:
+            number, met = ray.get(worker.rung)
+        except RayError:
+            worker.rung = None
+            return
+        worker.rung = _next_rung(worker.actor)
+        if worker.job is not None and worker.job.number == number:
+            worker.job = replace(worker.job, met=met)
+            self._keep(number, met)
 
     def _taken(self, worker: _Worker) -> Result | None:
         """Take what a worker has sent: a result, that it is ready or there, or that it is gone."""
@@ -308,6 +339,10 @@ class RayWorkers:
         self._workers = []
         with _own_signals():
             ray.shutdown()
+
+
+def _next_rung(actor: Any) -> Any:
+    return actor.rung.options(concurrency_group=RUNGS).remote()
 
 
 def _connect(section: WorkersSection) -> None:

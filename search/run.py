@@ -50,7 +50,7 @@ from .study import Hire, Study
 from .views import write_views
 from .warm_start import WarmStart, settle_warm_start
 from .worker_side import Setup
-from .workers import Workers, hire_local
+from .workers import Keep, LocalWorkers, Workers
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ def _hire(
     """What makes the workers that the configuration asks for."""
     section = parts.config.workers
     if section is None or section.engine == "local":
-        return hire_local
+        return LocalWorkers
     own, most = parts.stages[-1].pace, most_workers(section)
     if section.num > min(most, own.generation + own.ahead):
         reporter.note(
@@ -183,9 +183,9 @@ def _hire(
     gpus = section.gpus_per_worker if machine["device"].startswith("cuda") else 0
     plain = json.loads(json.dumps(known))
 
-    def hire(_: Bench, race: Race | None) -> Workers:
+    def hire(_: Bench, race: Race | None, keep: Keep) -> Workers:
         setup = Setup(parts.config, machine, plain, race)
-        return RayWorkers(section, setup, gpus)
+        return RayWorkers(section, setup, gpus, keep)
 
     return hire
 

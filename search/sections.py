@@ -99,7 +99,7 @@ class Depth(Section):
     et al., arXiv:2410.17146); control_points: linear between k points; blocks: k equal steps;
     layers: every layer free."""
     count: int = Field(default=1, ge=1, le=MOST_POINTS)
-    """k of control_points and blocks; 1 or more."""
+    """k of control_points and blocks, 1 or more; a model of fewer layers has one for each."""
 
     @model_validator(mode="before")
     @classmethod

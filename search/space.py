@@ -106,7 +106,7 @@ class Space:
     @property
     def phrase(self) -> str:
         """Depth, kinds and bounds of the weights, in words."""
-        count = f" {self.depth.count}" if self.depth.shape in COUNTED else ""
+        count = f" {self._most_points}" if self.depth.shape in COUNTED else ""
         kinds, (low, high) = "/".join(self.kinds), self.weight
         return f"{self.depth.shape}{count} x {kinds}, weights in [{low:g}, {high:g}]"
 
@@ -145,10 +145,15 @@ class Space:
         }
 
     def _points(self, kind: str) -> int:
-        """Genes along the depth; one for a kind that lies outside the layers."""
+        """Genes along the depth, at most one a layer; one for a kind outside the layers."""
         if self.depth.shape in ("constant", "lines") or not self._has_depth(kind):
             return 1
-        return max(self.n_layers, 1) if self.depth.shape == "layers" else self.depth.count
+        layers = max(self.n_layers, 1)
+        return min(self.depth.count, layers) if self.depth.shape in COUNTED else layers
+
+    @property
+    def _most_points(self) -> int:
+        return max(self._points(kind) for kind in self.kinds)
 
     def _has_depth(self, kind: str) -> bool:
         """Whether a kind's curve runs over layers."""
@@ -324,7 +329,7 @@ class Space:
             "parents": list(self.parents),
             "groups": list(self.groups),
             "method": self.methods[0] if len(self.methods) == 1 else list(self.methods),
-            "depth": [self.depth.shape, max(self._points(kind) for kind in self.kinds)],
+            "depth": [self.depth.shape, self._most_points],
             "kinds": list(self.kinds),
             "weight": list(self.weight),
             "drop_rate": list(self.drop_rate),

@@ -18,6 +18,7 @@ from ..evals.scores import ItemScores
 from ..evals.splits import CONFIRM, SEARCH
 from ..evals.store import FOLDED_AT, ItemStore
 from .baselines import Baseline
+from .begun import Begun
 from .bench import Bench
 from .budget import Budget
 from .candidate import REROLL, Candidate, candidate_of, settled
@@ -35,10 +36,10 @@ from .rivals import Rivals
 from .sections import SearchSection
 from .space import Params
 from .stages import Stage
-from .workers import Job, Result, Workers, hire_local
+from .workers import Job, Keep, LocalWorkers, Result, Workers
 
-Hire = Callable[[Bench, Race | None], Workers]
-"""Makes the workers of a search, from its bench and its race."""
+Hire = Callable[[Bench, Race | None, Keep], Workers]
+"""Makes the workers of a search, from its bench, its race and what hears of rungs."""
 
 
 class Study:
@@ -68,7 +69,7 @@ class Study:
         reporter: Reporter,
         budget: Budget,
         should_stop: Callable[[], bool] = lambda: False,
-        hire: Hire = hire_local,
+        hire: Hire = LocalWorkers,
     ) -> None:
         self._bench, self._section, self._hire = bench, section, hire
         self._baselines, self._journal, self._store = baselines, journal, store
@@ -78,6 +79,7 @@ class Study:
         self._candidates = [candidate_of(trial) for trial in journal.trials]
         self._race: Race | None = None
         self._rivals = Rivals(self._items)
+        self._begun = Begun(store.folder / "begun", self._written)
         self._confirmation = Confirmation(bench, store, self._written, reporter.note)
         self._finalists: list[Candidate] = []
         self._kept_at = 0.0
@@ -160,11 +162,12 @@ class Study:
             return
         self._tell_stage()
         self._kept_at = self._budget.elapsed
-        workers = self._hire(self._bench, self._race)
+        workers = self._hire(self._bench, self._race, self._begun.keep)
         try:
             limit = self._search_with(workers)
         finally:
             workers.close()
+        self._begun.close()
         if self._budget.limits.trials is None and limit is not None:
             self._reporter.note(f"search: {limit} given to it is spent")
 
@@ -199,7 +202,11 @@ class Study:
                 continue
             if not flying and not queue:
                 return limit
-            results |= {result.number: result for result in workers.wait()}
+            for result in workers.wait():
+                results[result.number] = result
+                waits = result.number != flying[0].candidate.number
+                if waits and isinstance(result.scores, ItemScores):
+                    self._begun.keep(result.number, result.scores)
 
     def _ask_into(self, queue: deque[Flight]) -> str | None:
         """Propose all that can be proposed now; return which limit forbids more."""
@@ -227,7 +234,9 @@ class Study:
     def _job(self, flight: Flight) -> Job:
         if self._race is not None:
             flight.rivals = self._rivals.known(self._candidates, flight.known)
-        return Job(flight.candidate.number, flight.candidate.recipe, flight.rivals)
+        number, recipe = flight.candidate.number, flight.candidate.recipe
+        met = self._begun.begin(number, recipe, self._bench.scorer.fingerprint)
+        return Job(number, recipe, flight.rivals, met)
 
     def _land(self, flight: Flight, result: Result) -> None:
         """Judge and keep a scored candidate."""
@@ -236,6 +245,7 @@ class Study:
         candidate, scores = self._told_by(blank, result.scores, flight.rivals)
         candidate = valued(candidate, self._objective)
         self._keep(self._flights.land(flight, candidate), candidate, scores)
+        self._begun.land(candidate.number)
         self._reporter.forecast(self._budget.total(self._candidates))
 
     def _stage(self, name: str, missing: int, total: int) -> None:

@@ -6,15 +6,16 @@ Knows assembly; nothing of the engine that calls it, of samplers or of the journ
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
 from ..evals.fingerprint import parts_of
 from ..evals.racing import Race
 from .config import Config
-from .workers import Job, Result, score_job
+from .workers import Score, score_job
 
 OURS = "heterosis"
 """This package, as `pip` calls it."""
@@ -42,7 +43,7 @@ class Setup:
     race: Race | None
     program: str = field(default_factory=_program)
 
-    def __call__(self) -> Callable[[Job], Result]:
+    def __call__(self) -> Score:
         """Build a bench and plan the race.
 
         Raises:
@@ -65,7 +66,7 @@ class Setup:
         race = self.race
         if race is not None:
             plan_rungs(scorer, race, parts.config.search)
-        return lambda job: score_job(bench, race, job)
+        return partial(score_job, bench, race)
 
     def _check_program(self) -> None:
         from .journal import StudyError

@@ -7,6 +7,7 @@ An engine knows recipes and item scores; no sampler, no journal. `local` scores 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,11 +26,20 @@ class Job:
         number: The candidate's number in the journal.
         recipe: What to load.
         rivals: Items of whom it is raced against; none: it meets all items.
+        met: Its own of the first rungs, if an earlier run has scored them.
     """
 
     number: int
     recipe: Recipe
     rivals: tuple[ItemScores, ...]
+    met: ItemScores | None = None
+
+
+Keep = Callable[[int, ItemScores], None]
+"""Hears what the candidate of a number has met so far, after each rung but its last."""
+
+Score = Callable[[Job, Keep], "Result"]
+"""Does a job."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +58,10 @@ class Result:
 
 
 class Workers(Protocol):
-    """Scores jobs, several at a time. Closed by whoever made it."""
+    """Scores jobs, several at a time. Closed by whoever made it.
+
+    Rungs are heard of in `wait`, by the thread that calls it.
+    """
 
     @property
     def idle(self) -> int:
@@ -68,16 +81,26 @@ class Workers(Protocol):
         ...
 
 
-def score_job(bench: Bench, race: Race | None, job: Job) -> Result:
+def score_job(bench: Bench, race: Race | None, job: Job, keep: Keep) -> Result:
     """Load and score a candidate; stop it at the first rung at which it has lost its race."""
     start, total = time.monotonic(), bench.scorer.items(SEARCH)
-    if race is None or not job.rivals:
+
+    def is_over(seen: ItemScores) -> bool:
+        return seen.n == total or (
+            race is not None and any(race.is_lost(seen, rival) for rival in job.rivals)
+        )
+
+    def is_enough(seen: ItemScores) -> bool:
+        if not (over := is_over(seen)):
+            keep(job.number, seen)
+        return over
+
+    if job.met is not None and is_over(job.met):
+        scores = job.met
+    elif race is None or not job.rivals:
         scores = bench.score(job.recipe, SEARCH)
     else:
-        scores = bench.race(
-            job.recipe,
-            lambda seen: seen.n < total and any(race.is_lost(seen, r) for r in job.rivals),
-        )
+        scores = bench.race(job.recipe, is_enough, job.met)
     return Result(job.number, scores, time.monotonic() - start)
 
 
@@ -87,10 +110,11 @@ class LocalWorkers:
     Args:
         bench: Scores recipes.
         race: How candidates are stopped early, or None.
+        keep: Hears of rungs.
     """
 
-    def __init__(self, bench: Bench, race: Race | None) -> None:
-        self._bench, self._race = bench, race
+    def __init__(self, bench: Bench, race: Race | None, keep: Keep) -> None:
+        self._bench, self._race, self._keep = bench, race, keep
         self._job: Job | None = None
 
     @property
@@ -107,12 +131,7 @@ class LocalWorkers:
         """See `Workers`."""
         job, self._job = self._job, None
         assert job is not None
-        return [score_job(self._bench, self._race, job)]
+        return [score_job(self._bench, self._race, job, self._keep)]
 
     def close(self) -> None:
         """See `Workers`: nothing is held."""
-
-
-def hire_local(bench: Bench, race: Race | None) -> LocalWorkers:
-    """Score in this process."""
-    return LocalWorkers(bench, race)

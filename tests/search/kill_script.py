@@ -1,7 +1,7 @@
 """Runs a search and kills it, again and again: `kill_script.py CONFIG RESULTS KILLS SEED`.
 
 Each run is a fork of this process, which has imported all that takes seconds. Prints a line of
-JSON: how many candidates were finished, and how many confirmed, at each kill.
+JSON: how many candidates were finished, confirmed, and kept with some rungs, at each kill.
 """
 
 import io
@@ -18,6 +18,7 @@ import lm_eval.models.huggingface  # noqa: F401 - imported before the fork: it t
 import torch
 from heterosis.evals.splits import CONFIRM
 from heterosis.evals.store import ItemStore
+from heterosis.search import begun
 from heterosis.search.config import load_config
 from heterosis.search.journal import JOURNAL
 from heterosis.search.progress import PlainReporter
@@ -25,6 +26,7 @@ from heterosis.search.run import run_search
 from rich.console import Console
 
 torch.set_num_threads(1)
+begun.SECONDS = 0.0  # tiny models' rungs are kept, too
 
 
 def fork_search(path: Path, results: Path) -> int:
@@ -48,16 +50,27 @@ def candidates(results: Path) -> int:
     return journal.read_bytes().count(b"\n") if journal.is_file() else 0
 
 
+def kept_rungs(results: Path) -> dict[str, int]:
+    """The files of candidates in flight, and when each was written."""
+    return {path.name: path.stat().st_mtime_ns for path in results.glob("items/begun/trial*")}
+
+
 def confirmed(results: Path) -> set[str]:
     return {path.name for path in results.glob("items/*.confirm.parquet")}
 
 
 def moments(kills: int, chance: random.Random, results: Path) -> Iterator[Callable[[], bool]]:
-    """What to wait for: a third while starting, half while searching, the rest confirming."""
+    """What to wait for: a third while starting, half while searching, the rest confirming.
+
+    Of those while searching every other one is soon after a rung.
+    """
     for kill in range(kills):
         if kill % 3 == 0:
             at = time.monotonic() + chance.uniform(0.0, 1.0)
             yield lambda at=at: time.monotonic() > at
+        elif kill % 2 and kill < 0.85 * kills:
+            seen = kept_rungs(results)
+            yield lambda seen=seen: bool(kept_rungs(results).items() - seen.items())
         elif kill < 0.85 * kills:
             wanted = candidates(results) + chance.randint(1, 2)
             yield lambda wanted=wanted: candidates(results) > wanted
@@ -80,7 +93,7 @@ def main(config: str, folder: str, kills: str, seed: str) -> None:
         os.waitpid(process, 0)
         keys = ItemStore(results / "items").keys()
         splits = [split for _, split in keys]
-        killed.append((candidates(results), splits.count(CONFIRM)))
+        killed.append((candidates(results), splits.count(CONFIRM), len(kept_rungs(results))))
     sys.stdout.write(f"{json.dumps(killed)}\n")
 
 

@@ -6,14 +6,13 @@ lasts until machines have come and gone, and costs the processor nothing.
 
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from heterosis.search import run
 from heterosis.search.cli import main
 from heterosis.search.worker_side import Setup
-from heterosis.search.workers import Job, Result
+from heterosis.search.workers import Job, Keep, Result, Score
 
 SECONDS, HURRY = float(sys.argv.pop(1)), Path(sys.argv.pop(1))
 
@@ -26,13 +25,13 @@ class SlowSetup:
     seconds: float
     hurry: Path
 
-    def __call__(self) -> Callable[[Job], Result]:
+    def __call__(self) -> Score:
         score = self.setup()
 
-        def slowly(job: Job) -> Result:
+        def slowly(job: Job, keep: Keep) -> Result:
             if not self.hurry.exists():
                 time.sleep(self.seconds)
-            return score(job)
+            return score(job, keep)
 
         return slowly
 

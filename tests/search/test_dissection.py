@@ -67,10 +67,13 @@ def test_genes_are_reset_to_the_uniform_merge_one_at_a_time(small_search):
 
 
 def test_where_genes_are_many_curves_are_reset_as_a_whole(small_search):
-    space = space_of(small_search, space={"depth": {"control_points": 11}})
+    kinds = ["attn", "mlp", "other"]
+    free = {"depth": "layers", "modules": kinds, "drop_rate": [0.0, 0.5]}
+    space = space_of(small_search, merge={"method": "dare_ties"}, space=free)
     assert len(space.genes) > MOST_RESETS
     groups = gene_groups(space)
-    assert set(groups) == {f"weight.{p}.{k}" for p in ("python", "java") for k in ("attn", "mlp")}
+    curves = [f"{head}.{p}" for head in ("weight", "drop_rate") for p in ("python", "java")]
+    assert set(groups) == {f"{curve}.{kind}" for curve in curves for kind in kinds}
     assert sorted(gene for group in groups.values() for gene in group) == sorted(space.genes)
 
 

@@ -18,19 +18,26 @@ from heterosis.search.ray_workers import RayWorkers, check_ray
 from heterosis.search.run import _hire as make_hire
 from heterosis.search.scoring_sections import WorkersSection
 from heterosis.search.worker_side import Setup
-from heterosis.search.workers import Job, Result
+from heterosis.search.workers import Job, Keep, Result
 
+from ..evals.test_scores import scores
 from .test_kill import start, wait_for_new_lines
 from .test_search import record, run
 
 RECIPE = Recipe.uniform("linear", ("a", "b"), ("layers.0.attn",), 0.5)
+SOME = scores({"t": [1.0, 0.0, 1.0]})
 RAY = {"engine": "ray", "num": 2, "gpus_per_worker": 0}
+
+
+def forget(*_) -> None:
+    """Keep no rungs."""
 
 
 @pytest.fixture
 def with_ray(monkeypatch):
     pytest.importorskip("ray")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # other tests run beside
 
 
 def test_without_ray_the_remedy_is_told(monkeypatch, small_search):
@@ -45,7 +52,7 @@ def test_without_ray_the_remedy_is_told(monkeypatch, small_search):
 def odd_ones_die():
     """Scores even numbers; the process dies over odd ones."""
 
-    def score(job: Job) -> Result:
+    def score(job: Job, _: Keep) -> Result:
         if job.number % 2:
             os.kill(os.getpid(), signal.SIGKILL)
         return Result(job.number, "even", 0.0)
@@ -56,7 +63,7 @@ def odd_ones_die():
 def the_first_time_dies(marks):
     """The process dies over every number once."""
 
-    def score(job: Job) -> Result:
+    def score(job: Job, _: Keep) -> Result:
         mark = marks / str(job.number)
         if not mark.exists():
             mark.touch()
@@ -70,7 +77,7 @@ def the_first_time_dies(marks):
 def test_the_death_of_an_idle_worker_is_seen_and_costs_no_candidate_anything(with_ray, monkeypatch):
     monkeypatch.setattr("heterosis.search.ray_workers.REISSUES", 0)
     section = WorkersSection(engine="ray", num=1, gpus_per_worker=0)
-    workers = RayWorkers(section, tells_its_process, gpus=0)
+    workers = RayWorkers(section, tells_its_process, gpus=0, keep=forget)
     try:
         first = score_one(workers, 0)
         os.kill(int(first), signal.SIGKILL)
@@ -98,7 +105,7 @@ def test_a_worker_with_another_version_of_the_program_refuses(small_search):
 
 
 def tells_its_process():
-    return lambda job: Result(job.number, str(os.getpid()), 0.0)
+    return lambda job, _: Result(job.number, str(os.getpid()), 0.0)
 
 
 def score_one(workers, number: int) -> str:
@@ -119,7 +126,7 @@ def wait_until(workers, is_so) -> None:
 
 
 def sleeps():
-    def score(job: Job) -> Result:
+    def score(job: Job, _: Keep) -> Result:
         time.sleep(600 if job.number == 1 else 0.01)
         return Result(job.number, "slept", 0.0)
 
@@ -140,7 +147,7 @@ def the_first_alone(folder, way: str):
         if way == "dies":
             dies_at_once()
         raise StudyError("worker on elsewhere: other parents") from None
-    return lambda job: Result(job.number, "scored", 0.0)
+    return lambda job, _: Result(job.number, "scored", 0.0)
 
 
 def dies_at_once():
@@ -165,7 +172,7 @@ def scored(build, count: int, **given) -> dict[int, str]:
     section = WorkersSection.model_validate(
         {"engine": "ray", "num": 2, "gpus_per_worker": 0, **given}
     )
-    workers = RayWorkers(section, build, gpus=0)
+    workers = RayWorkers(section, build, gpus=0, keep=forget)
     try:
         return reasons(workers, count)
     finally:
@@ -184,6 +191,30 @@ def test_a_candidate_that_kills_its_worker_three_times_has_failed(with_ray):
 def test_a_candidate_whose_worker_died_is_begun_anew(with_ray, tmp_path):
     found = scored(partial(the_first_time_dies, tmp_path), 4)
     assert found == dict.fromkeys(range(4), "the second time")
+
+
+def dies_after_a_rung(job: Job, keep: Keep) -> Result:
+    """The process dies soon after the first rung; whoever has it already goes on."""
+    if job.met is not None:
+        return Result(job.number, f"went on from {job.met.n}", 0.0)
+    keep(job.number, SOME)
+    time.sleep(2)
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+@pytest.mark.slow
+def test_rungs_of_a_worker_that_died_are_kept_and_gone_on_with(with_ray):
+    heard = []
+    section = WorkersSection.model_validate(RAY)
+    workers = RayWorkers(
+        section, lambda: dies_after_a_rung, gpus=0, keep=lambda *rung: heard.append(rung)
+    )
+    try:
+        assert reasons(workers, 2) == dict.fromkeys((0, 1), "went on from 3")
+    finally:
+        workers.close()
+    assert sorted((number, met.n) for number, met in heard) == [(0, 3), (1, 3)]
 
 
 @pytest.mark.slow
@@ -212,7 +243,7 @@ def test_a_worker_that_cannot_be_made_costs_the_others_nothing(
 ):
     monkeypatch.setattr("heterosis.search.ray_workers.STILLBIRTHS", 2)
     section = WorkersSection(engine="ray", num=2, gpus_per_worker=0)
-    workers = RayWorkers(section, partial(the_first_alone, tmp_path, way), gpus=0)
+    workers = RayWorkers(section, partial(the_first_alone, tmp_path, way), gpus=0, keep=forget)
     try:
         wait_until(workers, lambda: workers.idle > 0)
         (tmp_path / "go").touch()
@@ -233,7 +264,7 @@ def test_workers_that_never_come_up_end_the_search(with_ray, monkeypatch):
 @pytest.mark.slow
 def test_a_worker_waits_for_its_card_and_a_person_is_told(with_ray, monkeypatch, caplog):
     monkeypatch.setattr("heterosis.search.ray_workers.PATIENCE", 1.0)
-    workers = RayWorkers(WorkersSection(engine="ray"), tells_its_process, gpus=64)
+    workers = RayWorkers(WorkersSection(engine="ray"), tells_its_process, gpus=64, keep=forget)
     try:
         wait_until(workers, lambda: "no worker is there" in caplog.text)
         assert "waiting for 1 with 1 CPU(s) and 64 GPU(s) each; add a machine" in caplog.text
@@ -266,7 +297,7 @@ def test_workers_that_would_wait_are_told(small_search, given, said):
 def test_a_cluster_that_is_not_there_is_told(with_ray):
     section = WorkersSection(engine="ray", address="127.0.0.1:1")
     with pytest.raises(ConfigError, match="must be that of a running Ray cluster"):
-        RayWorkers(section, sleeps, gpus=0)
+        RayWorkers(section, sleeps, gpus=0, keep=forget)
 
 
 SEARCH = {"trials": 14, "racing": {"first": 10, "alpha": 0.3}, "sampler_args": {"popsize": 4}}

@@ -57,8 +57,10 @@ def test_the_middle_is_the_uniform_merge(parents, depth, modules):
         ("constant", 4),
         ("lines", 8),
         ("layers", 16),
-        ({"control_points": 5}, 20),
+        ({"control_points": 3}, 12),
         ({"blocks": 2}, 8),
+        ({"control_points": 5}, 16),  # of four layers: none more than there are layers
+        ({"blocks": 5}, 16),
     ],
 )
 def test_the_number_of_genes_is_points_times_kinds_times_parents(depth, genes):

@@ -25,7 +25,7 @@ from .test_space import make_space
 from .test_workers import run_shuffled
 
 COARSE = make_space(depth="constant")
-FINE = make_space(depth={"control_points": 5})
+FINE = make_space(depth={"control_points": 3})
 STAGES = [{"depth": "constant", "trials": 5}, {"width": 0.4}]
 
 
@@ -50,7 +50,7 @@ def test_a_stage_lies_around_the_winner_and_within_the_bounds():
     assert set(begun.middle.values()) == {0.9}
     for bounds in begun.space.genes.values():
         assert bounds == (pytest.approx(0.7), 1.0)
-    assert [(p["weight.a.attn.4"], c.number) for p, c in begun.taught] == [(0.9, 1)]
+    assert [(p["weight.a.attn.2"], c.number) for p, c in begun.taught] == [(0.9, 1)]
     assert begun.given == ()
     assert "around candidate 1 (0.7000)" in begun.line
     assert "0.4 of each interval" in begun.line

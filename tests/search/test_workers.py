@@ -29,8 +29,8 @@ SEARCHES = {
 class Shuffled:
     """Real workers as far as a study can tell: jobs overlap and end in any order."""
 
-    def __init__(self, bench, race, count: int, seed: int) -> None:
-        self._bench, self._race, self._count = bench, race, count
+    def __init__(self, bench, race, keep, count: int, seed: int) -> None:
+        self._bench, self._race, self._keep, self._count = bench, race, keep, count
         self._chance, self._jobs, self.most = random.Random(seed), [], 0
 
     @property
@@ -44,7 +44,7 @@ class Shuffled:
 
     def wait(self):
         job = self._jobs.pop(self._chance.randrange(len(self._jobs)))
-        return [score_job(self._bench, self._race, job)]
+        return [score_job(self._bench, self._race, job, self._keep)]
 
     def close(self) -> None:
         self._jobs.clear()
@@ -55,8 +55,8 @@ def run_shuffled(path, results, count: int, seed: int = 0, should_stop=lambda: F
     config = load_config(path).model_copy(update={"results": results})
     hired = []
 
-    def hire(bench, race):
-        hired.append(Shuffled(bench, race, count, seed))
+    def hire(bench, race, keep):
+        hired.append(Shuffled(bench, race, keep, count, seed))
         return hired[-1]
 
     reporter = PlainReporter(Console(file=io.StringIO()))
