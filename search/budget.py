@@ -1,7 +1,8 @@
 """How much a search may spend: candidates, items, or hours, of which a part is kept to confirm.
 
-Knows clocks and finished candidates. The wall's clock is looked at once, at the start: what is left
-is counted by one that nobody can put back.
+Knows clocks and finished candidates. Time is counted from the start by a clock that nobody can put
+back; a search that shall end at a moment also ends when the wall's clock shows it: that may have
+been put forward, or the machine may have slept.
 """
 
 from __future__ import annotations
@@ -29,11 +30,13 @@ class Limits:
         trials: Candidates, those of earlier runs included.
         items: Items that candidates are scored on, those of earlier runs included.
         seconds: From now to the end, confirmation included.
+        deadline: The moment of the end, if one was said; `seconds` are not more than until then.
     """
 
     trials: int | None = None
     items: int | None = None
     seconds: float | None = None
+    deadline: datetime.datetime | None = None
 
     def candidates(self, seconds: float, items: int, before: float, after: float) -> int:
         """How many candidates there is room for.
@@ -70,13 +73,17 @@ def limits_of(
         deadline: From `settle_deadline`, kept with the study.
         candidates: All that are finished; their time counts against `hours`.
     """
-    ends = []
+    ends, moment = [], None
     if section.hours is not None:
         ends.append(section.hours * 3600 - sum(time_spent(c) for c in candidates))
     if deadline is not None:
         moment = datetime.datetime.fromisoformat(deadline)
-        ends.append((moment - datetime.datetime.now(moment.tzinfo)).total_seconds())
-    return Limits(section.trials, section.items, min(ends, default=None))
+        ends.append((moment - _now()).total_seconds())
+    return Limits(section.trials, section.items, min(ends, default=None), moment)
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
 
 
 def settle_deadline(
@@ -87,7 +94,7 @@ def settle_deadline(
     Args:
         section: What the configuration says.
         known: Manifest of the study so far; empty at the start.
-        now: With its zone.
+        now: As this machine's clock shows it.
     """
     if section.until is None:
         return None
@@ -115,14 +122,19 @@ class Budget:
         limits: What may be spent; the seconds count from here.
         confirm_items: Items that confirmation will score.
         clock: Seconds, never put back.
+        wall: The wall's clock, with its zone.
     """
 
     def __init__(
-        self, limits: Limits, confirm_items: int, clock: Callable[[], float] = time.monotonic
+        self,
+        limits: Limits,
+        confirm_items: int,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], datetime.datetime] = _now,
     ) -> None:
         """Start the clock."""
         self.limits = limits
-        self._confirm_items, self._clock = confirm_items, clock
+        self._confirm_items, self._clock, self._wall = confirm_items, clock, wall
         self._start = clock()
 
     def spent(self, candidates: Sequence[Candidate], flying: int = 0) -> str | None:
@@ -156,7 +168,7 @@ class Budget:
             shares.append(_items(candidates, flying) / limits.items)
         if limits.seconds is not None:
             gone = sum(map(time_spent, searched))
-            left = limits.seconds - self.elapsed - self.kept(candidates)
+            left = self._left - self.kept(candidates)
             shares.append(gone / max(gone + left, gone, 1e-9))
         return max(shares)
 
@@ -165,7 +177,7 @@ class Budget:
         limits = self.limits
         if limits.seconds is None:
             return None
-        left = limits.seconds - self.elapsed - self.kept(candidates)
+        left = self._left - self.kept(candidates)
         return "the time" if left < _slowest(candidates) else None
 
     @property
@@ -174,9 +186,18 @@ class Budget:
         return self._clock() - self._start
 
     @property
+    def _left(self) -> float:
+        """Seconds until the end, by whichever clock comes to it first."""
+        seconds = math.inf if self.limits.seconds is None else self.limits.seconds
+        left = seconds - self.elapsed
+        if self.limits.deadline is None:
+            return left
+        return min(left, (self.limits.deadline - self._wall()).total_seconds())
+
+    @property
     def is_over(self) -> bool:
         """Whether all time is spent, what was kept for confirmation too."""
-        return self.limits.seconds is not None and self.elapsed > self.limits.seconds
+        return self._left < 0
 
     def kept(self, candidates: Sequence[Candidate]) -> float:
         """Seconds kept for confirmation: what it will take at the candidates' pace, within KEPT."""
@@ -195,7 +216,7 @@ class Budget:
         if self.limits.items is not None and items:
             wanted.append(math.ceil(len(searched) * self.limits.items / items))
         if self.limits.seconds is not None and seconds:
-            left = self.limits.seconds - self.elapsed - self.kept(candidates)
+            left = self._left - self.kept(candidates)
             wanted.append(len(searched) + max(int(left * len(searched) / seconds), 0))
         return min(wanted, default=None)
 

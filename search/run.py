@@ -95,8 +95,7 @@ def run_search(
         warm = settle_warm_start(parts, known)
         stages = parts.stages if warm is None else with_warm_start(parts.stages, warm.recipes)
         bench, machine = _bench(parts, known.get("machine", {}), reporter)
-        today = datetime.datetime.now().astimezone()
-        machine["deadline"] = settle_deadline(config.search, known, today)
+        machine["deadline"] = settle_deadline(config.search, known, datetime.datetime.now())
         requests = {"requests": parts_of(bench.scorer.fingerprint)}
         if known:
             check_identity(known["identity"], requests, folder)

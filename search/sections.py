@@ -336,7 +336,7 @@ class SearchSection(Section):
     @classmethod
     def _readable(cls, until: str | None) -> str | None:
         if until is not None:
-            deadline_of(until, datetime.datetime.now().astimezone())
+            deadline_of(until, datetime.datetime.now())
         return until
 
     @model_validator(mode="before")

@@ -1,8 +1,10 @@
 """How much a search may spend: by candidates, items, hours, and until an hour of the day."""
 
 import datetime
+import itertools
 import time
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from heterosis.merge.recipe import Coefficients, Recipe
@@ -15,7 +17,7 @@ from heterosis.search.sections import SearchSection
 
 from .test_search import run
 
-NOW = datetime.datetime(2026, 11, 24, 22, 30, tzinfo=datetime.UTC)
+NOW = datetime.datetime(2026, 11, 24, 22, 30)
 RECIPE = Recipe("linear", ("a",), {"layers.0.attn": Coefficients((1.0,), (0.0,))})
 
 
@@ -34,17 +36,54 @@ class Clock:
         return self.now
 
 
+@pytest.fixture
+def in_utc(monkeypatch):
+    yield from put_into(monkeypatch, "UTC0")
+
+
+@pytest.fixture
+def in_berlin(monkeypatch):
+    yield from put_into(monkeypatch, "CET-1CEST,M3.5.0,M10.5.0/3")
+
+
+def put_into(monkeypatch, zone: str):
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", zone)
+        time.tzset()
+        yield
+    time.tzset()
+
+
 @pytest.mark.parametrize(
     ("until", "expected"),
     [
         ("08:00", "2026-11-25T08:00:00+00:00"),
         ("23:15:30", "2026-11-24T23:15:30+00:00"),
+        ("22:30", "2026-11-25T22:30:00+00:00"),
+        ("00:15+02:00", "2026-11-26T00:15:00+02:00"),
+        ("00:45+02:00", "2026-11-25T00:45:00+02:00"),
         ("2026-11-27T06:00", "2026-11-27T06:00:00+00:00"),
         ("2026-11-27T06:00+02:00", "2026-11-27T06:00:00+02:00"),
     ],
 )
+@pytest.mark.usefixtures("in_utc")
 def test_until_is_the_next_such_hour_or_a_moment(until, expected):
     assert deadline_of(until, NOW).isoformat() == expected
+
+
+@pytest.mark.parametrize(
+    ("now", "expected"),
+    [
+        ("2026-10-24T22:00", "2026-10-25T08:00:00+01:00"),
+        ("2026-03-28T22:00", "2026-03-29T08:00:00+02:00"),
+    ],
+)
+@pytest.mark.usefixtures("in_berlin")
+def test_until_is_what_the_clock_shows_after_a_night_with_summer_time_begun_or_over(now, expected):
+    evening = datetime.datetime.fromisoformat(now)
+    assert deadline_of("08:00", evening).isoformat() == expected
+    morning = expected.partition("+")[0]
+    assert deadline_of(morning, evening).isoformat() == expected
 
 
 def test_an_unreadable_moment_is_refused(small_search):
@@ -54,6 +93,7 @@ def test_an_unreadable_moment_is_refused(small_search):
         load_config(small_search.write(search={"until": "eight"}))
 
 
+@pytest.mark.usefixtures("in_utc")
 def test_a_deadline_is_settled_once_and_anew_when_the_person_changes_it():
     section = SearchSection(until="08:00")
     settled = settle_deadline(section, {}, NOW)
@@ -98,6 +138,45 @@ def test_hours_count_what_earlier_runs_took_and_a_deadline_what_is_left():
     assert limits_of(SearchSection(hours=2.0), None, done).seconds == 3600.0
     soon = (datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=90)).isoformat()
     assert limits_of(SearchSection(hours=2.0), soon, done).seconds == pytest.approx(90, abs=5)
+
+
+@pytest.mark.parametrize(
+    ("wall", "gone", "is_over"),
+    [
+        (0, 0, False),
+        (-7200, 3590, False),  # put back two hours: the night is as long as it was
+        (-7200, 3601, True),
+        (3601, 60, True),  # put forward, or the machine has slept: it is as late as it is
+        (120, 60, False),
+    ],
+)
+def test_a_clock_that_is_put_back_or_forward_prolongs_no_search(wall, gone, is_over):
+    begun = datetime.datetime(2026, 11, 24, 22, 30, tzinfo=datetime.UTC)
+    clock, shown = Clock(), [begun]
+    limits = Limits(seconds=3600.0, deadline=begun + datetime.timedelta(hours=1))
+    budget = Budget(limits, 0, clock, lambda: shown[0])
+    clock.now += gone
+    shown[0] = begun + datetime.timedelta(seconds=gone + wall)
+    assert budget.is_over == is_over
+    assert bool(budget.spent(candidates(10))) == (is_over or gone > 3000)
+
+
+def test_a_search_whose_clock_is_put_forward_confirms_what_it_has(small_search, monkeypatch):
+    begun = datetime.datetime.now(datetime.UTC)
+    asked = itertools.count()
+
+    def jumping() -> datetime.datetime:
+        late = 3 if next(asked) > 40 else 0
+        return datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=late)
+
+    monkeypatch.setattr("heterosis.search.run.Budget", partial(Budget, wall=jumping))
+    until = (begun + datetime.timedelta(hours=1)).isoformat()
+    outcome, text = run(small_search.write(search={"trials": None, "until": until}))
+    assert "search: the time given to it is spent" in text
+    searched = [row for row in outcome.board.rows if row.candidate.is_searched]
+    assert 1 < len(searched) < 40
+    assert any(row.confirm is not None for row in searched), "finalists are confirmed all the same"
+    assert outcome.finished
 
 
 def test_what_many_workers_took_counts_as_the_night_does_however_many_there_were():
