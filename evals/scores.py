@@ -107,14 +107,12 @@ class ItemScores:
         """Number of items."""
         return int(self.value.size)
 
-    def added_to(self, before: "ItemScores | None") -> "ItemScores":
+    def added_to(self, before: "ItemScores") -> "ItemScores":
         """The items that are not in ``before``, an earlier rung of the same split.
 
         Raises:
             ValueError: If an item of ``before`` is missing here.
         """
-        if before is None:
-            return self
         mine, theirs = self.keys, before.keys
         if not np.isin(theirs, mine).all():
             raise ValueError(

@@ -2,7 +2,6 @@
 
 import json
 import math
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from heterosis.evals.item_table import load
 from heterosis.evals.scores import AUDIT, COLUMNS, PER_TASK, ItemScores, item_scores
 from heterosis.evals.store import ItemStore, StoreError
 
@@ -200,122 +200,19 @@ def test_a_store_from_before_audits_is_readable_and_has_no_fingerprint(store):
         store.compact()
 
 
-def rungs_of(scores: ItemScores, ends: tuple[int, ...]) -> list[ItemScores]:
-    """Cumulative scores after each rung; items come in an order of their own."""
-    order = np.random.default_rng(0).permutation(scores.n)
-    chosen = [np.sort(order[:end]) for end in ends]
-    return [
-        replace(scores, **{name: getattr(scores, name)[rows] for name in COLUMNS})
-        for rows in chosen
-    ]
-
-
-def append_rungs(store: ItemStore, rungs: list[ItemScores], trial: int = 0) -> None:
-    for number, scores in enumerate(rungs):
-        before = rungs[number - 1] if number else None
-        store.append(trial, "search", scores.added_to(before), rung=number)
-
-
-def test_rungs_are_parts_that_read_as_one(store):
-    rungs = rungs_of(some_scores(0), (3, 7, 10))
-    for number, scores in enumerate(rungs):
-        append_rungs(store, [scores] if not number else rungs[: number + 1])
-        assert_same(store.read(0, "search"), scores)
-        assert len(list(store.folder.iterdir())) == number + 1
-    store.compact()
-    assert [p.name for p in store.folder.iterdir()] == ["items.parquet"]
-    assert_same(store.read(0, "search"), some_scores(0))
-    assert store.keys() == {(0, "search")}
-    store.drop({0})
-    assert store.keys() == set()
-
-
-def test_a_first_rung_and_a_whole_split_replace_what_was_there(store):
-    append_rungs(store, rungs_of(some_scores(0), (3, 7, 10)))
-    other = rungs_of(some_scores(1), (4, 10))
-    store.append(0, "search", other[0], rung=0)
-    assert_same(store.read(0, "search"), other[0])
-    append_rungs(store, other)
-    store.append(0, "search", some_scores(2))
-    assert_same(store.read(0, "search"), some_scores(2))
-    assert len(list(store.folder.iterdir())) == 1
-    store.compact()
-    append_rungs(store, other)
-    assert_same(store.read(0, "search"), some_scores(1))
-
-
-def test_a_kill_in_any_rung_leaves_a_prefix_of_the_rungs(store, monkeypatch):
-    rungs = rungs_of(some_scores(0), (3, 7, 10))
-
-    def killed(self: Path, target: Path) -> Path:
-        raise Killed
-
-    for done in range(3):
-        append_rungs(store, rungs[:done])
-        with monkeypatch.context() as patch:
-            patch.setattr(Path, "replace", killed)
-            before = rungs[done - 1] if done else None
-            with pytest.raises(Killed):
-                store.append(0, "search", rungs[done].added_to(before), rung=done)
-        found = ItemStore(store.folder).read(0, "search")
-        assert (found is None) if not done else (assert_same(found, before) is None)
-
-
-@contextmanager
-def killed_at_the_second_unlink(monkeypatch):
-    """The process dies when it would remove a second file; that is expected."""
-    calls, unlink = [], Path.unlink
-
-    def killed(self: Path, missing_ok: bool = False) -> None:
-        calls.append(self)
-        if len(calls) == 2:
-            raise Killed
-        unlink(self, missing_ok)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "unlink", killed)
-        with pytest.raises(Killed):
-            yield
-
-
-def test_a_kill_while_rungs_are_removed_leaves_a_prefix(store, monkeypatch):
-    rungs = rungs_of(some_scores(0), (3, 7, 10))
-    append_rungs(store, rungs)
-    with killed_at_the_second_unlink(monkeypatch):
-        store.drop({0})
-    assert_same(ItemStore(store.folder).read(0, "search"), rungs[1])
-    store.drop({0})
-    append_rungs(store, rungs)
-    (store.folder / "trial-000000.search.rung-001.parquet").unlink()
-    assert_same(store.read(0, "search"), rungs[0])
-    append_rungs(store, rungs[:2])  # what lay behind the gap does not come back
-    assert_same(store.read(0, "search"), rungs[1])
-
-
-def test_a_kill_while_folded_rungs_are_removed_leaves_the_whole_split(store, monkeypatch):
-    append_rungs(store, rungs_of(some_scores(0), (3, 7, 10)))
-    with killed_at_the_second_unlink(monkeypatch):
-        store.compact()
-    again = ItemStore(store.folder)
-    for _ in range(2):
-        assert_same(again.read(0, "search"), some_scores(0))
-        again.compact()
-
-
-def test_who_reads_while_a_search_folds_reads_the_same(store):
+def test_who_reads_while_a_search_folds_reads_the_same(store, monkeypatch):
     for trial in range(4):
         store.append(trial, "search", some_scores(trial))
     reader = ItemStore(store.folder)
     folding = [store.compact, lambda: store.append(9, "search", some_scores(9)), store.compact]
-    real = reader._parts_of
 
-    def folded_meanwhile(trial: int, split: str) -> list[Path]:
-        found = real(trial, split)
-        if folding:
-            folding.pop(0)()
-        return found
+    def folded_meanwhile(path: Path) -> pa.Table:
+        works, folding[:] = folding[:], []
+        for work in works:
+            work()
+        return load(path)
 
-    reader._parts_of = folded_meanwhile
+    monkeypatch.setattr("heterosis.evals.store.load", folded_meanwhile)
     for trial in range(4):
         assert_same(reader.read(trial, "search"), some_scores(trial))
     assert not folding
@@ -332,23 +229,11 @@ def test_parts_are_folded_when_there_are_enough_of_them(store):
     assert [path.name for path in store.folder.iterdir()] == ["items.parquet"]
 
 
-def test_rungs_out_of_order_or_of_another_kind_are_refused(store):
-    first, second = rungs_of(some_scores(0), (3, 7))
-    new = second.added_to(first)
-    with pytest.raises(ValueError, match=r"appended in order, from 0, got one after .*rung-000"):
-        store.append(0, "search", new, rung=1)
-    store.append(0, "search", first, rung=0)
-    with pytest.raises(ValueError, match="must have equal headers, got other fingerprint than"):
-        store.append(0, "search", replace(new, fingerprint="items=cd"), rung=1)
-    with pytest.raises(ValueError, match="must hold the items of the rung before it, got 3 and 7"):
-        first.added_to(second)
-
-
 def test_fingerprints_are_told_without_reading_items(store):
     store.append(0, "search", some_scores(0))
     store.append(0, "guard", some_scores(1))
     store.compact()
-    append_rungs(store, rungs_of(some_scores(2), (3, 10)), trial=1)
+    store.append(1, "search", some_scores(2))
     store.append(0, "guard", some_scores(3))
     assert store.fingerprints() == {
         (0, "search"): "items=ab seed=0",
