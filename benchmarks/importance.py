@@ -11,6 +11,7 @@ surrogate's: total-effect indices over the whole box (Jansen's estimator).
 from __future__ import annotations
 
 import argparse
+import itertools
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -20,12 +21,10 @@ from pathlib import Path
 
 import numpy as np
 import optuna
-from heterosis.evals.racing import item_order, rung_ends
 from heterosis.search.config import find_config, load_config
 from heterosis.search.importance import importances
-from heterosis.search.proposer import Proposer
-from heterosis.search.sections import SearchSection
-from heterosis.search.space import Params, Space
+from heterosis.search.sections import RacingSection, SearchSection
+from heterosis.search.space import Space
 from landscape import Landscape
 from optuna.exceptions import ExperimentalWarning
 from optuna.importance import (
@@ -54,34 +53,18 @@ class IdleSpace(Space):
     """A space with genes that do nothing."""
 
     @cached_property
-    def genes(self) -> dict[str, tuple[float, float]]:
-        return {**super().genes, **dict.fromkeys(IDLE, (0.0, 1.0))}
-
-    def decode(self, params: Params):
-        own = {name: value for name, value in params.items() if name not in IDLE}
-        return Space(**{name: getattr(self, name) for name in self.__dataclass_fields__}).decode(
-            own
-        )
+    def _numbers(self) -> dict[str, tuple[float, float]]:
+        return {**super()._numbers, **dict.fromkeys(IDLE, (0.0, 1.0))}
 
 
-def trials_of(replay: Replay, space: Space, sampler: str, racing: bool, seed: int, count: int):
+def trials_of(
+    replay: Replay, space: Space, sampler: str, racing: bool, seed: int, count: int
+) -> list[FrozenTrial]:
     """The trials of a search, as its journal would have them."""
-    section = SearchSection(sampler=sampler, run_seed=seed, trials=count)
-    proposer, known = Proposer(space, section), list(replay.baselines(replay.parts.space))
-    best = max((scores for _, scores in known), key=replay.value)
-    race = replay.race([scores for _, scores in known])
-    order = np.array(item_order(race.references, seed))
-    ends = rung_ends(order.size) if racing else (order.size,)
-    found = []
-    for number in range(len(known), len(known) + count):
-        trial, params = proposer.propose(number)
-        scores = replay.answers(space, params)
-        end, value = replay.raced(race, scores, best, order, ends)
-        told = proposer.tell(trial, (value,), {})
-        if end == order.size and value > replay.value(best):
-            best = scores
-        found.append(told)
-    return found
+    raced = RacingSection() if racing else False
+    section = SearchSection(sampler=sampler, run_seed=seed, trials=count, racing=raced)
+    steps = itertools.islice(replay.steps(space, section), count + 1)
+    return [step.told for step in steps if step.told is not None]
 
 
 def study_of(trials: list[FrozenTrial]) -> Study:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import importlib.metadata
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +30,7 @@ from heterosis.search.sections import Depth, RacingSection, SearchSection
 from heterosis.search.space import Params, Space
 from landscape import Landscape, Setup, features, is_linear
 from numpy.typing import NDArray
+from optuna.trial import FrozenTrial
 from scipy.stats import bootstrap
 
 FULL_TRIALS = 150
@@ -106,6 +108,21 @@ SETTINGS = (
 
 
 @dataclass(frozen=True)
+class Step:
+    """Where a replayed search stands.
+
+    Attributes:
+        spent: Items.
+        best: Score of the best so far.
+        told: The last candidate's trial; None before the first.
+    """
+
+    spent: int
+    best: float
+    told: FrozenTrial | None = None
+
+
+@dataclass(frozen=True)
 class Replay:
     """Searches on one landscape.
 
@@ -138,25 +155,33 @@ class Replay:
 
     def search(self, setting: Setting, seed: int, items: int) -> Floats:
         """Items spent and the best score so far, after each candidate (t, 2)."""
-        space, section = setting.space(self.parts.space), setting.section(seed)
+        steps: list[tuple[int, float]] = []
+        for step in self.steps(setting.space(self.parts.space), setting.section(seed)):
+            steps.append((step.spent, step.best))
+            if step.spent >= items or len(steps) - 1 == setting.trials:
+                break
+        return np.array(steps, dtype=float)
+
+    def steps(self, space: Space, section: SearchSection) -> Iterator[Step]:
+        """A search without an end: first the best baseline, then candidate by candidate."""
         proposer, known = Proposer(space, section), list(self.baselines(space))
         for params, scores in known:
             proposer.given(params, (self.value(scores),), {})
         best = max((scores for _, scores in known), key=self.value)
+        yield Step(0, self.value(best))
         race = self.race([scores for _, scores in known])
-        order = np.array(item_order(race.references, seed))
+        order = np.array(item_order(race.references, section.run_seed))
         ends = rung_ends(order.size) if section.racing else (order.size,)
-        spent, steps, number = 0, [(0, self.value(best))], len(known)
-        while spent < items and (setting.trials is None or len(steps) <= setting.trials):
+        spent = 0
+        for number in itertools.count(len(known)):
             trial, params = proposer.propose(number)
             scores = self.answers(space, params)
             end, value = self.raced(race, scores, best, order, ends)
-            proposer.tell(trial, (value,))
-            spent, number = spent + end, number + 1
+            told = proposer.tell(trial, (value,))
+            spent += end
             if end == order.size and value > self.value(best):
                 best = scores
-            steps.append((spent, self.value(best)))
-        return np.array(steps, dtype=float)
+            yield Step(spent, self.value(best), told)
 
     def race(self, known: list[ItemScores]) -> Race:
         """As a study opens it: by the better half of the baselines."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,7 +64,7 @@ def _within(wanted: float, whole: float) -> float:
 def limits_of(
     section: SearchSection,
     deadline: str | None,
-    candidates: Sequence[Candidate],
+    candidates: Iterable[Candidate],
 ) -> Limits:
     """What may be spent from now on.
 

@@ -190,7 +190,7 @@ def _hire(
 
 
 def _budget(parts: Parts, scorer: Scorer, deadline: str | None, journal: Journal) -> Budget:
-    candidates = [candidate_of(trial) for trial in journal.trials]
+    candidates = map(candidate_of, journal.trials)  # read only where their time counts
     section = parts.config.search
     confirmed = section.finalists + len(parts.baselines)
     items = confirmed * (scorer.items(CONFIRM) + scorer.items(GUARD))
