@@ -38,7 +38,7 @@ from .generations import lay_out, pace_of
 from .journal import StudyError
 from .objective import Objective, default_rule
 from .proposer import rehearse
-from .ray_workers import check_ray
+from .ray_cluster import check_ray
 from .sections import Rule, TaskSection
 from .space import Space
 from .stages import Stage

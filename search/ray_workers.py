@@ -13,22 +13,19 @@ no candidate a re-issue; a call that never returns tells of a death while nothin
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import logging
-import os
-import signal
 import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from queue import SimpleQueue
 from typing import Any
 
 from ..evals.scores import ItemScores
-from .config import ConfigError
 from .journal import StudyError
+from .ray_cluster import connect, disconnect
 from .scoring_sections import WorkersSection
 from .workers import Job, Keep, Result, Score
 
@@ -43,31 +40,12 @@ STILLBIRTHS = 5
 GLANCE = 0.5
 """Seconds after which `wait` looks up though nothing has come."""
 
-KNOCK = 10.0
-"""Seconds within which a cluster must answer."""
-
 WATCH = "watch"
 RUNGS = "rungs"
 """Ray's names of the threads of an actor that wait beside the one which scores."""
 
 PATIENCE = 60.0
 """Seconds without any worker after which a person is told, again and again."""
-
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
-"""Nothing is sent to anyone, and no advice is printed."""
-
-
-def check_ray() -> None:
-    """Refuse `engine: ray` where Ray is not installed.
-
-    Raises:
-        ConfigError: With the remedy.
-    """
-    if importlib.util.find_spec("ray") is None:
-        raise ConfigError(
-            "workers.engine `ray` needs the package ray, which is not installed; run: pip install "
-            "'heterosis[ray]', or take `engine: local`"
-        )
 
 
 class _Scorer:
@@ -151,7 +129,7 @@ class RayWorkers:
         self, section: WorkersSection, build: Callable[[], Score], gpus: float, keep: Keep
     ) -> None:
         self._section, self._build, self._gpus, self._keep = section, build, gpus, keep
-        _connect(section)
+        connect(section)
         self._again: deque[Job] = deque()
         self._deaths: dict[int, int] = {}
         self._stillbirths = 0
@@ -332,59 +310,11 @@ class RayWorkers:
 
     def close(self) -> None:
         """See `Workers`; a cluster that was started here ends."""
-        import ray
-
         for worker in self._workers:
             self._dismiss(worker)
         self._workers = []
-        with _own_signals():
-            ray.shutdown()
+        disconnect()
 
 
 def _next_rung(actor: Any) -> Any:
     return actor.rung.options(concurrency_group=RUNGS).remote()
-
-
-def _connect(section: WorkersSection) -> None:
-    """Join the cluster, or start one here."""
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
-    import ray
-
-    here = section.address is None
-    options: dict[str, Any] = {"address": "local" if here else section.address}
-    if here:
-        options |= {"include_dashboard": False}
-        needed = max(section.num * section.cpus_per_worker, os.cpu_count() or 1)
-        options["num_cpus"] = int(-(-needed // 1))
-    try:
-        _knock(section.address)
-        with _own_signals():
-            ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ConfigError(
-            f"workers.address must be that of a running Ray cluster, got `{section.address}` "
-            f"({' '.join(str(error).split())[:200]}); start one by `ray start --head`, or leave "
-            "`address` out"
-        ) from error
-
-
-def _knock(address: str | None) -> None:
-    """Raise OSError unless something listens at ``HOST:PORT``: Ray itself ends the process."""
-    host, _, port = (address or "").rpartition(":")
-    if host and port.isdigit():
-        socket.create_connection((host, int(port)), timeout=KNOCK).close()
-
-
-@contextlib.contextmanager
-def _own_signals() -> Iterator[None]:
-    """Keep our handlers of Ctrl-C and SIGTERM: Ray sets its own."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -14,7 +14,8 @@ from heterosis.merge.recipe import Recipe
 from heterosis.search.assembly import identity, open_parts
 from heterosis.search.config import ConfigError, load_config
 from heterosis.search.journal import StudyError
-from heterosis.search.ray_workers import RayWorkers, check_ray
+from heterosis.search.ray_cluster import check_ray
+from heterosis.search.ray_workers import RayWorkers
 from heterosis.search.run import _hire as make_hire
 from heterosis.search.scoring_sections import WorkersSection
 from heterosis.search.worker_side import Setup
