@@ -8,6 +8,7 @@ STUDY  := results/quickstart
 EXPORT := exports/quickstart
 TABLES := results/reference/search
 SMOLLM2_STUDIES := results/bench-smollm2
+SAMPLERS_STUDIES := results/bench-samplers
 
 export HF_HUB_OFFLINE := 1
 export HF_DATASETS_OFFLINE := 1
@@ -16,8 +17,8 @@ export TOKENIZERS_PARALLELISM := false
 # Test files on all cores at once, one thread each.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile
 
-.PHONY: demo test test-slow check format bench bench-search bench-search-smollm2 replay-quickstart \
-  replay-smollm2 replay-objectives replay-starts bench-large bench-workers bench-gpu mergekit smollm2 clean
+.PHONY: demo test test-slow check format bench bench-search bench-search-samplers bench-search-smollm2 \
+  replay-quickstart replay-smollm2 replay-objectives replay-starts bench-large bench-workers bench-gpu mergekit smollm2 clean
 
 # Torch comes first and pinned: any other order may fetch gigabytes of CUDA packages.
 $(STAMP): pyproject.toml constraints.txt
@@ -68,6 +69,12 @@ replay-objectives: $(STAMP)
 
 replay-starts: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/starts.py $(TABLES)/quickstart.npz --out $(TABLES)
+
+# Half an hour on two cores; what is in $(SAMPLERS_STUDIES) already is gone on with.
+bench-search-samplers: $(STAMP)  ## Real searches of the quickstart by all samplers
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/searches.py quickstart --work $(SAMPLERS_STUDIES) \
+	  --only "as configured" "CMA-ES, separable" "CMA-ES, lr_adapt" random QMC TPE NSGA-II GP "CMA-ES, every item" \
+	  --out $(TABLES)/quickstart
 
 # Another hour or more on two cores; what is in $(SMOLLM2_STUDIES) already is gone on with.
 bench-search-smollm2: $(STAMP)  ## Real searches of SmolLM2's parents (make them first: make smollm2)

@@ -6,7 +6,7 @@ Knows finished studies on disk; runs nothing. Legend: s seeds, n items, d draws.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,12 @@ import numpy as np
 from heterosis.evals.scores import ItemScores
 from heterosis.evals.splits import CONFIRM
 from heterosis.evals.store import ItemStore
+from heterosis.search.candidate import Candidate
 from heterosis.search.finals import finalists
 from heterosis.search.leaderboard import Row, read_leaderboard
 from heterosis.search.objective import Objective
 from numpy.typing import NDArray
+from samplers import items_to, median_cell
 from scipy.stats import t as student
 
 LEVEL = 0.95
@@ -46,6 +48,8 @@ class Found:
         items: The candidate's on the confirm items.
         candidates: That were tried to find it.
         spent: Search items that those have met.
+        steps: Items spent and the best score so far on all search items, after each candidate
+            (t, 2); empty for a merge that needs no search.
         seconds: CPU time of the whole study, baselines and confirmation among it; None for a merge
             that needs no search.
     """
@@ -54,6 +58,7 @@ class Found:
     items: ItemScores
     candidates: int
     spent: int
+    steps: Floats = field(default_factory=lambda: np.empty((0, 2)))
     seconds: float | None = None
 
     @property
@@ -75,8 +80,17 @@ def handed_back(folder: Path, seconds: float) -> Found:
     searched = [row.candidate for row in board.rows if row.candidate.is_searched]
     number = finalists(searched, 1)[0].number
     row = next(row for row in board.rows if row.candidate.number == number)
-    spent = sum(candidate.items for candidate in searched)
-    return Found(row, _confirmed(folder, row), len(searched), spent, seconds)
+    steps = _steps(searched)
+    spent = int(steps[-1, 0])
+    return Found(row, _confirmed(folder, row), len(searched), spent, steps, seconds)
+
+
+def _steps(searched: Sequence[Candidate]) -> Floats:
+    """Items spent and the best score so far (t, 2); what lost its race has no score."""
+    ordered = sorted(searched, key=lambda candidate: candidate.number)
+    spent = np.cumsum([candidate.items for candidate in ordered])
+    values = [-np.inf if c.raced or c.value is None else c.value for c in ordered]
+    return np.column_stack([spent, np.maximum.accumulate(values)])
 
 
 def unsearched(folder: Path) -> Iterator[tuple[str, Found]]:
@@ -164,9 +178,11 @@ def rows(
 ) -> Iterator[dict[str, Any]]:
     """One row per way to search (s studies each) and per merge that needs none.
 
-    The first way to search is held against all others.
+    The first way to search is held against all others; items are counted up to what half of the
+    last way's searches reach on the search items.
     """
-    first = next(iter(searched.values()))
+    first, last = next(iter(searched.values())), [*searched.values()][-1]
+    aim = float(np.quantile([found.steps[-1, 1] for found in last], 0.5, method="lower"))
     for name, group in searched.items():
         values = [found.value for found in group]
         yield {
@@ -174,6 +190,8 @@ def rows(
             "confirm_interval": over_seeds(values),
             "seconds": float(np.mean([found.seconds for found in group if found.seconds])),
             "seeds": values,
+            "aim": aim,
+            "items_to_aim": [items_to(found.steps, aim) for found in group],
             "verdicts": [found.row.verdict for found in group],
         }
     for name, found in others.items():
@@ -209,6 +227,7 @@ def table(found: Sequence[Mapping[str, Any]]) -> str:
         "on search items",
         "**on confirm items** (95 % over seeds)",
         *tasks,
+        f"items to {found[0]['aim']:.4f} on search items, median (quartiles)",
         "the first row is ahead by (95 %, seeds and items)",
         "in seeds",
         "verdict *better*",
@@ -225,10 +244,17 @@ def _cells(row: Mapping[str, Any], tasks: Sequence[str]) -> Iterator[str]:
     yield f"{row['search']:.4f}"
     yield f"**{row['confirm']:.4f}**{_interval(row.get('confirm_interval'))}"
     yield from (f"{row['tasks'][task]:.4f}" for task in tasks)
+    needed = row.get("items_to_aim")
+    yield "" if needed is None else _needed(needed)
     ahead = row["ahead"]
     yield "" if ahead is None else f"{ahead:+.4f}{_interval(row['ahead_interval'], '+')}"
     yield "" if ahead is None else f"{row['seeds_ahead']}"
     yield f"{row['verdicts'].count('better')}/{count}" if count else ""
+
+
+def _needed(items: Sequence[float]) -> str:
+    quartiles = np.quantile(items, (0.25, 0.75), method="nearest").tolist()
+    return median_cell(float(np.median(items)), quartiles)
 
 
 def _interval(ends: Sequence[float] | None, sign: str = "") -> str:

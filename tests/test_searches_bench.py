@@ -106,7 +106,9 @@ def test_each_search_differs_from_the_configuration_by_its_own_keys_alone(search
     assert own.racing == quickstart.search.racing
     assert plan.baselines.config.search.trials == 0
     assert plan.baselines.config.baselines == jobs[0].config.baselines == quickstart.baselines
-    assert jobs[1].config.baselines == searches.FEW  # does not race
+    deaf = next(job for job in jobs if job.name == "random, every item")
+    assert deaf.config.baselines == searches.FEW
+    assert set(searches.FIRST) < set(searches.CONTENDERS)
     lean = replace(plan, lean=True)
     assert all(job.config.baselines == searches.FEW for job in lean.searches)
     assert lean.baselines.config.baselines == quickstart.baselines
@@ -132,6 +134,8 @@ def test_real_searches_make_a_table_and_go_on_where_they_were_ended(
     assert facts["confirm_items"] == 60
     assert rows["random, every item"]["items"] == 120
     assert rows["random, every item"]["candidates"] == 3
+    assert min(rows["random, every item"]["items_to_aim"]) <= 120
+    assert len(rows["as configured"]["items_to_aim"]) == 2
     assert rows["as configured"]["confirm"] == pytest.approx(
         np.mean(rows["as configured"]["seeds"])
     )
