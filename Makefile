@@ -78,7 +78,7 @@ bench-search-samplers: $(STAMP)  ## Real searches of the quickstart by all sampl
 
 # Another hour or more on two cores; what is in $(SMOLLM2_STUDIES) already is gone on with.
 bench-search-smollm2: $(STAMP)  ## Real searches of SmolLM2's parents (make them first: make smollm2)
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/searches.py configs/smollm2/search.yaml --lean --seeds 3 --items 5000 \
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/searches.py configs/smollm2/search.yaml --lean --dtype float32 --seeds 3 --items 5000 \
 	  --only "as configured" "random, every item" --work $(SMOLLM2_STUDIES) --out $(TABLES)/smollm2
 
 bench-workers: $(STAMP)  ## How busy many workers are, simulated, and two real ones by Ray

@@ -187,6 +187,7 @@ def results(plan: Plan) -> dict[str, Any] | None:
     items = next(iter(others.values())).items
     return {
         "config": plan.config.name,
+        "dtype": plan.config.merge.dtype,
         "objective": board.objective.phrase,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "versions": versions(),
@@ -208,14 +209,14 @@ def page(facts: Mapping[str, Any]) -> str:
     seconds = [row["seconds"] for row in facts["rows"] if "seconds" in row]
     return (
         f"# Real searches of `{facts['config']}`\n\n"
-        f"{facts['date']}; {len(facts['seeds'])} seeds, {facts['budget']} search items each; "
+        f"{facts['date']}; {facts['dtype']}; {len(facts['seeds'])} seeds, {facts['budget']} search items each; "
         f"objective: {facts['objective']}; {facts['confirm_items']} confirm items, which no search "
         "has seen. What a search hands back is its best candidate on the search items; items are "
         "counted up to a score on the search items that half of the last way's searches reach; of "
-        "several merges of one kind the best on the search items is shown, and the items count all of "
-        f"them.{lean} A search takes {min(seconds):.0f} to {max(seconds):.0f} CPU-seconds, "
-        "baselines and confirmation among them. The last column counts the leaderboards that call "
-        "it better than every baseline.\n\n"
+        "several merges of one kind the best on the search items is shown, and its items are those "
+        f"of all of them.{lean} A search takes {min(seconds):.0f} to {max(seconds):.0f} "
+        "CPU-seconds, baselines and confirmation among them. The last column counts the "
+        "leaderboards that call it better than every baseline.\n\n"
         f"{table(facts['rows'])}\n"
     )
 
@@ -234,13 +235,18 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=24_000, help="that each search may spend")
     parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=FIRST)
     parser.add_argument("--lean", action="store_true", help="score all baselines only once")
+    parser.add_argument("--dtype", help="of the merges; default: the configuration's")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--work", type=Path, help="folder of the studies; default: a temporary one")
     parser.add_argument("--out", type=Path, help="folder for searches.md and searches.json")
     options = parser.parse_args()
+    config = load_config(find_config(options.config))
+    if options.dtype:
+        merge = config.merge.model_copy(update={"dtype": options.dtype})
+        config = config.model_copy(update={"merge": merge})
     with tempfile.TemporaryDirectory() as temporary:
         plan = Plan(
-            config=load_config(find_config(options.config)),
+            config=config,
             names=options.only,
             seeds=options.seeds,
             items=options.items,
