@@ -207,18 +207,17 @@ def page(facts: Mapping[str, Any]) -> str:
         else ""
     )
     seconds = [row["seconds"] for row in facts["rows"] if "seconds" in row]
-    return (
-        f"# Real searches of `{facts['config']}`\n\n"
-        f"{facts['date']}; {facts['dtype']}; {len(facts['seeds'])} seeds, {facts['budget']} search items each; "
-        f"objective: {facts['objective']}; {facts['confirm_items']} confirm items, which no search "
-        "has seen. What a search hands back is its best candidate on the search items; items are "
-        "counted up to a score on the search items that half of the last way's searches reach; of "
-        "several merges of one kind the best on the search items is shown, and its items are those "
-        f"of all of them.{lean} A search takes {min(seconds):.0f} to {max(seconds):.0f} "
-        "CPU-seconds, baselines and confirmation among them. The last column counts the "
-        "leaderboards that call it better than every baseline.\n\n"
-        f"{table(facts['rows'])}\n"
+    text = (
+        f"{facts['date']}; {len(facts['seeds'])} seeds, {facts['budget']} search items each, in "
+        f"{facts['dtype']}; objective: {facts['objective']}; {facts['confirm_items']} confirm "
+        "items, which no search has seen. What a search hands back is its best candidate on the "
+        "search items; items are counted up to a score on the search items that half of the last "
+        "way's searches reach; of several merges of one kind the best on the search items is "
+        f"shown, and its items are those of all of them.{lean} A search takes {min(seconds):.0f} "
+        f"to {max(seconds):.0f} CPU-seconds, baselines and confirmation among them. The last "
+        "column counts the leaderboards that call it better than every baseline."
     )
+    return f"# Real searches of `{facts['config']}`\n\n{text}\n\n{table(facts['rows'])}\n"
 
 
 def write(facts: Mapping[str, Any], out: Path) -> None:
