@@ -36,6 +36,8 @@ class Coins:
     So no two recipes answer alike, and none is better than another. A recipe's flips are its own.
     """
 
+    fingerprint = "coins"
+
     def __init__(self, seed: int) -> None:
         self._seed, self._recipe, self._rungs = seed, "", []
 
@@ -65,7 +67,7 @@ class Coins:
             "value": (margin > 0).astype(float),
             "weight": np.ones(margin.size),
         }
-        return item_scores(header, columns, "coins")
+        return item_scores(header, columns, self.fingerprint)
 
 
 class Silent(Tracker):
