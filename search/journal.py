@@ -106,6 +106,7 @@ class Journal:
             self._study = self._open(write, n_values)
         except (ValueError, KeyError, TypeError, AssertionError) as error:
             raise damaged(self.path, error) from error
+        self._size = self.path.stat().st_size
 
     def _open(self, write: bool, n_values: int) -> optuna.Study:
         storage = JournalStorage(
@@ -133,12 +134,33 @@ class Journal:
 
         Raises:
             OSError: If it cannot be written; the journal is then as before.
+            StudyError: As `check_alone`.
         """
+        self.check_alone()
         try:
             self._study.add_trial(trial)
         except OSError:
             cut_torn_tail(self.path)
             raise
+        self._size = self.path.stat().st_size
+
+    def check_alone(self) -> None:
+        """Refuse to write where the journal is not as this process has left it.
+
+        The lock does not tell: it goes with the folder, if that is removed under a search and
+        another search makes it anew.
+
+        Raises:
+            StudyError: If the folder was removed, or somebody else has written.
+        """
+        size = self.path.stat().st_size if self.path.is_file() else None
+        if size != self._size:
+            raise StudyError(
+                f"{self.path}: must be written by this search alone, but was removed or changed "
+                f"while it ran ({self._size} bytes were left there, now "
+                f"{'nothing' if size is None else size}); nothing more is written there: see who "
+                "uses the folder, then run the same command again"
+            )
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -159,6 +181,7 @@ class Journal:
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
         """Record what is searched."""
         self._study.set_user_attr(MANIFEST, dict(manifest))
+        self._size = self.path.stat().st_size
 
 
 def damaged(path: Path, reason: object) -> StudyError:

@@ -283,6 +283,7 @@ class Study:
 
     def _keep(self, trial: FrozenTrial, candidate: Candidate, scores: ItemScores | None) -> None:
         """Write items first: a journal line promises that they are there."""
+        self._journal.check_alone()
         if scores is not None and candidate.value is not None:
             self._written(lambda: self._store.append(candidate.number, SEARCH, scores))
         self._written(lambda: self._journal.append(trial))

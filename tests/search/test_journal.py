@@ -1,6 +1,7 @@
 """The study on disk: torn tails, the lock, and what a reader may do."""
 
 import logging
+import shutil
 import subprocess
 import sys
 
@@ -75,6 +76,20 @@ def test_a_last_line_of_garbage_is_cut(tmp_path):
         file.write(b"\0\0\0\n")
     assert cut_torn_tail(tmp_path / JOURNAL) == 4
     assert len(Journal(tmp_path).trials) == 1
+
+
+def test_who_is_no_longer_alone_writes_nothing_more(tmp_path):
+    first = make(tmp_path / "study", 2)
+    shutil.rmtree(tmp_path / "study")
+    with pytest.raises(StudyError, match=r"removed or changed .* now nothing\); nothing more is"):
+        first.append(finished(2.0))
+    second = make(tmp_path / "study", 1)
+    whole = second.path.read_bytes()
+    with pytest.raises(StudyError, match=rf"bytes were left there, now {len(whole)}\)"):
+        first.append(finished(2.0))
+    assert second.path.read_bytes() == whole
+    second.append(finished(1.0))
+    assert [trial.value for trial in Journal(tmp_path / "study").trials] == [0, 1]
 
 
 def test_damage_before_the_last_line_is_refused(tmp_path):
