@@ -22,8 +22,10 @@ import torch
 import transformers
 from generating import generation_rows
 from heterosis.evals.quiet import quiet
-from heterosis.search.assembly import build_engine, open_parts
-from heterosis.search.config import BaselinesSection, Config, TaskSection, find_config, load_config
+from heterosis.search.config.config import BaselinesSection, Config, TaskSection
+from heterosis.search.config.load import find_config, load_config
+from heterosis.search.study.build import build_engine
+from heterosis.search.study.parts import open_parts
 from merging import QUICK_METHODS, load_rows, shape_rows
 from rich.console import Console
 from scoring import score_rows, with_shots

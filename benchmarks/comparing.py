@@ -12,11 +12,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from heterosis.evals import comparison
-from heterosis.evals.comparison import paired_difference, paired_differences
-from heterosis.evals.scores import ItemScores, item_scores
-from heterosis.evals.significance import Floats, percentile, resampled, wilcoxon_p
-from heterosis.search.objective import Objective
+from heterosis.evals.scores.scores import ItemScores, item_scores
+from heterosis.evals.stats import comparison
+from heterosis.evals.stats.comparison import paired_difference, paired_differences
+from heterosis.evals.stats.significance import Floats, percentile, resampled, wilcoxon_p
+from heterosis.search.evaluate.objective import Objective
 from scipy import stats
 
 ALPHA = 0.05

@@ -13,12 +13,13 @@ from typing import Any
 
 import yaml
 from heterosis.evals.quiet import quiet
-from heterosis.evals.scorer import Scorer
-from heterosis.evals.splits import GUARD, Splits
-from heterosis.evals.tasks import TaskSpec, load_tasks
-from heterosis.merge.recipe import Recipe
-from heterosis.search.assembly import build_engine, open_parts
-from heterosis.search.config import Config
+from heterosis.evals.scorer.scorer import Scorer
+from heterosis.evals.tasks.splits import GUARD, Splits
+from heterosis.evals.tasks.tasks import TaskSpec, load_tasks
+from heterosis.merge.recipe.recipe import Recipe
+from heterosis.search.config.config import Config
+from heterosis.search.study.build import build_engine
+from heterosis.search.study.parts import open_parts
 from scoring import lm_eval_model, unanswered
 from timing import Row, interleave
 

@@ -19,11 +19,11 @@ from typing import Any
 
 import torch
 from gpu_scoring import measure_scoring
-from heterosis.merge.groups import Grouping
-from heterosis.merge.launch import Job, Launcher
-from heterosis.merge.methods import METHODS, plan_tensor
-from heterosis.merge.plans import Plan
-from heterosis.merge.recipe import Recipe
+from heterosis.merge.kernels.launcher import Job, Launcher
+from heterosis.merge.recipe.groups import Grouping
+from heterosis.merge.recipe.methods import METHODS
+from heterosis.merge.recipe.plans import Plan
+from heterosis.merge.recipe.recipe import Recipe, plan_tensor
 from torch import Tensor
 
 HIDDEN, INTERMEDIATE, VOCABULARY, LAYERS = 4096, 11008, 32000, 32  # Llama-2-7B: 6.74 G entries

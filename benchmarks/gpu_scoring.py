@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from heterosis.evals.architecture import longest_packed
-from heterosis.evals.batches import Plan, Request
-from heterosis.evals.packed import ROW_TOKENS
-from heterosis.evals.paths import FLAT, HFLM_PATH, PACKED, Likelihoods, Limits
+from heterosis.evals.scorer.architecture import longest_packed
+from heterosis.evals.scorer.batches import Plan, Request
+from heterosis.evals.scorer.packed import ROW_TOKENS
+from heterosis.evals.scorer.scoring_paths import FLAT, HFLM_PATH, PACKED, Likelihoods, Limits
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 Timer = Callable[[Callable[[], object], str], float]

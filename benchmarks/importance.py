@@ -3,9 +3,10 @@
     python benchmarks/importance.py results/reference/search/quickstart.npz
 
 Searches are replayed on a recorded landscape, in its space with a few genes added that do nothing.
-The first table is of Optuna's evaluators, the second of what the page shows (search/importance.py):
-how often it calls an idle gene, and one of the truth's first, more than chance. The truth is the
-surrogate's: total-effect indices over the whole box (Jansen's estimator).
+The first table is of Optuna's evaluators, the second of what the page shows
+(search/report/importance.py): how often it calls an idle gene, and one of the truth's first, more
+than chance. The truth is the surrogate's: total-effect indices over
+the whole box (Jansen's estimator).
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from pathlib import Path
 
 import numpy as np
 import optuna
-from heterosis.search.config import find_config, load_config
-from heterosis.search.importance import importances
-from heterosis.search.sections import RacingSection, SearchSection
-from heterosis.search.space import Space
+from heterosis.search.config.load import find_config, load_config
+from heterosis.search.config.search import RacingSection, SearchSection
+from heterosis.search.propose.space import Space
+from heterosis.search.report.importance import importances
 from landscape import Landscape
 from optuna.exceptions import ExperimentalWarning
 from optuna.importance import (

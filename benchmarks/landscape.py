@@ -19,18 +19,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from heterosis.evals.scores import PER_TASK, ItemScores, item_scores
-from heterosis.evals.splits import SEARCH
-from heterosis.evals.store import ItemStore
-from heterosis.merge.recipe import Recipe
-from heterosis.search.assembly import Parts, build_engine, make_scorer, open_parts
-from heterosis.search.baselines import LINEAR, Baseline, null_baselines
-from heterosis.search.candidate import candidate_of
-from heterosis.search.config import Config, find_config, load_config
-from heterosis.search.journal import Journal
-from heterosis.search.objective import Objective
-from heterosis.search.sections import BaselinesSection
-from heterosis.search.space import Space, build_space
+from heterosis.evals.scores.scores import PER_TASK, ItemScores, item_scores
+from heterosis.evals.scores.store import ItemStore
+from heterosis.evals.tasks.splits import SEARCH
+from heterosis.merge.recipe.recipe import Recipe
+from heterosis.search.config.config import Config
+from heterosis.search.config.load import find_config, load_config
+from heterosis.search.config.search import BaselinesSection
+from heterosis.search.evaluate.objective import Objective
+from heterosis.search.propose.baselines import LINEAR, Baseline, null_baselines
+from heterosis.search.propose.space import Space, build_space
+from heterosis.search.storage.candidate import candidate_of
+from heterosis.search.storage.journal import Journal
+from heterosis.search.study.build import build_engine, make_scorer
+from heterosis.search.study.parts import Parts, open_parts
 from numpy.typing import NDArray
 from scipy.interpolate import RBFInterpolator
 from scipy.stats import qmc, spearmanr

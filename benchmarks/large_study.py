@@ -24,22 +24,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from heterosis.evals.fingerprint import fingerprint_of
-from heterosis.evals.scores import ItemScores, item_scores
-from heterosis.evals.splits import CONFIRM, SEARCH
-from heterosis.evals.store import ItemStore
-from heterosis.merge.recipe import Recipe
-from heterosis.search.baselines import null_baselines
-from heterosis.search.bench import Bench
-from heterosis.search.budget import Budget, limits_of
-from heterosis.search.candidate import Candidate, candidate_of
-from heterosis.search.config import Config, find_config, load_config
-from heterosis.search.journal import Journal, lock_folder
-from heterosis.search.objective import Objective
-from heterosis.search.record import read_record
-from heterosis.search.space import Space, build_space
-from heterosis.search.stages import Stage
-from heterosis.search.study import Study
+from heterosis.evals.scores.fingerprint import fingerprint_of
+from heterosis.evals.scores.scores import ItemScores, item_scores
+from heterosis.evals.scores.store import ItemStore
+from heterosis.evals.tasks.splits import CONFIRM, SEARCH
+from heterosis.merge.recipe.recipe import Recipe
+from heterosis.search.config.config import Config
+from heterosis.search.config.load import find_config, load_config
+from heterosis.search.evaluate.evaluator import Bench
+from heterosis.search.evaluate.objective import Objective
+from heterosis.search.propose.baselines import null_baselines
+from heterosis.search.propose.space import Space, build_space
+from heterosis.search.propose.stages import Stage
+from heterosis.search.storage.candidate import Candidate, candidate_of
+from heterosis.search.storage.journal import Journal, lock_folder
+from heterosis.search.storage.read import read_record
+from heterosis.search.study.budget import Budget, limits_of
+from heterosis.search.study.study import Study
 from rich.console import Console
 from rich.table import Table
 from timing import machine

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from heterosis.merge.engine import MergeEngine
-from heterosis.merge.methods import METHODS
-from heterosis.merge.parents import ParentSet
-from heterosis.merge.recipe import Recipe
+from heterosis.merge.engine.engine import MergeEngine
+from heterosis.merge.parents.parent_set import ParentSet
+from heterosis.merge.recipe.methods import METHODS
+from heterosis.merge.recipe.recipe import Recipe
 from peer import Peer, find_interpreter
 from shapes import LAYERS, make_family
 from timing import Row, Seconds, interleave, timed

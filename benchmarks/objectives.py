@@ -20,13 +20,13 @@ from typing import Any
 
 import numpy as np
 import optuna
-from heterosis.evals.columns import TermColumn
-from heterosis.evals.scores import ItemScores
-from heterosis.search.assembly import versions
-from heterosis.search.config import find_config, load_config
-from heterosis.search.objective import Objective
-from heterosis.search.sections import Rule
-from heterosis.search.space import Params, Space
+from heterosis.evals.scores.scores import ItemScores
+from heterosis.evals.scores.term_columns import TermColumn
+from heterosis.search.config.load import find_config, load_config
+from heterosis.search.config.search import Rule
+from heterosis.search.evaluate.objective import Objective
+from heterosis.search.propose.space import Params, Space
+from heterosis.search.study.resume import versions
 from landscape import Landscape, Setup, features, is_linear
 from numpy.typing import NDArray
 from samplers import Replay, Setting

@@ -13,15 +13,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from heterosis.evals.comparison import paired_difference
-from heterosis.evals.racing import Race, item_order, rung_ends
-from heterosis.evals.scores import ItemScores
-from heterosis.evals.significance import Floats, wilcoxon_p
-from heterosis.evals.splits import SEARCH
-from heterosis.evals.store import ItemStore
-from heterosis.search.candidate import candidate_of
-from heterosis.search.journal import Journal
-from heterosis.search.objective import Objective
+from heterosis.evals.scores.scores import ItemScores
+from heterosis.evals.scores.store import ItemStore
+from heterosis.evals.stats.comparison import paired_difference
+from heterosis.evals.stats.racing import Race, item_order, rung_ends
+from heterosis.evals.stats.significance import Floats, wilcoxon_p
+from heterosis.evals.tasks.splits import SEARCH
+from heterosis.search.evaluate.objective import Objective
+from heterosis.search.storage.candidate import candidate_of
+from heterosis.search.storage.journal import Journal
 from scipy import stats
 
 N = 400

@@ -20,14 +20,15 @@ from typing import Any
 
 import numpy as np
 import optuna
-from heterosis.evals.racing import Race, item_order, rung_ends
-from heterosis.evals.scores import ItemScores
-from heterosis.search.config import find_config, load_config
-from heterosis.search.objective import Objective
-from heterosis.search.proposer import Proposer
-from heterosis.search.race import better_half
-from heterosis.search.sections import Depth, RacingSection, SearchSection
-from heterosis.search.space import Params, Space
+from heterosis.evals.scores.scores import ItemScores
+from heterosis.evals.stats.racing import Race, item_order, rung_ends
+from heterosis.search.config.load import find_config, load_config
+from heterosis.search.config.search import RacingSection, SearchSection
+from heterosis.search.config.space import Depth
+from heterosis.search.evaluate.objective import Objective
+from heterosis.search.evaluate.racing import better_half
+from heterosis.search.propose.proposer import Proposer
+from heterosis.search.propose.space import Params, Space
 from landscape import Landscape, Setup, features, is_linear
 from numpy.typing import NDArray
 from optuna.trial import FrozenTrial

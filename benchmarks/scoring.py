@@ -15,12 +15,13 @@ from typing import Any
 
 import yaml
 from heterosis.evals.quiet import quiet
-from heterosis.evals.scorer import Scorer
-from heterosis.evals.splits import SEARCH
-from heterosis.merge.engine import MergeEngine
-from heterosis.merge.recipe import Recipe
-from heterosis.search.assembly import Parts, build_engine, make_scorer, open_parts
-from heterosis.search.config import Config
+from heterosis.evals.scorer.scorer import Scorer
+from heterosis.evals.tasks.splits import SEARCH
+from heterosis.merge.engine.engine import MergeEngine
+from heterosis.merge.recipe.recipe import Recipe
+from heterosis.search.config.config import Config
+from heterosis.search.study.build import build_engine, make_scorer
+from heterosis.search.study.parts import Parts, open_parts
 from timing import Row, interleave
 
 ALL_BATCHES = 10**9

@@ -23,12 +23,13 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from heterosis.search.assembly import versions
-from heterosis.search.config import Config, find_config, load_config
-from heterosis.search.leaderboard import read_leaderboard
-from heterosis.search.progress import PlainReporter
+from heterosis.search.config.config import Config
+from heterosis.search.config.load import find_config, load_config
+from heterosis.search.config.search import BaselinesSection
+from heterosis.search.leaderboard.board import read_leaderboard
 from heterosis.search.run import run_search
-from heterosis.search.sections import BaselinesSection
+from heterosis.search.study.progress import PlainReporter
+from heterosis.search.study.resume import versions
 from rich.console import Console
 from verdicts import Judge, handed_back, rows, table, unsearched
 

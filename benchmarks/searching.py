@@ -9,13 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from heterosis.evals.store import ItemStore
-from heterosis.search.assembly import build_engine, make_scorer, open_parts
-from heterosis.search.bench import Bench
-from heterosis.search.budget import Budget, limits_of
-from heterosis.search.config import Config
-from heterosis.search.journal import Journal, lock_folder
-from heterosis.search.study import Study
+from heterosis.evals.scores.store import ItemStore
+from heterosis.search.config.config import Config
+from heterosis.search.evaluate.evaluator import Bench
+from heterosis.search.storage.journal import Journal, lock_folder
+from heterosis.search.study.budget import Budget, limits_of
+from heterosis.search.study.build import build_engine, make_scorer
+from heterosis.search.study.parts import open_parts
+from heterosis.search.study.study import Study
 from timing import ZERO, Row, Seconds, now
 
 

@@ -18,18 +18,19 @@ from typing import Any
 
 import numpy as np
 import optuna
-from heterosis.evals.racing import item_order, rung_ends
-from heterosis.evals.scores import ItemScores
-from heterosis.merge.recipe import Recipe
-from heterosis.search.budget import Budget, Limits
-from heterosis.search.candidate import Candidate
-from heterosis.search.config import Config, find_config, load_config
-from heterosis.search.flights import Flights
-from heterosis.search.sections import SearchSection
-from heterosis.search.space import Space
-from heterosis.search.stage_sections import StageSection
-from heterosis.search.staging import plan_stages, with_warm_start
-from heterosis.search.warm_start import TAKEN
+from heterosis.evals.scores.scores import ItemScores
+from heterosis.evals.stats.racing import item_order, rung_ends
+from heterosis.merge.recipe.recipe import Recipe
+from heterosis.search.config.config import Config
+from heterosis.search.config.load import find_config, load_config
+from heterosis.search.config.search import SearchSection
+from heterosis.search.config.space import StageSection
+from heterosis.search.propose.ask_tell import Flights
+from heterosis.search.propose.space import Space
+from heterosis.search.propose.stages import plan_stages, with_warm_start
+from heterosis.search.storage.candidate import Candidate
+from heterosis.search.study.budget import Budget, Limits
+from heterosis.search.study.warm_start import TAKEN
 from landscape import Landscape, features, is_linear
 from numpy.typing import NDArray
 from optuna.trial import FrozenTrial

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from heterosis.search.assembly import versions
+from heterosis.search.study.resume import versions
 from rich.table import Table
 
 SAMPLE_SECONDS = 0.1  # shorter work is called several times per sample, up to MOST_CALLS: a few

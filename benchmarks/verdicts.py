@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from heterosis.evals.scores import ItemScores
-from heterosis.evals.splits import CONFIRM
-from heterosis.evals.store import ItemStore
-from heterosis.search.candidate import Candidate
-from heterosis.search.finals import finalists
-from heterosis.search.leaderboard import Row, read_leaderboard
-from heterosis.search.objective import Objective
+from heterosis.evals.scores.scores import ItemScores
+from heterosis.evals.scores.store import ItemStore
+from heterosis.evals.tasks.splits import CONFIRM
+from heterosis.search.evaluate.objective import Objective
+from heterosis.search.leaderboard.board import Row, read_leaderboard
+from heterosis.search.storage.candidate import Candidate
+from heterosis.search.study.finalists import finalists
 from numpy.typing import NDArray
 from samplers import items_to, median_cell
 from scipy.stats import t as student

@@ -22,25 +22,25 @@ from typing import Any, cast
 
 import numpy as np
 import optuna
-from heterosis.evals.racing import Race
-from heterosis.evals.scores import ItemScores
-from heterosis.evals.splits import GUARD, SEARCH
-from heterosis.evals.store import ItemStore
-from heterosis.merge.recipe import Recipe
-from heterosis.search.assembly import Parts, open_parts
-from heterosis.search.bench import Bench
-from heterosis.search.budget import Budget, Limits
-from heterosis.search.config import find_config, load_config
-from heterosis.search.generations import Pace, lay_out, pace_of
-from heterosis.search.journal import Journal
-from heterosis.search.objective import Objective
-from heterosis.search.progress import PlainReporter
-from heterosis.search.ray_workers import RayWorkers
-from heterosis.search.scoring_sections import WorkersSection
-from heterosis.search.sections import RacingSection, SearchSection
-from heterosis.search.stages import Stage
-from heterosis.search.study import Study
-from heterosis.search.workers import Job, Keep, Result, Score, score_job
+from heterosis.evals.scores.scores import ItemScores
+from heterosis.evals.scores.store import ItemStore
+from heterosis.evals.stats.racing import Race
+from heterosis.evals.tasks.splits import GUARD, SEARCH
+from heterosis.merge.recipe.recipe import Recipe
+from heterosis.search.config.load import find_config, load_config
+from heterosis.search.config.scoring import WorkersSection
+from heterosis.search.config.search import RacingSection, SearchSection
+from heterosis.search.evaluate.evaluator import Bench
+from heterosis.search.evaluate.objective import Objective
+from heterosis.search.evaluate.ray_workers import RayWorkers
+from heterosis.search.evaluate.workers import Job, Keep, Result, Score, score_job
+from heterosis.search.propose.pace import Pace, lay_out, pace_of
+from heterosis.search.propose.stages import Stage
+from heterosis.search.storage.journal import Journal
+from heterosis.search.study.budget import Budget, Limits
+from heterosis.search.study.parts import Parts, open_parts
+from heterosis.search.study.progress import PlainReporter
+from heterosis.search.study.study import Study
 from landscape import Landscape, features
 from rich.console import Console
 

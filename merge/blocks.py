@@ -14,7 +14,6 @@ CPU_BLOCK = 1 << 16
 
 A power of two no larger than a chunk of masks (masks.py), so that each block lies in one.
 """
-
 GPU_BLOCK = 1 << 26
 """Entries per block on an accelerator: 256 MiB per float32 temporary."""
 

@@ -13,33 +13,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..evals.columns import METRIC
-from ..evals.scorer import PathReport, Scorer
-from ..evals.splits import CONFIRM, GUARD, SEARCH
-from ..evals.tasks import FrozenTask
-from ..merge.engine import WORTH_COMPILING, MergeEngine
-from ..merge.fact_cache import default_folder
-from ..merge.methods import METHODS
-from .assembly import (
-    Parts,
-    build_engine,
-    check_identity,
-    choose_device,
-    identity,
-    make_scorer,
-    needs,
-    open_parts,
-    parent_facts,
-    set_threads,
-)
-from .budget import limits_of, settle_deadline
-from .config import WEIGHED, Config
-from .describe import budget_advice, by_thirds, delta_lines, delta_table, parents_line, third_name
+from ..evals.scorer.scorer import PathReport, Scorer
+from ..evals.scores.term_columns import METRIC
+from ..evals.tasks.splits import CONFIRM, GUARD, SEARCH
+from ..evals.tasks.tasks import FrozenTask
+from ..merge.engine.engine import WORTH_COMPILING, MergeEngine
+from ..merge.recipe.methods import METHODS
+from ..merge.statistics.cache import default_folder
+from .config.config import WEIGHED, Config
 from .format import duration
-from .record import read_record
-from .samplers import NUMBERS_ONLY
-from .stages import counts
-from .warm_start import settle_warm_start
+from .parents_summary import (
+    budget_advice,
+    by_thirds,
+    delta_lines,
+    delta_table,
+    parents_line,
+    third_name,
+)
+from .propose.samplers import NUMBERS_ONLY
+from .propose.stages import counts
+from .storage.read import read_record
+from .study.budget import limits_of, settle_deadline
+from .study.build import build_engine, make_scorer, needs, parent_facts, set_threads
+from .study.parts import Parts, choose_device, open_parts
+from .study.resume import check_identity, identity
+from .study.warm_start import settle_warm_start
 
 POWER = 2.8
 """z at a two-sided level of 0.05 plus z at a power of 0.8: 1.96 + 0.84."""

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-from ..merge.recipe import Recipe
+from ..merge.recipe.recipe import Recipe
 
 
 def score(value: float | None, se: float | None = None) -> str:

@@ -7,50 +7,37 @@ from __future__ import annotations
 
 import datetime
 import json
-import signal
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from types import FrameType
 from typing import Any
 
-from ..evals.fingerprint import parts_of
-from ..evals.racing import Race
-from ..evals.scorer import PathReport, Scorer
-from ..evals.splits import CONFIRM, GUARD, SEARCH
-from ..evals.store import ItemStore
-from ..merge.engine import MergeEngine
-from .assembly import (
-    Parts,
-    build_engine,
-    check_identity,
-    choose_device,
-    identity,
-    laid_out,
-    make_scorer,
-    open_parts,
-    parent_facts,
-    set_threads,
-)
-from .bench import Bench
-from .budget import Budget, limits_of, settle_deadline
-from .candidate import candidate_of
-from .config import Config
-from .generations import most_workers
-from .index import keep_index
-from .journal import Journal, lock_folder
-from .leaderboard import Leaderboard, read_leaderboard
-from .progress import Reporter
-from .ray_workers import RayWorkers
-from .redraw import Redrawing
-from .report import write_report
-from .stages import KEY
-from .staging import with_warm_start
-from .study import Hire, Study
-from .views import write_views
-from .warm_start import WarmStart, settle_warm_start
-from .worker_side import Setup
-from .workers import Keep, LocalWorkers, Workers
+from ..evals.scorer.scorer import PathReport, Scorer
+from ..evals.scores.fingerprint import parts_of
+from ..evals.scores.store import ItemStore
+from ..evals.stats.racing import Race
+from ..evals.tasks.splits import CONFIRM, GUARD, SEARCH
+from .config.config import Config
+from .evaluate.evaluator import Bench
+from .evaluate.ray_workers import RayWorkers
+from .evaluate.workers import Keep, LocalWorkers, Workers
+from .leaderboard.board import Leaderboard, read_leaderboard
+from .leaderboard.views import write_views
+from .propose.pace import most_workers
+from .propose.stages import KEY, with_warm_start
+from .report.index import keep_index
+from .report.page import write_report
+from .storage.candidate import candidate_of
+from .storage.journal import Journal, lock_folder
+from .study.budget import Budget, limits_of, settle_deadline
+from .study.build import bench_of, build_engine, make_scorer, parent_facts, set_threads
+from .study.loop import Hire
+from .study.page_refresh import Redrawing
+from .study.parts import Parts, choose_device, laid_out, open_parts
+from .study.progress import Reporter
+from .study.resume import check_identity, identity
+from .study.study import Study
+from .study.warm_start import WarmStart, settle_warm_start
+from .study.worker import Setup
 
 
 @dataclass(frozen=True)
@@ -154,17 +141,6 @@ def _bench(
     return bench_of(parts, engine, scorer), machine
 
 
-def bench_of(parts: Parts, engine: MergeEngine, scorer: Scorer) -> Bench:
-    """Engine and scorer together; a smaller scorer is made where memory runs out."""
-
-    def halved() -> Scorer:
-        smaller = make_scorer(parts, engine.model, halved=True)
-        smaller.path = scorer.path
-        return smaller
-
-    return Bench(engine, scorer, parts.objective, halved)
-
-
 def _hire(
     parts: Parts, machine: Mapping[str, Any], known: Mapping[str, Any], reporter: Reporter
 ) -> Hire:
@@ -216,30 +192,3 @@ def _manifest(
         "machine": machine,
         "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
-
-
-@contextmanager
-def soft_stop(note: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C or SIGTERM into a soft end; a second one interrupts at once.
-
-    Yields:
-        A function that says whether the search should end after the current candidate.
-    """
-    asked = False
-
-    def ask(number: int, _: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-        note(
-            f"{signal.Signals(number).name}: finishing the current candidate, then confirming the "
-            "best; once more to stop at once (nothing finished is lost)"
-        )
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -33,7 +33,7 @@ def landscape(benchmark_scripts) -> Any:
 @pytest.fixture(scope="module")
 def quickstart() -> Any:
     """The configuration of the shipped search whose landscape was recorded."""
-    from heterosis.search.config import find_config, load_config
+    from heterosis.search.config.load import find_config, load_config
 
     return load_config(find_config("quickstart"))
 

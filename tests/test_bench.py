@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import pytest
-from heterosis.search.assembly import make_scorer
+from heterosis.search.study.build import make_scorer
 
 ITEMS = 8
 

@@ -1,54 +1,149 @@
-"""The rooms' import rules, and what importing the command line may cost."""
+"""Which room may import which, no circles, and what importing the command line costs."""
 
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("search", "merge", "evals")
-MAY_IMPORT = {"search": {"search", "merge", "evals"}, "merge": {"merge"}, "evals": {"evals"}}
+MERGE, EVALS = "merge", "evals"
+MOST_FILES = 15
+"""In one folder, beside its `__init__.py`."""
+
+ARROWS: dict[str, tuple[str, ...]] = {
+    "search/cli": ("search/run", "search/check", "search/report", "search/models"),
+    "search/run": ("search/report", "search/leaderboard", "search/study"),
+    "search/check": ("search/parents_summary", "search/study"),
+    "search/report": ("search/leaderboard",),
+    "search/models": ("search/leaderboard",),
+    "search/leaderboard": ("search/study",),
+    "search/study": ("search/propose", "search/evaluate"),
+    "search/propose": ("search/storage", "search/config", "search/format"),
+    "search/evaluate": ("search/storage", "search/config", "search/format"),
+    "search/parents_summary": ("search/config",),
+    "search/storage": (),
+    "search/config": (),
+    "search/format": (),
+    "merge/files": ("merge/engine", "merge/mergekit"),
+    "merge/engine": ("merge/kernels",),
+    "merge/kernels": ("merge/statistics",),
+    "merge/statistics": ("merge/parents",),
+    "merge/parents": ("merge/recipe", "merge/blocks"),
+    "merge/mergekit": ("merge/recipe",),
+    "merge/recipe": ("merge/hints",),
+    "merge/blocks": (),
+    "merge/hints": (),
+    "evals/lm_eval_run": ("evals/tasks",),
+    "evals/scorer": ("evals/tasks",),
+    "evals/tasks": ("evals/scores", "evals/quiet"),
+    "evals/stats": ("evals/scores",),
+    "evals/scores": (),
+    "evals/quiet": (),
+}
+"""Sub-room -> the sub-rooms right below it. It may import these and all below them."""
+GROUND = ("search/storage", "search/config", "search/format")
+"""Every other sub-room of search may import these, the merge room and the evals room."""
 
 
-def rooms_imported(path: Path, room: str) -> set[str]:
-    """Rooms that a file imports, relatively or by the package's name."""
-    found = set()
+def below(room: str) -> set[str]:
+    """All sub-rooms that one may import."""
+    reached: set[str] = set()
+    waiting = [room]
+    while waiting:
+        for lower in ARROWS[waiting.pop()]:
+            if lower not in reached:
+                reached.add(lower)
+                waiting.append(lower)
+    return reached
+
+
+def files_of(*rooms: str) -> Iterator[Path]:
+    for room in rooms:
+        yield from (ROOT / room).rglob("*.py")
+
+
+def module_file(parts: tuple[str, ...]) -> Path | None:
+    """The file of a module below the package `heterosis`, if it is one."""
+    path = ROOT.joinpath(*parts)
+    for file in (path.with_suffix(".py"), path / "__init__.py"):
+        if file.is_file():
+            return file
+    return None
+
+
+def imported_files(path: Path) -> set[Path]:
+    """Our files that a file imports anywhere: at its top, in a function, for types alone."""
+    files = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom):
-            module = node.module or ""
-            if node.level == 1:
-                found.add(room)
-            elif node.level == 2:
-                found.add(module.split(".")[0] or "?")
-            elif module.startswith("heterosis"):
-                found.add([*module.split("."), "?"][1])
-            assert node.level <= 2, f"{path} imports from outside the rooms"
+            base = path.relative_to(ROOT).parts[: -node.level] if node.level else ()
+            module = tuple((node.module or "").split(".")) if node.module else ()
+            if not node.level and module[:1] != ("heterosis",):
+                continue
+            assert node.level <= len(path.relative_to(ROOT).parts), f"{path} leaves the package"
+            module = module if node.level else module[1:]
+            for name in node.names:
+                file = module_file((*base, *module, name.name)) or module_file((*base, *module))
+                assert file is not None, f"{path}: line {node.lineno}"
+                files.add(file)
         elif isinstance(node, ast.Import):
-            names = [name.name for name in node.names if name.name.startswith("heterosis")]
-            found |= {[*name.split("."), "?"][1] for name in names}
-    return found
+            assert not [n for n in node.names if n.name.startswith("heterosis")], path
+    return files - {path}
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_rooms_import_only_what_they_may(room):
-    files = list((ROOT / room).glob("**/*.py"))
+def sub_room(path: Path) -> str:
+    """`search/study` of a file in it, `search/run` of the file run.py."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return "/".join(parts[:2])
+
+
+IMPORTS = {path: imported_files(path) for path in files_of("search", MERGE, EVALS)}
+
+
+@pytest.mark.parametrize("room", ARROWS)
+def test_sub_rooms_import_only_what_lies_below(room):
+    files = [path for path in IMPORTS if sub_room(path) == room]
     assert files
+    allowed = below(room) | {room}
     for path in files:
-        assert rooms_imported(path, room) <= MAY_IMPORT[room], path
+        for target in IMPORTS[path]:
+            other = sub_room(target)
+            is_ground = room.startswith("search/") and room not in GROUND and other in GROUND
+            is_library = room.startswith("search/") and not other.startswith("search/")
+            assert other in allowed or is_ground or is_library, (path, target)
+
+
+def test_every_sub_room_is_in_the_table():
+    rooms = {sub_room(path) for path in IMPORTS}
+    assert rooms - {f"{room}/__init__" for room in ("search", MERGE, EVALS)} == {
+        *ARROWS,
+        "search/__main__",
+    }
+
+
+def test_no_circle_between_files_nor_between_sub_rooms():
+    TopologicalSorter(IMPORTS).prepare()
+    TopologicalSorter(ARROWS).prepare()
+
+
+def test_no_folder_has_too_many_files():
+    for folder in {path.parent for path in IMPORTS}:
+        assert len([f for f in folder.glob("*.py") if f.stem != "__init__"]) <= MOST_FILES, folder
 
 
 def test_every_file_opens_by_saying_what_it_knows():
-    for room in ROOMS:
-        for path in (ROOT / room).glob("**/*.py"):
-            assert ast.get_docstring(ast.parse(path.read_text())), path
+    for path in IMPORTS:
+        assert ast.get_docstring(ast.parse(path.read_text())), path
 
 
 HEAVY = ("torch", "transformers", "lm_eval", "datasets", "optuna", "scipy", "numpy", "pandas")
 
 
-@pytest.mark.parametrize("module", ["heterosis.search.cli", "heterosis.search.config"])
+@pytest.mark.parametrize("module", ["heterosis.search.cli.main", "heterosis.search.config.load"])
 def test_importing_the_command_line_imports_nothing_heavy(module):
     code = f"import sys, {module}; print(*(m for m in {HEAVY!r} if m in sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -56,6 +151,6 @@ def test_importing_the_command_line_imports_nothing_heavy(module):
 
 
 def test_the_leaderboard_imports_no_torch():
-    code = "import sys, heterosis.search.leaderboard; print('torch' in sys.modules)"
+    code = "import sys, heterosis.search.leaderboard.board; print('torch' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "False"

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
-from heterosis.search.assembly import open_parts
+from heterosis.search.study.parts import open_parts
 
 
 def test_baselines_have_the_features_of_the_merge_that_they_are(landscape, setup):

@@ -1,12 +1,12 @@
 """The quickstart's promise: the searched merge beats what anyone would try first."""
 
 import pytest
-from heterosis.evals.comparison import paired_difference
-from heterosis.evals.splits import CONFIRM
-from heterosis.evals.store import ItemStore
-from heterosis.search.config import find_config, load_config
-from heterosis.search.progress import PlainReporter
+from heterosis.evals.scores.store import ItemStore
+from heterosis.evals.stats.comparison import paired_difference
+from heterosis.evals.tasks.splits import CONFIRM
+from heterosis.search.config.load import find_config, load_config
 from heterosis.search.run import run_search
+from heterosis.search.study.progress import PlainReporter
 from rich.console import Console
 
 LEVEL = 0.01

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from heterosis.evals.splits import SEARCH
-from heterosis.search.assembly import open_parts
+from heterosis.evals.tasks.splits import SEARCH
+from heterosis.search.study.parts import open_parts
 
 from .conftest import RECORDED
 

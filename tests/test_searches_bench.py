@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from heterosis.evals.scores import MEAN, item_scores
-from heterosis.search.objective import Objective
+from heterosis.evals.scores.scores import MEAN, item_scores
+from heterosis.search.evaluate.objective import Objective
 
 from .conftest import RECORDED
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from heterosis.search.assembly import open_parts
-from heterosis.search.config import find_config, load_config
-from heterosis.search.scoring_sections import WorkersSection
+from heterosis.search.config.load import find_config, load_config
+from heterosis.search.config.scoring import WorkersSection
+from heterosis.search.study.parts import open_parts
 
 
 @pytest.fixture(scope="module")

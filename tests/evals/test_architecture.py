@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from heterosis.evals.architecture import longest_packed, why_not_packed
+from heterosis.evals.scorer.architecture import longest_packed, why_not_packed
 from transformers import (
     BloomConfig,
     FalconConfig,

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 from datasets import config
-from heterosis.evals import catalogue
-from heterosis.evals.catalogue import lack, list_tasks, refuse_missing_data, task_configs
-from heterosis.evals.task_files import TaskError
+from heterosis.evals.tasks import catalogue
+from heterosis.evals.tasks.catalogue import lack, list_tasks, refuse_missing_data, task_configs
+from heterosis.evals.tasks.task_files import TaskError
 
 from .choice_tasks import choice_task, in_a_dictionary
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 from heterosis.evals.quiet import quiet
-from heterosis.evals.scorer import Scorer
-from heterosis.evals.splits import Splits
-from heterosis.evals.tasks import FrozenTask, TaskSpec, load_tasks
+from heterosis.evals.scorer.scorer import Scorer
+from heterosis.evals.tasks.splits import Splits
+from heterosis.evals.tasks.tasks import FrozenTask, TaskSpec, load_tasks
 
 from .reference import BATCH, Case, give_right_answers, hflm, load_for_lm_eval, reference
 from .tiny_models import tiny_model, write_tasks

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from heterosis.evals.scorer import Scorer
-from heterosis.evals.splits import Splits
-from heterosis.evals.tasks import TaskSpec, load_tasks
+from heterosis.evals.scorer.scorer import Scorer
+from heterosis.evals.tasks.splits import Splits
+from heterosis.evals.tasks.tasks import TaskSpec, load_tasks
 
 from .reference import BATCH, load_for_lm_eval, reference
 from .tiny_models import tiny_model, write_tasks

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from heterosis.evals.chat import Chat, ChatOptions
 from heterosis.evals.quiet import quiet
-from heterosis.evals.scorer import Scorer
-from heterosis.evals.splits import Splits
-from heterosis.evals.tasks import TaskError, TaskSpec, load_tasks
+from heterosis.evals.scorer.scorer import Scorer
+from heterosis.evals.tasks.chat import Chat, ChatOptions
+from heterosis.evals.tasks.splits import Splits
+from heterosis.evals.tasks.tasks import TaskError, TaskSpec, load_tasks
 
 from .tiny_models import metric_list, phrase, tiny_model, tiny_tokenizer, write_jsonl, write_task
 

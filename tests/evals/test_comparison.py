@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from heterosis.evals.comparison import WILCOXON_BELOW, paired_difference, paired_differences
-from heterosis.search.objective import Objective
+from heterosis.evals.stats.comparison import WILCOXON_BELOW, paired_difference, paired_differences
+from heterosis.search.evaluate.objective import Objective
 from scipy import stats
 
 from .test_scores import scores

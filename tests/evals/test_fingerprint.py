@@ -1,7 +1,7 @@
 """Fingerprints: what they name, what they overlook, and what is said where two differ."""
 
 import pytest
-from heterosis.evals.fingerprint import (
+from heterosis.evals.scores.fingerprint import (
     differing,
     digest,
     fingerprint_of,

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from heterosis.evals.chat import Chat, ChatOptions
-from heterosis.evals.full import (
+from heterosis.evals.lm_eval_run import (
     EvalOptions,
     check_chat,
     evaluate_fully,
@@ -17,8 +16,9 @@ from heterosis.evals.full import (
     read_settings,
     tables,
 )
-from heterosis.evals.rendering import show_task
-from heterosis.evals.task_files import TaskError
+from heterosis.evals.tasks.chat import Chat, ChatOptions
+from heterosis.evals.tasks.rendering import show_task
+from heterosis.evals.tasks.task_files import TaskError
 
 from .choice_tasks import choice_task
 from .tiny_models import metric_list, tiny_model

@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from heterosis.evals import generating
-from heterosis.evals.audit import audits, repeated_share
-from heterosis.evals.generating import Generator
-from heterosis.evals.generation import attention_window, plan_groups, unusable_cache
 from heterosis.evals.quiet import quiet
-from heterosis.evals.scorer import Scorer
-from heterosis.evals.splits import Splits
-from heterosis.evals.stopping import stop_rule
-from heterosis.evals.tasks import TaskError, TaskSpec, load_tasks
+from heterosis.evals.scorer import generator
+from heterosis.evals.scorer.answers import repeated_share
+from heterosis.evals.scorer.decoding import attention_window, plan_groups, unusable_cache
+from heterosis.evals.scorer.generator import Generator
+from heterosis.evals.scorer.scorer import Scorer
+from heterosis.evals.scorer.stopping import stop_rule
+from heterosis.evals.scores.audit import audits
+from heterosis.evals.tasks.splits import Splits
+from heterosis.evals.tasks.tasks import TaskError, TaskSpec, load_tasks
 
 from .tiny_models import metric_list, phrase, tiny_config, tiny_model, write_jsonl, write_task
 
@@ -127,7 +128,7 @@ def test_the_prefix_is_shared_and_rows_leave(shots, tokenizer):
 def test_looking_rarely_changes_nothing(shots, tokenizer, monkeypatch):
     scorer = make(shots, tiny_model(seed=3), tokenizer)
     expected = scorer.score("guard")
-    monkeypatch.setattr("heterosis.evals.generation._STRIDE", {"cpu": 4})
+    monkeypatch.setattr("heterosis.evals.scorer.decoding._STRIDE", {"cpu": 4})
     found = scorer.score("guard")
     assert found.length.tolist() == expected.length.tolist()
     assert found.value.tolist() == expected.value.tolist()
@@ -279,7 +280,7 @@ def refuse(*_: Any, **__: Any) -> Any:
 def test_a_model_that_refuses_the_loop_is_answered_by_hflm(shots, tokenizer, monkeypatch, caplog):
     scorer = make(shots, tiny_model(seed=3), tokenizer)
     expected = scorer.score("guard")
-    monkeypatch.setattr(generating, "run_group", refuse)
+    monkeypatch.setattr(generator, "run_group", refuse)
     with caplog.at_level(logging.WARNING):
         scorer.self_check()
     report = scorer.generation_report
@@ -293,14 +294,14 @@ def test_a_model_that_refuses_the_loop_is_answered_by_hflm(shots, tokenizer, mon
 
 
 def test_a_wrong_prefix_gives_way_to_whole_prompts(shots, tokenizer, monkeypatch):
-    right = generating.run_group
+    right = generator.run_group
 
     def wrong(lm: Any, group: Any) -> Any:
         for row, tokens in right(lm, group):
             yield row, [t + 1 for t in tokens] if group.prefix else tokens
 
     scorer = make(shots, tiny_model(seed=3), tokenizer)
-    monkeypatch.setattr(generating, "run_group", wrong)
+    monkeypatch.setattr(generator, "run_group", wrong)
     scorer.self_check()
     report = scorer.generation_report
     assert report is not None

@@ -5,9 +5,15 @@ import random
 import numpy as np
 import pytest
 import torch
-from heterosis.evals.batches import Batch, Layout, Plan, Request
-from heterosis.evals.packed import ROW_TOKENS, plan_packed, task_prefixes, visible
-from heterosis.evals.packing import Group, common_length, fill_rows, group_rows, shared_prefix
+from heterosis.evals.scorer.batches import Batch, Layout, Plan, Request
+from heterosis.evals.scorer.packed import ROW_TOKENS, plan_packed, task_prefixes, visible
+from heterosis.evals.scorer.packing import (
+    Group,
+    common_length,
+    fill_rows,
+    group_rows,
+    shared_prefix,
+)
 
 LENGTH = 512
 
@@ -167,6 +173,6 @@ def test_what_is_too_long_to_pack_stands_alone():
 
 
 def test_few_logits_at_a_time(monkeypatch):
-    monkeypatch.setattr("heterosis.evals.packed.MOST_LOGITS", 50 * 1000)
+    monkeypatch.setattr("heterosis.evals.scorer.packed.MOST_LOGITS", 50 * 1000)
     made = plan(questions(100))
     assert len(made.batches) > len(plan(questions(100), vocabulary=1).batches)

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from heterosis.evals.racing import (
+from heterosis.evals.scores.scores import item_scores
+from heterosis.evals.stats.racing import (
     PROBE,
     STRATA,
     Race,
@@ -14,8 +15,7 @@ from heterosis.evals.racing import (
     rung_ends,
     strata_of,
 )
-from heterosis.evals.scores import item_scores
-from heterosis.search.objective import Objective
+from heterosis.search.evaluate.objective import Objective
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

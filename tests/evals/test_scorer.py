@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from heterosis.evals.batches import Answers, Request
-from heterosis.evals.paths import judge
-from heterosis.evals.scorer import PathReport, Scorer
-from heterosis.evals.scores import ItemScores, NonFiniteScore
-from heterosis.evals.splits import Splits
-from heterosis.evals.tasks import TaskError, TaskSpec, load_tasks
+from heterosis.evals.scorer.batches import Answers, Request
+from heterosis.evals.scorer.scorer import PathReport, Scorer
+from heterosis.evals.scorer.scoring_paths import judge
+from heterosis.evals.scores.scores import ItemScores, NonFiniteScore
+from heterosis.evals.tasks.splits import Splits
+from heterosis.evals.tasks.tasks import TaskError, TaskSpec, load_tasks
 from transformers import LlamaForCausalLM
 
 from .tiny_models import metric_list, randomise, tiny_model, write_jsonl, write_task

@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from heterosis.evals.scores import ItemScores, NonFiniteScore, item_scores
+from heterosis.evals.scores.scores import ItemScores, NonFiniteScore, item_scores
 
 
 def scores(
@@ -36,7 +36,7 @@ def scores(
 
 def test_importing_splits_and_scores_needs_no_torch_and_no_lm_eval():
     code = (
-        "import sys, heterosis.evals.splits, heterosis.evals.scores;"
+        "import sys, heterosis.evals.tasks.splits, heterosis.evals.scores.scores;"
         "print([m for m in ('torch', 'lm_eval', 'datasets', 'scipy') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from heterosis.evals import significance
-from heterosis.evals.significance import binomial_p, percentile, resampled, wilcoxon_p
+from heterosis.evals.stats import significance
+from heterosis.evals.stats.significance import binomial_p, percentile, resampled, wilcoxon_p
 from scipy import stats
 
 signed_ranks: Any = stats.wilcoxon  # whose stubs know no `pvalue`

@@ -4,7 +4,7 @@ import random
 from collections import Counter
 
 import pytest
-from heterosis.evals.splits import Splits, cap_rank, capped, doc_hash
+from heterosis.evals.tasks.splits import Splits, cap_rank, capped, doc_hash
 
 
 def hashes(n: int) -> list[str]:

@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from heterosis.evals.item_table import load
-from heterosis.evals.scores import AUDIT, COLUMNS, PER_TASK, ItemScores, item_scores
-from heterosis.evals.store import ItemStore, StoreError
+from heterosis.evals.scores.item_table import load
+from heterosis.evals.scores.scores import AUDIT, COLUMNS, PER_TASK, ItemScores, item_scores
+from heterosis.evals.scores.store import ItemStore, StoreError
 
 
 def some_scores(seed: int, tasks: tuple[str, ...] = ("mc", "ppl")) -> ItemScores:
@@ -212,7 +212,7 @@ def test_who_reads_while_a_search_folds_reads_the_same(store, monkeypatch):
             work()
         return load(path)
 
-    monkeypatch.setattr("heterosis.evals.store.load", folded_meanwhile)
+    monkeypatch.setattr("heterosis.evals.scores.store.load", folded_meanwhile)
     for trial in range(4):
         assert_same(reader.read(trial, "search"), some_scores(trial))
     assert not folding

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from heterosis.evals import catalogue
-from heterosis.evals.splits import Splits, doc_hash
-from heterosis.evals.tasks import FrozenTask, TaskError, TaskSpec, load_tasks
+from heterosis.evals.tasks import catalogue
+from heterosis.evals.tasks.splits import Splits, doc_hash
+from heterosis.evals.tasks.tasks import FrozenTask, TaskError, TaskSpec, load_tasks
 
 from .choice_tasks import choice_task, in_a_dictionary
 from .tiny_models import metric_list, write_jsonl, write_task

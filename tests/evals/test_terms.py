@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from heterosis.evals.comparison import paired_difference
-from heterosis.evals.scores import item_scores
-from heterosis.evals.terms import Term, as_terms, plain_terms
-from heterosis.search.objective import Objective
+from heterosis.evals.scores.scores import item_scores
+from heterosis.evals.scores.terms import Term, as_terms, plain_terms
+from heterosis.evals.stats.comparison import paired_difference
+from heterosis.search.evaluate.objective import Objective
 
 
 def scores(shift: float = 0.0):

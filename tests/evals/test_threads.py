@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from heterosis.evals.threads import choose_threads
+from heterosis.evals.scorer.threads import choose_threads
 
 
 def chosen(seconds: dict[int, float]) -> int:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from heterosis.merge.parents import ParentSet
+from heterosis.merge.parents.parent_set import ParentSet
 
 from tests.families import tiny_family
 

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from heterosis.merge.engine import MergeEngine
-from heterosis.merge.memory import give_back, process_bytes
-from heterosis.merge.methods import METHODS
-from heterosis.merge.parents import ParentSet
-from heterosis.merge.placement import HOST
-from heterosis.merge.recipe import Recipe
+from heterosis.merge.engine.engine import MergeEngine
+from heterosis.merge.engine.memory import give_back, process_bytes
+from heterosis.merge.engine.placement import HOST
+from heterosis.merge.parents.parent_set import ParentSet
+from heterosis.merge.recipe.methods import METHODS
+from heterosis.merge.recipe.recipe import Recipe
 from safetensors.torch import save_file
 from transformers import LlamaConfig, MixtralConfig
 

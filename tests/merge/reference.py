@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from heterosis.merge.masks import stream_keys
-from heterosis.merge.methods import METHODS
-from heterosis.merge.recipe import Recipe
+from heterosis.merge.kernels.masks import stream_keys
+from heterosis.merge.recipe.methods import METHODS
+from heterosis.merge.recipe.recipe import Recipe
 
 Array = np.ndarray
 

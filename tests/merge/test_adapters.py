@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from heterosis.merge.parents import ParentError, ParentSet
+from heterosis.merge.parents.parent_set import ParentError, ParentSet
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM

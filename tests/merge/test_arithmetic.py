@@ -4,10 +4,9 @@ import math
 
 import pytest
 import torch
-from heterosis.merge.launch import merge_tensors
-from heterosis.merge.methods import plan_tensor
-from heterosis.merge.plans import BASE_ONLY, Combination, Consensus
-from heterosis.merge.recipe import Recipe
+from heterosis.merge.kernels.launcher import merge_tensors
+from heterosis.merge.recipe.plans import BASE_ONLY, Combination, Consensus
+from heterosis.merge.recipe.recipe import Recipe, plan_tensor
 
 from .test_methods import NAME, recipe, tensors
 

@@ -4,10 +4,10 @@ import shutil
 
 import pytest
 import torch
-from heterosis.merge import compiling
-from heterosis.merge.compiling import Compiler, has_compiler
-from heterosis.merge.launch import Launcher
-from heterosis.merge.plans import Combination
+from heterosis.merge.kernels import compiler
+from heterosis.merge.kernels.compiler import Compiler, has_compiler
+from heterosis.merge.kernels.launcher import Launcher
+from heterosis.merge.recipe.plans import Combination
 from torch._dynamo.exc import TorchDynamoException
 
 from .test_kernels import NAMES, consensus, job, written
@@ -54,7 +54,7 @@ def test_threads_change_no_bit():
 @pytest.fixture
 def no_compiler(monkeypatch):
     has_compiler.cache_clear()
-    monkeypatch.setattr(compiling.shutil, "which", lambda _: None)
+    monkeypatch.setattr(compiler.shutil, "which", lambda _: None)
     yield
     has_compiler.cache_clear()
 
@@ -75,7 +75,7 @@ def test_a_kernel_that_does_not_compile_runs_eager_and_it_is_said(monkeypatch, c
 
         return call
 
-    monkeypatch.setattr(compiling, "compile_kernel", refuse)
+    monkeypatch.setattr(compiler, "compile_kernel", refuse)
     plan = consensus("all", "sum")
     launcher = Launcher(compile=True)
     expected = written(Launcher(), lambda: job(plan, torch.float32))
@@ -88,7 +88,7 @@ def test_a_kernel_that_does_not_compile_runs_eager_and_it_is_said(monkeypatch, c
 
 
 def test_a_real_failure_to_compile_is_one_too(monkeypatch, caplog):
-    monkeypatch.setitem(compiling._OPTIONS, "cpp.cxx", (shutil.which("false"),))
+    monkeypatch.setitem(compiler._OPTIONS, "cpp.cxx", (shutil.which("false"),))
     out, base = torch.zeros(100), torch.ones(100)
 
     def kernel(out, base):

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from heterosis.merge.engine import MergeEngine, MergeFailure
-from heterosis.merge.launch import merge_tensors
-from heterosis.merge.methods import METHODS
-from heterosis.merge.parents import ParentError, ParentSet
-from heterosis.merge.recipe import Coefficients, Recipe
+from heterosis.merge.engine.engine import MergeEngine, MergeFailure
+from heterosis.merge.kernels.launcher import merge_tensors
+from heterosis.merge.parents.parent_set import ParentError, ParentSet
+from heterosis.merge.recipe.methods import METHODS
+from heterosis.merge.recipe.recipe import Coefficients, Recipe
 from safetensors.torch import load_file, save_file
 
 from tests.families import tiny_family

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from heterosis.merge.engine import MergeEngine
-from heterosis.merge.export import ExportError, export_model, read_record
-from heterosis.merge.mergekit_file import parse
-from heterosis.merge.mergekit_read import translate
-from heterosis.merge.parents import ParentSet
-from heterosis.merge.recipe import Recipe
+from heterosis.merge.engine.engine import MergeEngine
+from heterosis.merge.files.export import ExportError, export_model, read_record
+from heterosis.merge.mergekit.file import parse
+from heterosis.merge.mergekit.read import translate
+from heterosis.merge.parents.parent_set import ParentSet
+from heterosis.merge.recipe.recipe import Recipe
 from transformers import AutoModelForCausalLM
 
 from tests.families import tiny_family

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from heterosis.merge import fact_cache
-from heterosis.merge.fact_cache import FactCache, FactFile, default_folder
+from heterosis.merge.statistics import cache as cache_file
+from heterosis.merge.statistics.cache import FactCache, FactFile, default_folder
 from safetensors import safe_open
 
 SHAPES = {"model.a": (3, 5), "model.b": (), "model.c": (0, 2), "model.d": (7,)}
@@ -60,7 +60,7 @@ def test_the_file_is_plain_safetensors_that_says_what_it_is(written):
     with safe_open(written, framework="pt") as handle:
         about = handle.metadata()
         assert set(handle.keys()) == set(SHAPES)
-    assert about["heterosis_facts"] == fact_cache.VERSION
+    assert about["heterosis_facts"] == cache_file.VERSION
     assert about["kind"] == "ranks" and about["key"] == "base hash parent hash"
 
 
@@ -125,7 +125,7 @@ def test_files_that_cannot_be_trusted_are_rebuilt_with_one_line(written, how, ca
 
 
 def test_files_of_another_version_are_rebuilt(written, monkeypatch, caplog):
-    monkeypatch.setattr(fact_cache, "VERSION", "0")
+    monkeypatch.setattr(cache_file, "VERSION", "0")
     compute = Compute()
     FactCache(written.parent).get(FILE, compute)
     assert compute.calls == 1
@@ -163,7 +163,7 @@ def test_a_full_disk_is_a_warning_and_leaves_nothing(tmp_path, monkeypatch, capl
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(fact_cache.os, "fsync", full)
+    monkeypatch.setattr(cache_file.os, "fsync", full)
     assert FactCache(tmp_path).get(FILE, Compute()) is None
     assert "(No space left on device)" in caplog.text
     assert list(tmp_path.iterdir()) == []
@@ -173,7 +173,7 @@ def test_a_folder_that_is_only_readable_still_serves(written, monkeypatch, caplo
     def forbidden(*_, **__):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(fact_cache.tempfile, "mkstemp", forbidden)
+    monkeypatch.setattr(cache_file.tempfile, "mkstemp", forbidden)
     cache, compute = FactCache(written.parent), Compute()
     assert cache.get(FactFile("sums", FILE.key, SHAPES, FILE.dtype), compute) is None
     found = cache.get(FILE, compute)

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from heterosis.merge import facts as facts_module
-from heterosis.merge.facts import FreshFacts, ParentFacts
-from heterosis.merge.gram import DeltaSums, delta_sums
-from heterosis.merge.groups import LayerGroup
-from heterosis.merge.parents import BASE, ParentError, ParentSet
-from heterosis.merge.planes import chosen_plane, rank_plane
-from heterosis.merge.quantiles import magnitude_grid
-from heterosis.merge.spread import spread_table
+from heterosis.merge.parents.parent_set import BASE, ParentError, ParentSet
+from heterosis.merge.recipe.groups import LayerGroup
+from heterosis.merge.statistics import facts as facts_module
+from heterosis.merge.statistics.facts import FreshFacts, ParentFacts
+from heterosis.merge.statistics.gram import DeltaSums, delta_sums
+from heterosis.merge.statistics.importance import chosen_plane, rank_plane
+from heterosis.merge.statistics.quantiles import magnitude_grid
+from heterosis.merge.statistics.variance import spread_table
 from safetensors.torch import load_file, save_file
 
 from .conftest import Family, opened

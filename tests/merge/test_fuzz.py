@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 import torch
-from heterosis.merge.headers import MAX_MESSAGE, ParentError, read_header
-from heterosis.merge.parents import ParentSet
+from heterosis.merge.parents.headers import MAX_MESSAGE, ParentError, read_header
+from heterosis.merge.parents.parent_set import ParentSet
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open

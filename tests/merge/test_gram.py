@@ -7,8 +7,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from heterosis.merge import gram
-from heterosis.merge.gram import (
+from heterosis.merge.statistics import gram
+from heterosis.merge.statistics.gram import (
     CHUNK,
     SMALL_DELTA,
     DeltaSums,

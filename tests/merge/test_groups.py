@@ -1,7 +1,7 @@
 """Layer groups from tensor names of several architectures."""
 
 import pytest
-from heterosis.merge.groups import Grouping, LayerGroup, depth, layer_group, lines
+from heterosis.merge.recipe.groups import Grouping, LayerGroup, depth, layer_group, lines
 
 
 @pytest.mark.parametrize(

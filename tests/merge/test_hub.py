@@ -5,8 +5,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from heterosis.merge import hub
-from heterosis.merge.parents import ParentError, ParentSet
+from heterosis.merge.parents import hub
+from heterosis.merge.parents.parent_set import ParentError, ParentSet
 from huggingface_hub import constants
 from huggingface_hub.errors import LocalEntryNotFoundError
 

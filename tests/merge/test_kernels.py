@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from heterosis.merge.kernels import RANK_STEPS, RANK_UNIT, rank_window
-from heterosis.merge.launch import Job, Launcher
-from heterosis.merge.plans import COMBINES, KEEPS, Combination, Consensus, Plan
+from heterosis.merge.kernels.kernels import RANK_STEPS, RANK_UNIT, rank_window
+from heterosis.merge.kernels.launcher import Job, Launcher
+from heterosis.merge.recipe.plans import COMBINES, KEEPS, Combination, Consensus, Plan
 
 N = (1 << 16) + 77  # large, and no multiple of any vector's width
 NAMES = ("a", "b", "c")

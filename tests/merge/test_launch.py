@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from heterosis.merge.launch import PACK, SMALL, Job, Launcher, merge_tensors
-from heterosis.merge.plans import COMBINES, KEEPS, Combination, Plan
-from heterosis.merge.recipe import Recipe
+from heterosis.merge.kernels.launcher import PACK, SMALL, Job, Launcher, merge_tensors
+from heterosis.merge.recipe.plans import COMBINES, KEEPS, Combination, Plan
+from heterosis.merge.recipe.recipe import Recipe
 
 from .test_kernels import NAMES, consensus, job
 
@@ -34,7 +34,7 @@ def test_a_pack_equals_its_tensors_one_by_one(keep, combine, n_parents):
 def test_a_pack_equals_a_large_tensor_to_the_bit(monkeypatch):
     plan = consensus("random", "elect_mean", 3)
     packed = outs([job(plan, torch.float32, 1000)])[0]
-    monkeypatch.setattr("heterosis.merge.launch.SMALL", 10)
+    monkeypatch.setattr("heterosis.merge.kernels.launcher.SMALL", 10)
     assert torch.equal(outs([job(plan, torch.float32, 1000)])[0], packed)
 
 
@@ -94,7 +94,7 @@ def test_a_large_tensor_is_done_before_the_next_is_fetched():
 
 
 def test_packs_are_launched_before_they_grow_large(monkeypatch):
-    monkeypatch.setattr("heterosis.merge.launch.PACK", 1000)
+    monkeypatch.setattr("heterosis.merge.kernels.launcher.PACK", 1000)
     assert PACK > 1000
     done: list[Job] = []
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from heterosis.merge.masks import (
+from heterosis.merge.kernels.masks import (
     CHUNK,
     REGION,
     chunk_word,

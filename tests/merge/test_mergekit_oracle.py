@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 import torch
-from heterosis.merge.groups import Grouping
-from heterosis.merge.launch import merge_tensors
-from heterosis.merge.mergekit_values import MergekitError
-from heterosis.merge.methods import METHODS
-from heterosis.merge.parents import ParentError, ParentSet
-from heterosis.merge.recipe import Recipe
-from heterosis.merge.standalone import merge_files, open_merge
+from heterosis.merge.files.file_merge import merge_files, open_merge
+from heterosis.merge.kernels.launcher import merge_tensors
+from heterosis.merge.mergekit.parameters import MergekitError
+from heterosis.merge.parents.parent_set import ParentError, ParentSet
+from heterosis.merge.recipe.groups import Grouping
+from heterosis.merge.recipe.methods import METHODS
+from heterosis.merge.recipe.recipe import Recipe
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 

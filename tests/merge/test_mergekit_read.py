@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 import yaml
-from heterosis.merge.coefficients import Coefficients
-from heterosis.merge.groups import Grouping
-from heterosis.merge.mergekit_file import ModelRef, parse, parse_text
-from heterosis.merge.mergekit_groups import group_tensors
-from heterosis.merge.mergekit_methods import RULES
-from heterosis.merge.mergekit_read import Translation, models_of, translate
-from heterosis.merge.mergekit_values import MergekitError
-from heterosis.merge.methods import METHODS
+from heterosis.merge.mergekit.file import ModelRef, parse, parse_text
+from heterosis.merge.mergekit.groups import group_tensors
+from heterosis.merge.mergekit.parameters import MergekitError
+from heterosis.merge.mergekit.read import Translation, models_of, translate
+from heterosis.merge.mergekit.rules import RULES
+from heterosis.merge.recipe.coefficients import Coefficients
+from heterosis.merge.recipe.groups import Grouping
+from heterosis.merge.recipe.methods import METHODS
 
 PARTS = ("self_attn.q_proj", "self_attn.k_proj", "mlp.up_proj", "input_layernorm")
 TENSORS = (
@@ -562,7 +562,7 @@ def test_layers_that_lack_a_tensor_do_not_disturb_groups():
 
 
 def test_reading_imports_no_torch():
-    modules = "heterosis.merge.mergekit_read, heterosis.merge.mergekit_write"
+    modules = "heterosis.merge.mergekit.read, heterosis.merge.mergekit.write"
     code = f"import sys, {modules}; print(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "numpy"} & set(run.stdout.split())

@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 import yaml
-from heterosis.merge.coefficients import Coefficients
-from heterosis.merge.groups import Grouping
-from heterosis.merge.mergekit_file import parse_text
-from heterosis.merge.mergekit_read import translate
-from heterosis.merge.mergekit_text import conditions, text_of
-from heterosis.merge.mergekit_write import InexpressibleError, write_mergekit
-from heterosis.merge.methods import METHODS, plan_tensor
-from heterosis.merge.plans import Combination
-from heterosis.merge.recipe import Recipe
+from heterosis.merge.mergekit.file import parse_text
+from heterosis.merge.mergekit.read import translate
+from heterosis.merge.mergekit.text import conditions, text_of
+from heterosis.merge.mergekit.write import InexpressibleError, write_mergekit
+from heterosis.merge.recipe.coefficients import Coefficients
+from heterosis.merge.recipe.groups import Grouping
+from heterosis.merge.recipe.methods import METHODS
+from heterosis.merge.recipe.plans import Combination
+from heterosis.merge.recipe.recipe import Recipe, plan_tensor
 
 from .test_mergekit_read import TENSORS
 

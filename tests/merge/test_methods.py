@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from heterosis.merge import blocks, launch
-from heterosis.merge.facts import FreshFacts
-from heterosis.merge.launch import merge_tensors
-from heterosis.merge.methods import METHODS, plan_tensor
-from heterosis.merge.plans import Consensus
-from heterosis.merge.recipe import Coefficients, Recipe
+from heterosis.merge import blocks
+from heterosis.merge.kernels import launcher
+from heterosis.merge.kernels.launcher import merge_tensors
+from heterosis.merge.recipe.methods import METHODS
+from heterosis.merge.recipe.plans import Consensus
+from heterosis.merge.recipe.recipe import Coefficients, Recipe, plan_tensor
+from heterosis.merge.statistics.facts import FreshFacts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -167,7 +168,7 @@ def test_block_size_changes_no_bit(method, monkeypatch):
     base, parents = tensors((17, 59))
     results = set()
     for small in (0, 1 << 16):  # launched alone, or in a pack
-        monkeypatch.setattr(launch, "SMALL", small)
+        monkeypatch.setattr(launcher, "SMALL", small)
         for size in (8, 64, 512, 1 << 16):
             monkeypatch.setattr(blocks, "CPU_BLOCK", size)
             results.add(bits(merge_tensors(recipe(method), NAME, base, parents)))
@@ -367,7 +368,7 @@ def test_dare_equals_task_arithmetic_in_expectation_and_has_its_variance():
 
 def test_the_table_needs_neither_torch_nor_numpy():
     code = (
-        "import sys; import heterosis.merge.recipe, heterosis.merge.groups;"
+        "import sys; import heterosis.merge.recipe.recipe, heterosis.merge.recipe.groups;"
         "sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

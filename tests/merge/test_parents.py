@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from heterosis.merge import headers
-from heterosis.merge.groups import Grouping
-from heterosis.merge.parents import ParentError, ParentSet
+from heterosis.merge.parents import headers
+from heterosis.merge.parents.parent_set import ParentError, ParentSet
+from heterosis.merge.recipe.groups import Grouping
 from safetensors.torch import load_file, save_file
 
 from tests.families import tiny_family

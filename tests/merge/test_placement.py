@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from heterosis.merge import memory, placement, streaming
-from heterosis.merge.methods import METHODS
-from heterosis.merge.parents import BASE, ParentSet
-from heterosis.merge.placement import HOST, PLACEMENTS, MemoryPlan, Sources, plan_memory
-from heterosis.merge.resident import build_resident
-from heterosis.merge.streaming import held_bytes, layer_bytes
+from heterosis.merge.engine import memory, placement, streaming
+from heterosis.merge.engine.placement import HOST, PLACEMENTS, MemoryPlan, Sources, plan_memory
+from heterosis.merge.engine.resident import build_resident
+from heterosis.merge.engine.streaming import held_bytes, layer_bytes
+from heterosis.merge.parents.parent_set import BASE, ParentSet
+from heterosis.merge.recipe.methods import METHODS
 
 from tests.families import tiny_family
 

@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from heterosis.merge import blocks, planes, quantiles, spread
-from heterosis.merge.gram import delta_sums
-from heterosis.merge.planes import chosen_plane, rank_plane
-from heterosis.merge.quantiles import GRID, grid_step, magnitude_grid, order_statistics
-from heterosis.merge.spread import spread_table, variance
+from heterosis.merge import blocks
+from heterosis.merge.statistics import importance, quantiles
+from heterosis.merge.statistics import variance as variance_file
+from heterosis.merge.statistics.gram import delta_sums
+from heterosis.merge.statistics.importance import chosen_plane, rank_plane
+from heterosis.merge.statistics.quantiles import GRID, grid_step, magnitude_grid, order_statistics
+from heterosis.merge.statistics.variance import spread_table, variance
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -171,7 +173,7 @@ def slow_ranks(base: Tensor, parent: Tensor) -> Tensor:
 @pytest.mark.parametrize("is_long", [False, True])
 def test_rank_planes_count_what_is_smaller(shape, is_long, monkeypatch):
     if is_long:
-        monkeypatch.setattr(planes, "LONG_ROW", 0)
+        monkeypatch.setattr(importance, "LONG_ROW", 0)
     base, parent = tensors(*shape, dtype=torch.bfloat16)
     plane = rank_plane(base, parent)
     assert plane.dtype == torch.uint8 and plane.shape == shape
@@ -263,5 +265,5 @@ def test_sums_of_squares_do_not_depend_on_the_order_of_entries():
 
 @pytest.mark.parametrize("largest", [0.0, 1e-40, 1e-3, 1.0, 60000.0])
 def test_whole_numbers_do_not_overflow(largest):
-    unit = spread._unit(largest, 1 << 30)
+    unit = variance_file._unit(largest, 1 << 30)
     assert (1 << 30) * largest**2 / unit < 2**63 * 0.51

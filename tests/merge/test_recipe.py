@@ -5,8 +5,8 @@ import pickle
 from dataclasses import FrozenInstanceError, replace
 
 import pytest
-from heterosis.merge.methods import METHODS
-from heterosis.merge.recipe import Coefficients, Recipe
+from heterosis.merge.recipe.methods import METHODS
+from heterosis.merge.recipe.recipe import Coefficients, Recipe
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

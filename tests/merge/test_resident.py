@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from heterosis.merge.devices import settle
-from heterosis.merge.engine import MergeEngine
-from heterosis.merge.parents import ParentError, ParentSet
-from heterosis.merge.recipe import Recipe
-from heterosis.merge.resident import build_resident, outline
+from heterosis.merge.engine.devices import settle
+from heterosis.merge.engine.engine import MergeEngine
+from heterosis.merge.engine.resident import build_resident, outline
+from heterosis.merge.parents.parent_set import ParentError, ParentSet
+from heterosis.merge.recipe.recipe import Recipe
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 from transformers.conversion_mapping import (

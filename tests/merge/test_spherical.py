@@ -5,9 +5,9 @@ import math
 from collections.abc import Mapping
 
 import pytest
-from heterosis.merge.methods import METHODS, plan_tensor
-from heterosis.merge.plans import BASE_ONLY, Combination
-from heterosis.merge.recipe import Recipe
+from heterosis.merge.recipe.methods import METHODS
+from heterosis.merge.recipe.plans import BASE_ONLY, Combination
+from heterosis.merge.recipe.recipe import Recipe, plan_tensor
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from heterosis.merge.engine import MergeEngine, MergeFailure
-from heterosis.merge.export import export_model, read_record
-from heterosis.merge.mergekit_values import MergekitError
-from heterosis.merge.methods import METHODS
-from heterosis.merge.parents import ParentError, ParentSet
-from heterosis.merge.recipe import Recipe
-from heterosis.merge.standalone import FileMerge, merge_files, open_merge
+from heterosis.merge.engine.engine import MergeEngine, MergeFailure
+from heterosis.merge.files.export import export_model, read_record
+from heterosis.merge.files.file_merge import FileMerge, merge_files, open_merge
+from heterosis.merge.mergekit.parameters import MergekitError
+from heterosis.merge.parents.parent_set import ParentError, ParentSet
+from heterosis.merge.recipe.methods import METHODS
+from heterosis.merge.recipe.recipe import Recipe
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 

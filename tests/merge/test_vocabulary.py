@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from heterosis.merge.parents import ParentError, ParentSet
+from heterosis.merge.parents.parent_set import ParentError, ParentSet
 from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer

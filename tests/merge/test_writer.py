@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from heterosis.merge import writer
-from heterosis.merge.parents import ParentSet
-from heterosis.merge.writer import ExportError, Weight, check_goal, shard_bytes, write_model
+from heterosis.merge.files import writer
+from heterosis.merge.files.writer import ExportError, Weight, check_goal, shard_bytes, write_model
+from heterosis.merge.parents.parent_set import ParentSet
 from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from heterosis.search.cli import main
-from heterosis.search.config import find_config
+from heterosis.search.cli.main import main
+from heterosis.search.config.load import find_config
 
 QUICKSTART = find_config("quickstart").parent
 

@@ -16,17 +16,17 @@ from pathlib import Path
 
 import lm_eval.models.huggingface  # noqa: F401 - imported before the fork: it takes seconds
 import torch
-from heterosis.evals.splits import CONFIRM
-from heterosis.evals.store import ItemStore
-from heterosis.search import begun
-from heterosis.search.config import load_config
-from heterosis.search.journal import JOURNAL
-from heterosis.search.progress import PlainReporter
+from heterosis.evals.scores.store import ItemStore
+from heterosis.evals.tasks.splits import CONFIRM
+from heterosis.search.config.load import load_config
 from heterosis.search.run import run_search
+from heterosis.search.storage import partial_scores
+from heterosis.search.storage.journal import JOURNAL
+from heterosis.search.study.progress import PlainReporter
 from rich.console import Console
 
 torch.set_num_threads(1)
-begun.SECONDS = 0.0  # tiny models' rungs are kept, too
+partial_scores.SECONDS = 0.0  # tiny models' rungs are kept, too
 
 
 def fork_search(path: Path, results: Path) -> int:

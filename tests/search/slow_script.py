@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from heterosis.search import run
-from heterosis.search.cli import main
-from heterosis.search.worker_side import Setup
-from heterosis.search.workers import Job, Keep, Result, Score
+from heterosis.search.cli.main import main
+from heterosis.search.evaluate.workers import Job, Keep, Result, Score
+from heterosis.search.study.worker import Setup
 
 SECONDS, HURRY = float(sys.argv.pop(1)), Path(sys.argv.pop(1))
 

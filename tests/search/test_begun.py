@@ -1,12 +1,12 @@
 """What candidates in flight have met is kept, and scored once."""
 
 import pytest
-from heterosis.evals.scorer import Scorer
-from heterosis.evals.splits import SEARCH
-from heterosis.evals.store import ItemStore
-from heterosis.merge.recipe import Recipe
-from heterosis.search import begun
-from heterosis.search.begun import Begun
+from heterosis.evals.scorer.scorer import Scorer
+from heterosis.evals.scores.store import ItemStore
+from heterosis.evals.tasks.splits import SEARCH
+from heterosis.merge.recipe.recipe import Recipe
+from heterosis.search.storage import partial_scores
+from heterosis.search.storage.partial_scores import Begun
 
 from ..evals.test_scores import scores
 from .test_search import record
@@ -23,7 +23,7 @@ class Killed(BaseException):
 @pytest.fixture
 def at_once(monkeypatch):
     """Rungs of tiny models are kept, too."""
-    monkeypatch.setattr(begun, "SECONDS", 0.0)
+    monkeypatch.setattr(partial_scores, "SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def opened(folder, now) -> Begun:
 def test_what_was_met_is_found_by_the_next_run(tmp_path, now):
     first = opened(tmp_path / "begun", now)
     assert first.begin(3, A, "requests") is None
-    now[0] = begun.SECONDS
+    now[0] = partial_scores.SECONDS
     first.keep(3, SOME)
     again = opened(tmp_path / "begun", now)
     met = again.begin(3, A, SOME.fingerprint)
@@ -50,7 +50,7 @@ def test_what_was_met_is_found_by_the_next_run(tmp_path, now):
 def test_another_recipe_or_other_requests_begin_anew(tmp_path, now):
     first = opened(tmp_path / "begun", now)
     first.begin(3, A, "")
-    now[0] = begun.SECONDS
+    now[0] = partial_scores.SECONDS
     first.keep(3, SOME)
     again = opened(tmp_path / "begun", now)
     assert again.begin(3, B, SOME.fingerprint) is None
@@ -61,10 +61,10 @@ def test_another_recipe_or_other_requests_begin_anew(tmp_path, now):
 def test_what_is_soon_scored_again_is_not_kept(tmp_path, now):
     kept = opened(tmp_path / "begun", now)
     kept.begin(0, A, "")
-    now[0] = 0.9 * begun.SECONDS
+    now[0] = 0.9 * partial_scores.SECONDS
     kept.keep(0, SOME)
     assert not (tmp_path / "begun").exists()
-    now[0] = begun.SECONDS
+    now[0] = partial_scores.SECONDS
     kept.keep(0, SOME)
     assert ItemStore(tmp_path / "begun").has(0, SEARCH)
 
@@ -73,7 +73,7 @@ def test_nothing_stays_of_what_has_landed(tmp_path, now):
     kept = opened(tmp_path / "begun", now)
     for number in (0, 1):
         kept.begin(number, A, "")
-        now[0] += begun.SECONDS
+        now[0] += partial_scores.SECONDS
         kept.keep(number, SOME)
     kept.land(0)
     assert ItemStore(tmp_path / "begun").keys() == {(1, SEARCH)}

@@ -7,13 +7,12 @@ from dataclasses import replace
 from functools import partial
 
 import pytest
-from heterosis.merge.recipe import Coefficients, Recipe
-from heterosis.search.budget import Budget, Limits, is_spent, limits_of, settle_deadline
-from heterosis.search.candidate import Candidate
-from heterosis.search.config import load_config
-from heterosis.search.deadline import deadline_of
-from heterosis.search.journal import Journal
-from heterosis.search.sections import SearchSection
+from heterosis.merge.recipe.recipe import Coefficients, Recipe
+from heterosis.search.config.load import load_config
+from heterosis.search.config.search import SearchSection, deadline_of
+from heterosis.search.storage.candidate import Candidate
+from heterosis.search.storage.journal import Journal
+from heterosis.search.study.budget import Budget, Limits, is_spent, limits_of, settle_deadline
 
 from .test_search import run
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 import yaml
-from heterosis.search.licences import Licence, kept_files, licence_of
-from heterosis.search.reproduce import _packages
+from heterosis.search.models.licences import Licence, kept_files, licence_of
+from heterosis.search.models.reproduce import _packages
 from huggingface_hub import ModelCard
 
 from tests.families import tiny_family
@@ -80,13 +80,13 @@ def test_mergekits_configuration_names_models_and_no_places(models, merged, tmp_
 
 
 def test_a_recipe_that_mergekit_has_no_words_for_says_why(models, merged, monkeypatch):
-    monkeypatch.setattr("heterosis.merge.export.write_mergekit", _no_words)
+    monkeypatch.setattr("heterosis.merge.files.export.write_mergekit", _no_words)
     _, card = merged(models)
     assert "mergekit has no words for this recipe (it rhymes)" in card.text
 
 
 def _no_words(*_, **__):
-    from heterosis.merge.export import InexpressibleError
+    from heterosis.merge.files.export import InexpressibleError
 
     raise InexpressibleError("it rhymes")
 

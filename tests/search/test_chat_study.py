@@ -1,10 +1,12 @@
 """Chat options from the configuration to the prompts, the study's record and lm-eval's command."""
 
 import pytest
-from heterosis.evals.tasks import TaskError
-from heterosis.search.assembly import identity, open_parts
-from heterosis.search.config import Config, find_config, load_config
-from heterosis.search.lm_eval_commands import portable_commands
+from heterosis.evals.tasks.tasks import TaskError
+from heterosis.search.config.config import Config
+from heterosis.search.config.load import find_config, load_config
+from heterosis.search.models.lm_eval_command import portable_commands
+from heterosis.search.study.parts import open_parts
+from heterosis.search.study.resume import identity
 
 
 def with_chat(**options: object) -> Config:

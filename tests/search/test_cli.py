@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from heterosis.search.journal import Journal
+from heterosis.search.storage.journal import Journal
 from safetensors.torch import load_file, save_file
 
 from .conftest import QUICKSTART, refused

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
-from heterosis.merge.methods import METHODS
-from heterosis.search.config import ConfigError, find_config, load_config, model_name
+from heterosis.merge.recipe.methods import METHODS
+from heterosis.search.config.config import ConfigError, model_name
+from heterosis.search.config.load import find_config, load_config
 
 MINIMAL = """
 name: tiny

@@ -4,15 +4,15 @@ import logging
 import threading
 
 import pytest
-from heterosis.evals.splits import CONFIRM, SEARCH
-from heterosis.evals.store import ItemStore
-from heterosis.merge.recipe import Recipe
-from heterosis.search import dashboard
-from heterosis.search.candidate import Candidate
-from heterosis.search.dashboard import Mirror, keep_following
-from heterosis.search.journal import Journal, StudyError
-from heterosis.search.proposer import Proposer
-from heterosis.search.sections import SearchSection
+from heterosis.evals.scores.store import ItemStore
+from heterosis.evals.tasks.splits import CONFIRM, SEARCH
+from heterosis.merge.recipe.recipe import Recipe
+from heterosis.search.config.search import SearchSection
+from heterosis.search.propose.proposer import Proposer
+from heterosis.search.report import dashboard
+from heterosis.search.report.dashboard import Mirror, keep_following
+from heterosis.search.storage.candidate import Candidate
+from heterosis.search.storage.journal import Journal, StudyError
 from optuna.storages.journal import JournalFileBackend
 
 from .test_leaderboard import BASELINES, SPACE, make_study, scores_of

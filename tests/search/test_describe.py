@@ -2,11 +2,13 @@
 
 import pytest
 import yaml
-from heterosis.merge.facts import ParentFacts
-from heterosis.merge.groups import Grouping
-from heterosis.merge.parents import ParentSet
-from heterosis.merge.recipe import Coefficients, Recipe
-from heterosis.search.describe import (
+from heterosis.merge.parents.parent_set import ParentSet
+from heterosis.merge.recipe.groups import Grouping
+from heterosis.merge.recipe.recipe import Coefficients, Recipe
+from heterosis.merge.statistics.facts import ParentFacts
+from heterosis.search.config.space import Depth
+from heterosis.search.format import recipe_line
+from heterosis.search.parents_summary import (
     budget_advice,
     by_thirds,
     coarser_depth,
@@ -15,8 +17,6 @@ from heterosis.search.describe import (
     parents_line,
     third_name,
 )
-from heterosis.search.format import recipe_line
-from heterosis.search.sections import Depth
 
 from ..families import tiny_family
 from .test_space import GROUPS, make_space

@@ -3,13 +3,16 @@
 import math
 
 import pytest
-from heterosis.evals.comparison import Difference
-from heterosis.evals.splits import CONFIRM, SEARCH
-from heterosis.evals.store import ItemStore
-from heterosis.search.assembly import open_parts
-from heterosis.search.candidate import VARIANTS, Candidate, candidate_of
-from heterosis.search.config import load_config
-from heterosis.search.dissection import (
+from heterosis.evals.scores.store import ItemStore
+from heterosis.evals.stats.comparison import Difference
+from heterosis.evals.tasks.splits import CONFIRM, SEARCH
+from heterosis.search.config.load import load_config
+from heterosis.search.leaderboard.board import read_leaderboard
+from heterosis.search.leaderboard.sentences import luck_lines
+from heterosis.search.leaderboard.views import markdown
+from heterosis.search.storage.candidate import VARIANTS, Candidate, candidate_of
+from heterosis.search.storage.journal import Journal
+from heterosis.search.study.ablation import (
     MOST_RESETS,
     gene_groups,
     plain_params,
@@ -18,9 +21,7 @@ from heterosis.search.dissection import (
     simplify,
     without,
 )
-from heterosis.search.journal import Journal
-from heterosis.search.leaderboard import read_leaderboard
-from heterosis.search.views import luck_lines, markdown
+from heterosis.search.study.parts import open_parts
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -132,7 +133,7 @@ def test_a_search_ends_with_its_winner_taken_apart(taken_apart):
 
 
 def open_parts_of(folder):
-    from heterosis.search.config import Config
+    from heterosis.search.config.config import Config
 
     return open_parts(Config.model_validate(Journal(folder).begun["config"]))
 

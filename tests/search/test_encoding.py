@@ -4,7 +4,7 @@ import random
 from typing import Any
 
 import pytest
-from heterosis.search.encoding import encode, expressed, is_same_merge
+from heterosis.search.propose.encode import encode, expressed, is_same_merge
 
 from .test_space import GROUPS, make_space
 

@@ -133,7 +133,7 @@ def test_mistakes(heterosis, words, message):
 
 
 def test_tasks_are_checked_before_weights_are_read(heterosis, monkeypatch, tmp_path):
-    monkeypatch.setattr("heterosis.search.model_source.AutoModelForCausalLM", None)
+    monkeypatch.setattr("heterosis.search.models.source.AutoModelForCausalLM", None)
     (tmp_path / "bad.yaml").write_text(JAVA.read_text().replace("metric: acc", "metric: accc"))
     shutil.copytree(JAVA.parent / "data", tmp_path / "data")
     told = ("eval", MODEL, "--tasks")

@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from heterosis.evals.splits import CONFIRM
-from heterosis.evals.store import ItemStore
-from heterosis.merge.export import read_record
-from heterosis.merge.standalone import merge_files, open_merge
-from heterosis.merge.writer import ExportError
-from heterosis.search.export import ExportMismatchError, export
-from heterosis.search.journal import Journal, StudyError
-from heterosis.search.leaderboard import read_leaderboard
+from heterosis.evals.scores.store import ItemStore
+from heterosis.evals.tasks.splits import CONFIRM
+from heterosis.merge.files.export import read_record
+from heterosis.merge.files.file_merge import merge_files, open_merge
+from heterosis.merge.files.writer import ExportError
+from heterosis.search.leaderboard.board import read_leaderboard
+from heterosis.search.models.export import ExportMismatchError, export
+from heterosis.search.storage.journal import Journal, StudyError
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -96,14 +96,14 @@ def test_a_trial_that_is_not_there(study, tmp_path, trial, message):
 
 def test_a_taken_directory_is_refused_before_anything_is_loaded(study, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("mine")
-    monkeypatch.setattr("heterosis.search.export.open_parts", None)
+    monkeypatch.setattr("heterosis.search.models.export.open_parts", None)
     with pytest.raises(ExportError, match="exists and is not empty, nothing is overwritten"):
         export(study, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_files_that_give_other_scores_are_withdrawn(study, tmp_path, monkeypatch):
-    import heterosis.search.export as module
+    from heterosis.search.models import export as module
 
     verify = module._verify
 

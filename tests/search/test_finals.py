@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
-from heterosis.merge.recipe import Coefficients, Recipe
-from heterosis.search.candidate import Candidate
-from heterosis.search.finals import finalists, finals
+from heterosis.merge.recipe.recipe import Coefficients, Recipe
+from heterosis.search.storage.candidate import Candidate
+from heterosis.search.study.finalists import finalists, finals
 
 RECIPE = Recipe("linear", ("a",), {"layers.0.attn": Coefficients((1.0,), (0.0,))})
 

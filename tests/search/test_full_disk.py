@@ -8,8 +8,8 @@ import time
 
 import optuna
 import pytest
-from heterosis.search.full_disk import PAUSE, with_room
-from heterosis.search.journal import JOURNAL, Journal
+from heterosis.search.storage.files import PAUSE, with_room
+from heterosis.search.storage.journal import JOURNAL, Journal
 
 from .test_search import record, run
 
@@ -85,7 +85,7 @@ def small_disk(tmp_path):
 
 @pytest.mark.slow
 def test_a_search_on_a_full_disk_goes_on_when_there_is_room(small_search, small_disk, monkeypatch):
-    monkeypatch.setattr("heterosis.search.full_disk.PAUSE", 0.1)
+    monkeypatch.setattr("heterosis.search.storage.files.PAUSE", 0.1)
     whole = small_search.write()
     run(whole)
     path = small_search.write(results=str(small_disk / "study"))

@@ -6,7 +6,7 @@ from dataclasses import asdict
 import numpy as np
 import optuna
 import pytest
-from heterosis.search.importance import FEWEST, MOST, importances
+from heterosis.search.report.importance import FEWEST, MOST, importances
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import create_trial
 
@@ -88,7 +88,7 @@ def test_a_forest_sees_at_most_so_many_trials(factor, monkeypatch):
         seen.append(make(**options))
         return seen[-1]
 
-    monkeypatch.setattr("heterosis.search.importance.REPEATS", 1)
+    monkeypatch.setattr("heterosis.search.report.importance.REPEATS", 1)
     monkeypatch.setattr(optuna, "create_study", counted)
     assert importances(trials, values_of(trials)) is not None
     assert len(seen[0].get_trials(deepcopy=False)) == MOST

@@ -5,10 +5,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from heterosis.search import index
-from heterosis.search.index import INDEX, keep_index
-from heterosis.search.journal import Journal
-from heterosis.search.leaderboard import read_leaderboard
+from heterosis.search.leaderboard.board import read_leaderboard
+from heterosis.search.report import index
+from heterosis.search.report.index import INDEX, keep_index
+from heterosis.search.storage.journal import Journal
 
 from .conftest import refused
 from .test_leaderboard import BASELINES, make_study

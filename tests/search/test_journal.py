@@ -7,7 +7,7 @@ import sys
 
 import optuna
 import pytest
-from heterosis.search.journal import (
+from heterosis.search.storage.journal import (
     JOURNAL,
     Journal,
     StudyError,
@@ -128,7 +128,7 @@ def test_a_renamed_folder_is_still_the_study(tmp_path):
 def test_a_second_process_is_refused_and_a_killed_one_is_not_in_the_way(tmp_path):
     code = (
         "import sys, time; from pathlib import Path;"
-        "from heterosis.search.journal import lock_folder;"
+        "from heterosis.search.storage.journal import lock_folder;"
         "lock = lock_folder(Path(sys.argv[1])); lock.__enter__(); print('held', flush=True);"
         "time.sleep(60)"
     )

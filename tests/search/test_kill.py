@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from heterosis.search.journal import JOURNAL
+from heterosis.search.storage.journal import JOURNAL
 
 from .test_search import record, without_seconds
 

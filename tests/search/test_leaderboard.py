@@ -7,20 +7,21 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from heterosis.evals.audit import Audit
-from heterosis.evals.scores import item_scores
-from heterosis.evals.splits import CONFIRM, GUARD, SEARCH
-from heterosis.evals.store import ItemStore
-from heterosis.merge.recipe import Recipe
-from heterosis.search import views
-from heterosis.search.candidate import Candidate
-from heterosis.search.journal import JOURNAL, Journal, StudyError
-from heterosis.search.leaderboard import read_leaderboard
-from heterosis.search.objective import Objective
-from heterosis.search.proposer import Proposer
-from heterosis.search.ranking import Comparisons, holm
-from heterosis.search.sections import SearchSection
-from heterosis.search.sheet import csv_text
+from heterosis.evals.scores.audit import Audit
+from heterosis.evals.scores.scores import item_scores
+from heterosis.evals.scores.store import ItemStore
+from heterosis.evals.tasks.splits import CONFIRM, GUARD, SEARCH
+from heterosis.merge.recipe.recipe import Recipe
+from heterosis.search.config.search import SearchSection
+from heterosis.search.evaluate.objective import Objective
+from heterosis.search.leaderboard import views
+from heterosis.search.leaderboard.board import read_leaderboard
+from heterosis.search.leaderboard.formats import csv_text
+from heterosis.search.leaderboard.ranking import Comparisons, holm
+from heterosis.search.leaderboard.sentences import verdict_sentence
+from heterosis.search.propose.proposer import Proposer
+from heterosis.search.storage.candidate import Candidate
+from heterosis.search.storage.journal import JOURNAL, Journal, StudyError
 from rich.console import Console
 
 from .test_space import GROUPS, make_space
@@ -289,7 +290,7 @@ def test_holm_against_a_worked_example():
 )
 def test_the_verdict_sentence(tmp_path, confirm, sentence):
     board = make_study(tmp_path, [*BASELINES, ("c", "candidate", 0.8, confirm)])
-    text = views.verdict_sentence(board)
+    text = verdict_sentence(board)
     assert re.search(sentence, text), text
 
 

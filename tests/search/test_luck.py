@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from heterosis.search.luck import expected_inflation
+from heterosis.search.leaderboard.ranking import expected_inflation
 
 SEARCHES, CANDIDATES, NOISE = 400, 100, 0.02
 

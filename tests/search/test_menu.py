@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from heterosis.search import menu
-from heterosis.search.leaderboard import read_leaderboard
-from heterosis.search.terminal import FAILED
+from heterosis.search.cli import menu
+from heterosis.search.cli.common import FAILED
+from heterosis.search.leaderboard.board import read_leaderboard
 
 from .conftest import SmallSearch, refused
 from .test_search import run
@@ -36,7 +36,7 @@ def search(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
     def spawn(*words):
-        code = "from heterosis.search.cli import main; main()"
+        code = "from heterosis.search.cli.main import main; main()"
         return pexpect.spawn(
             sys.executable,
             ["-c", code, "search", *map(str, words)],
@@ -148,7 +148,7 @@ def test_a_full_disk_is_told_and_asked_again(monkeypatch, capsys, again):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("heterosis.search.cli.export", full)
+    monkeypatch.setattr("heterosis.search.cli.export.export", full)
     menu.ask_what_next(again, lambda _: None)
     assert "heterosis: error: [Errno 28] No space left on device" in capsys.readouterr().out
 

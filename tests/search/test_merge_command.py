@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from heterosis.search.cli import main
-from heterosis.search.licences import Licence, licence_of
+from heterosis.search.cli.main import main
+from heterosis.search.models.licences import Licence, licence_of
 from safetensors.torch import load_file
 
 from tests.families import tiny_family
@@ -206,7 +206,7 @@ def test_a_merge_that_overflows_fails_with_code_1(merge, config):
 
 
 def test_ctrl_c_says_so_and_leaves_nothing(merge, config, monkeypatch):
-    import heterosis.merge.writer as writer
+    from heterosis.merge.files import writer
 
     write = writer._write_tensor
 
@@ -234,7 +234,7 @@ def test_a_full_disk_says_so_and_leaves_nothing(merge, config):
 
 def test_help_is_instant_and_says_where_paths_are_taken_from():
     code = "import sys; sys.argv = ['heterosis', 'merge', '--help']\n"
-    code += "import heterosis.search.cli as cli\ntry: cli.main()\nexcept SystemExit: pass\n"
+    code += "import heterosis.search.cli.main as cli\ntry: cli.main()\nexcept SystemExit: pass\n"
     code += "print('torch' in sys.modules, 'yaml' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.splitlines()[-1] == "False False"

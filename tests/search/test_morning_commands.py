@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import yaml
-from heterosis.search.chat import ChatSettings, Conversation
-from heterosis.search.dashboard import mirrored
-from heterosis.search.export import export
-from heterosis.search.journal import Journal
-from heterosis.search.leaderboard import read_leaderboard
-from heterosis.search.licences import strictest
-from heterosis.search.model_source import open_source
+from heterosis.search.leaderboard.board import read_leaderboard
+from heterosis.search.models.chat import ChatSettings, Conversation
+from heterosis.search.models.export import export
+from heterosis.search.models.licences import strictest
+from heterosis.search.models.source import open_source
+from heterosis.search.report.dashboard import mirrored
+from heterosis.search.storage.journal import Journal
 from huggingface_hub import ModelCard
 
 from .conftest import SmallSearch, refused

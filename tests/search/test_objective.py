@@ -1,9 +1,9 @@
 """The objective: how tasks' scores become one number, and its standard error."""
 
 import pytest
-from heterosis.evals.scores import TaskScore
-from heterosis.search.config import ConfigError
-from heterosis.search.objective import Objective, default_rule
+from heterosis.evals.scores.scores import TaskScore
+from heterosis.search.config.config import ConfigError
+from heterosis.search.evaluate.objective import Objective, default_rule
 from hypothesis import assume, given
 from hypothesis import strategies as st
 

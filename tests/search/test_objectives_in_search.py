@@ -3,15 +3,17 @@
 import io
 
 import pytest
-from heterosis.evals.splits import SEARCH
-from heterosis.evals.store import ItemStore
-from heterosis.merge.recipe import Recipe
-from heterosis.search.candidate import Candidate, candidate_of, settled
-from heterosis.search.config import ConfigError, load_config
-from heterosis.search.journal import Journal, StudyError
-from heterosis.search.objective import Objective
-from heterosis.search.sheet import csv_text
-from heterosis.search.views import markdown, table
+from heterosis.evals.scores.store import ItemStore
+from heterosis.evals.tasks.splits import SEARCH
+from heterosis.merge.recipe.recipe import Recipe
+from heterosis.search.config.config import ConfigError
+from heterosis.search.config.load import load_config
+from heterosis.search.evaluate.objective import Objective
+from heterosis.search.evaluate.scoring import settled
+from heterosis.search.leaderboard.formats import csv_text
+from heterosis.search.leaderboard.views import markdown, table
+from heterosis.search.storage.candidate import Candidate, candidate_of
+from heterosis.search.storage.journal import Journal, StudyError
 from rich.console import Console
 
 from .conftest import QUICKSTART

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from heterosis.search.pareto import (
+from heterosis.search.evaluate.pareto import (
     crowding_distance,
     front_members,
     is_on_front,

@@ -3,11 +3,11 @@
 import math
 
 import pytest
-from heterosis.search.config import ConfigError
-from heterosis.search.journal import Journal, lock_folder
-from heterosis.search.proposer import Proposer, rehearse
-from heterosis.search.samplers import sampler_names, trial_seed
-from heterosis.search.sections import SearchSection
+from heterosis.search.config.config import ConfigError
+from heterosis.search.config.search import SearchSection
+from heterosis.search.propose.proposer import Proposer, rehearse
+from heterosis.search.propose.samplers import sampler_names, trial_seed
+from heterosis.search.storage.journal import Journal, lock_folder
 
 from .test_space import make_space
 

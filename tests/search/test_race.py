@@ -1,18 +1,18 @@
 """Racing in a search: losers stop early, are told to the sampler, and resume alike."""
 
 import pytest
-from heterosis.evals.racing import PROBE
-from heterosis.evals.splits import CONFIRM, SEARCH
-from heterosis.evals.store import ItemStore
-from heterosis.search.assembly import build_engine, make_scorer, open_parts
-from heterosis.search.candidate import candidate_of
-from heterosis.search.config import load_config
-from heterosis.search.export import export
-from heterosis.search.finals import REST, search_items
-from heterosis.search.journal import Journal, StudyError
-from heterosis.search.race import open_race, rungs_up_to
-from heterosis.search.rivals import Incumbents
-from heterosis.search.views import markdown
+from heterosis.evals.scores.store import ItemStore
+from heterosis.evals.stats.racing import PROBE
+from heterosis.evals.tasks.splits import CONFIRM, SEARCH
+from heterosis.search.config.load import load_config
+from heterosis.search.evaluate.racing import Incumbents, open_race, rungs_up_to
+from heterosis.search.leaderboard.views import markdown
+from heterosis.search.models.export import export
+from heterosis.search.storage.candidate import candidate_of
+from heterosis.search.storage.journal import Journal, StudyError
+from heterosis.search.study.build import build_engine, make_scorer
+from heterosis.search.study.finalists import REST, search_items
+from heterosis.search.study.parts import open_parts
 from optuna.trial import TrialState
 
 from .conftest import SmallSearch

@@ -10,16 +10,18 @@ from functools import partial
 
 import psutil
 import pytest
-from heterosis.merge.recipe import Recipe
-from heterosis.search.assembly import identity, open_parts
-from heterosis.search.config import ConfigError, load_config
-from heterosis.search.journal import StudyError
-from heterosis.search.ray_cluster import check_ray
-from heterosis.search.ray_workers import RayWorkers
+from heterosis.merge.recipe.recipe import Recipe
+from heterosis.search.config.config import ConfigError
+from heterosis.search.config.load import load_config
+from heterosis.search.config.scoring import WorkersSection
+from heterosis.search.evaluate.ray_cluster import check_ray
+from heterosis.search.evaluate.ray_workers import RayWorkers
+from heterosis.search.evaluate.workers import Job, Keep, Result
 from heterosis.search.run import _hire as make_hire
-from heterosis.search.scoring_sections import WorkersSection
-from heterosis.search.worker_side import Setup
-from heterosis.search.workers import Job, Keep, Result
+from heterosis.search.storage.journal import StudyError
+from heterosis.search.study.parts import open_parts
+from heterosis.search.study.resume import identity
+from heterosis.search.study.worker import Setup
 
 from ..evals.test_scores import scores
 from .test_kill import start, wait_for_new_lines
@@ -76,7 +78,7 @@ def the_first_time_dies(marks):
 
 @pytest.mark.slow
 def test_the_death_of_an_idle_worker_is_seen_and_costs_no_candidate_anything(with_ray, monkeypatch):
-    monkeypatch.setattr("heterosis.search.ray_workers.REISSUES", 0)
+    monkeypatch.setattr("heterosis.search.evaluate.ray_workers.REISSUES", 0)
     section = WorkersSection(engine="ray", num=1, gpus_per_worker=0)
     workers = RayWorkers(section, tells_its_process, gpus=0, keep=forget)
     try:
@@ -242,7 +244,7 @@ def test_what_a_worker_refuses_ends_the_search_with_its_reason(with_ray):
 def test_a_worker_that_cannot_be_made_costs_the_others_nothing(
     with_ray, monkeypatch, tmp_path, caplog, way, said
 ):
-    monkeypatch.setattr("heterosis.search.ray_workers.STILLBIRTHS", 2)
+    monkeypatch.setattr("heterosis.search.evaluate.ray_workers.STILLBIRTHS", 2)
     section = WorkersSection(engine="ray", num=2, gpus_per_worker=0)
     workers = RayWorkers(section, partial(the_first_alone, tmp_path, way), gpus=0, keep=forget)
     try:
@@ -257,14 +259,14 @@ def test_a_worker_that_cannot_be_made_costs_the_others_nothing(
 
 @pytest.mark.slow
 def test_workers_that_never_come_up_end_the_search(with_ray, monkeypatch):
-    monkeypatch.setattr("heterosis.search.ray_workers.STILLBIRTHS", 2)
+    monkeypatch.setattr("heterosis.search.evaluate.ray_workers.STILLBIRTHS", 2)
     with pytest.raises(StudyError, match=r"workers must come up, 2 in a row died before: .*logs"):
         scored(dies_at_once, 1)
 
 
 @pytest.mark.slow
 def test_a_worker_waits_for_its_card_and_a_person_is_told(with_ray, monkeypatch, caplog):
-    monkeypatch.setattr("heterosis.search.ray_workers.PATIENCE", 1.0)
+    monkeypatch.setattr("heterosis.search.evaluate.ray_workers.PATIENCE", 1.0)
     workers = RayWorkers(WorkersSection(engine="ray"), tells_its_process, gpus=64, keep=forget)
     try:
         wait_until(workers, lambda: "no worker is there" in caplog.text)

@@ -3,14 +3,14 @@
 import math
 
 import pytest
-from heterosis.evals.audit import Audit
-from heterosis.evals.scores import TaskScore
-from heterosis.merge.recipe import Coefficients, Recipe
-from heterosis.search.candidate import Candidate, candidate_of
-from heterosis.search.journal import JOURNAL, Journal, StudyError
-from heterosis.search.proposer import Proposer
-from heterosis.search.record import read_record
-from heterosis.search.sections import SearchSection
+from heterosis.evals.scores.audit import Audit
+from heterosis.evals.scores.scores import TaskScore
+from heterosis.merge.recipe.recipe import Coefficients, Recipe
+from heterosis.search.config.search import SearchSection
+from heterosis.search.propose.proposer import Proposer
+from heterosis.search.storage.candidate import Candidate, candidate_of
+from heterosis.search.storage.journal import JOURNAL, Journal, StudyError
+from heterosis.search.storage.read import read_record
 
 from .test_proposer import SPACE
 

@@ -7,14 +7,16 @@ import time
 
 import optuna
 import pytest
-from heterosis.merge.recipe import Recipe
-from heterosis.search import redraw, report, report_table
-from heterosis.search.candidate import Candidate
-from heterosis.search.importance import FEWEST, Importance, Importances, importances
-from heterosis.search.journal import Journal
-from heterosis.search.leaderboard import read_leaderboard
-from heterosis.search.progress import Tracker
-from heterosis.search.report_data import funnel
+from heterosis.merge.recipe.recipe import Recipe
+from heterosis.search.leaderboard.board import read_leaderboard
+from heterosis.search.report import page as report_page
+from heterosis.search.report import table as report_table
+from heterosis.search.report.importance import FEWEST, Importance, Importances, importances
+from heterosis.search.report.plots import funnel
+from heterosis.search.storage.candidate import Candidate
+from heterosis.search.storage.journal import Journal
+from heterosis.search.study import page_refresh
+from heterosis.search.study.progress import Tracker
 
 from .conftest import refused
 from .test_importance import trials_of, values_of
@@ -60,24 +62,24 @@ def test_the_verdict_comes_first_with_intervals_in_points(heterosis, study):
 
 def test_a_candidate_below_the_parents_is_said_to_lose(tmp_path):
     board = make_study(tmp_path, [*BASELINES, ("c4", "candidate", 0.5, 0.3)])
-    verdict, first, second = report.sentences(board)
+    verdict, first, second = report_page.sentences(board)
     assert verdict.startswith("c4 is worse than the best baseline: 0.3000 against 0.7000")
     assert first.startswith("It loses to the best parent (a) by 30.0 [")
     assert second.startswith("It loses to the uniform merge by 40.0 [")
-    assert list(report.sentences(make_study(tmp_path / "bare", BASELINES))) == [
+    assert list(report_page.sentences(make_study(tmp_path / "bare", BASELINES))) == [
         "No candidate has been scored yet, only baselines; the best is uniform."
     ]
 
 
 def test_a_candidate_that_beats_the_parent_and_not_a_merge_is_led_by_that(tmp_path):
     board = make_study(tmp_path, [*BASELINES, ("c4", "candidate", 0.9, 0.7)])
-    verdict, first, _ = report.sentences(board)
+    verdict, first, _ = report_page.sentences(board)
     assert verdict.startswith("c4 is not shown to beat every baseline (not uniform)")
     assert first.startswith("It beats the best parent (a) by 10.0 [")
 
 
 def test_names_and_reasons_are_text_wherever_they_stand(study):
-    _, path = report.draw(study)
+    _, path = report_page.draw(study)
     text = path.read_text(encoding="utf-8")
     assert EVIL not in text
     assert "&lt;/script&gt;&lt;script&gt;alert(1)" in text
@@ -85,7 +87,7 @@ def test_names_and_reasons_are_text_wherever_they_stand(study):
 
 
 def test_the_page_has_what_its_plots_need(study):
-    report.draw(study)
+    report_page.draw(study)
     page, data = read(study / "report.html")
     assert [mark[2] for mark in data["progress"]["dots"]] == ["c4", "c5"]
     assert [line["name"] for line in data["progress"]["lines"]] == ["parent:a", "uniform"]
@@ -109,7 +111,7 @@ def test_genes_are_estimated_once_there_are_trials_enough(tmp_path):
     genes = {f"g{i}": Importance(0.9 - i / 100, 0.0, 1.0, i < 1) for i in range(45)}
     found = Importances(genes, chance=0.02, trials=150)
     path = tmp_path / "page.html"
-    path.write_text(report.page(board, {}, found))
+    path.write_text(report_page.page(board, {}, found))
     _, data = read(path)
     shown = data["estimated"]
     assert (shown["chance"], shown["trials"], shown["more"]) == (0.02, 150, 5)
@@ -121,7 +123,9 @@ def test_forests_are_drawn_without_a_word_on_the_terminal(heterosis, study, monk
     trials = trials_of(FEWEST)
     found = importances(trials, values_of(trials))
     optuna.logging.set_verbosity(optuna.logging.INFO)
-    monkeypatch.setattr(report, "importances", lambda *_: importances(trials, values_of(trials)))
+    monkeypatch.setattr(
+        report_page, "importances", lambda *_: importances(trials, values_of(trials))
+    )
     assert heterosis("report", study)[::2] == (0, "")
     shown = read(study / "report.html")[1]["estimated"]
     assert [gene["name"] for gene in shown["genes"]] == list(found.genes)
@@ -129,14 +133,16 @@ def test_forests_are_drawn_without_a_word_on_the_terminal(heterosis, study, monk
 
 def test_the_journal_is_read_once(study, monkeypatch):
     read = []
-    monkeypatch.setattr(report, "Journal", lambda folder: read.append(folder) or Journal(folder))
-    monkeypatch.setattr("heterosis.search.leaderboard.Journal", None)
-    report.draw(study)
+    monkeypatch.setattr(
+        report_page, "Journal", lambda folder: read.append(folder) or Journal(folder)
+    )
+    monkeypatch.setattr("heterosis.search.leaderboard.board.Journal", None)
+    report_page.draw(study)
     assert read == [study]
 
 
 def test_the_page_loads_nothing_and_is_small(study):
-    page, _ = read(report.draw(study)[1])
+    page, _ = read(report_page.draw(study)[1])
     assert "default-src 'none'" in page
     assert not re.findall(r'(?:src|href)="(?!#|data:)', page)
     assert (study / "report.html").stat().st_size < 2.2e6
@@ -144,7 +150,7 @@ def test_the_page_loads_nothing_and_is_small(study):
 
 def test_only_the_best_rows_are_drawn_of_a_large_study(study, monkeypatch):
     monkeypatch.setattr(report_table, "MOST_ROWS", 2)
-    page, _ = read(report.draw(study)[1])
+    page, _ = read(report_page.draw(study)[1])
     assert '<td class="name">c4</td>' in page
     assert '<td class="name">base</td>' in page
     assert "1 more rows are in leaderboard.csv" in page
@@ -153,7 +159,7 @@ def test_only_the_best_rows_are_drawn_of_a_large_study(study, monkeypatch):
 def test_while_nothing_is_confirmed_the_search_scores_stand_first(tmp_path):
     found = [(*row[:3], None) for row in [*BASELINES, *SEARCHED]]
     make_study(tmp_path, found)
-    page, data = read(report.draw(tmp_path)[1])
+    page, data = read(report_page.draw(tmp_path)[1])
     assert "c4 leads the search items; nothing is confirmed yet." in page
     assert "<dt>winner, search items</dt><dd>0.9000" in page
     assert "confirm ± SE" not in page
@@ -213,7 +219,7 @@ class Heard(Tracker):
 def drawing(folder, code, clock):
     """A reporter that runs some Python instead of drawing; what that writes is in "drawn"."""
     code = f"open({str(folder / 'drawn')!r}, 'a').write('x'); {code}"
-    return redraw.Redrawing(Heard(), folder, [sys.executable, "-c", code], clock)
+    return page_refresh.Redrawing(Heard(), folder, [sys.executable, "-c", code], clock)
 
 
 def wait_for(folder, text):
@@ -230,7 +236,7 @@ ONE = Candidate(0, "c", "candidate", Recipe.uniform("linear", ("a",), ("embed",)
 def test_one_page_is_drawn_at_a_time_and_given_up_at_the_end(tmp_path):
     clock = Clock()
     with drawing(tmp_path, "import time; time.sleep(60)", clock) as reporter:
-        for clock.now in (redraw.FIRST - 1, redraw.FIRST, redraw.FIRST + 500):
+        for clock.now in (page_refresh.FIRST - 1, page_refresh.FIRST, page_refresh.FIRST + 500):
             reporter.finished(ONE, 1)
         wait_for(tmp_path, "x")
     assert (tmp_path / "drawn").read_text() == "x"
@@ -239,10 +245,10 @@ def test_one_page_is_drawn_at_a_time_and_given_up_at_the_end(tmp_path):
 def test_a_page_is_drawn_again_after_a_minute_at_the_earliest(tmp_path):
     clock = Clock()
     with drawing(tmp_path, "", clock) as reporter:
-        clock.now = redraw.FIRST
+        clock.now = page_refresh.FIRST
         reporter.finished(ONE, 1)
         wait_for(tmp_path, "x")
-        for clock.now in (redraw.FIRST + 1, redraw.FIRST + redraw.EVERY - 1):
+        for clock.now in (page_refresh.FIRST + 1, page_refresh.FIRST + page_refresh.EVERY - 1):
             reporter.finished(ONE, 1)
         assert (tmp_path / "drawn").read_text() == "x"
         for clock.now in range(100, 600):

@@ -10,12 +10,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from heterosis.search import report
-from heterosis.search.config import load_config
-from heterosis.search.importance import Importance, Importances
-from heterosis.search.index import keep_index
-from heterosis.search.progress import PlainReporter
+from heterosis.search.config.load import load_config
+from heterosis.search.report import page as report_page
+from heterosis.search.report.importance import Importance, Importances
+from heterosis.search.report.index import keep_index
 from heterosis.search.run import run_search
+from heterosis.search.study.progress import PlainReporter
 from rich.console import Console
 
 from .conftest import SmallSearch
@@ -45,7 +45,7 @@ def page(tmp_path_factory):
         search={"trials": 30, "dissect": True, "rerolls": 1, "racing": {"first": 10}},
     )
     run_search(load_config(path), PlainReporter(Console(quiet=True)))
-    return small.results / report.REPORT
+    return small.results / report_page.REPORT
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +177,7 @@ def test_tasks_are_drawn_on_confirm_items_and_genes_with_what_is_chance(browser,
     board = make_study(tmp_path, [*BASELINES, ("c4", "candidate", 0.9, 0.8)])
     genes = {"strong": Importance(0.8, 0.7, 0.9, True), EVIL: Importance(0.1, 0.0, 0.2, False)}
     path = tmp_path / "page.html"
-    path.write_text(report.page(board, {}, Importances(genes, 0.05, 150)))
+    path.write_text(report_page.page(board, {}, Importances(genes, 0.05, 150)))
     said(browser)
     opened(browser, path)
     assert browser.find_elements("css selector", "#estimated .main-svg")
@@ -200,7 +200,7 @@ def test_tasks_are_drawn_on_confirm_items_and_genes_with_what_is_chance(browser,
 def test_a_name_is_text_and_no_markup(browser, tmp_path):
     rows = [*BASELINES, (f"parent:{EVIL}", "parent", 0.65, 0.65), (EVIL, "candidate", 0.8, 0.8)]
     make_study(tmp_path, rows)
-    opened(browser, report.draw(tmp_path)[1])
+    opened(browser, report_page.draw(tmp_path)[1])
     assert browser.find_elements("css selector", "img") == []
     assert names(browser)[:2] == [EVIL, "uniform"]
     labels = browser.find_elements("css selector", "#forest-0 .yaxislayer-above text")
@@ -231,8 +231,8 @@ def test_the_page_fits_and_is_kept_as_a_picture(browser, page, tmp_path, width, 
 def test_the_index_sorts_and_leads_to_a_study(browser, tmp_path):
     for name, share in (("one", 0.8), ("two", 0.9)):
         make_study(tmp_path / name, [*BASELINES, ("c4", "candidate", share, share)])
-        report.draw(tmp_path / name)
-    assert keep_index(report.read_leaderboard(tmp_path / "one")) == tmp_path / "index.html"
+        report_page.draw(tmp_path / name)
+    assert keep_index(report_page.read_leaderboard(tmp_path / "one")) == tmp_path / "index.html"
     said(browser)
     opened(browser, tmp_path / "index.html", 375)
     head(browser, "confirm").click()

@@ -4,11 +4,11 @@ import random
 
 import numpy as np
 import pytest
-from heterosis.merge.recipe import Coefficients, Recipe
-from heterosis.search.candidate import Candidate
-from heterosis.search.generations import first_searched
-from heterosis.search.pareto import front_members
-from heterosis.search.rivals import MOST_INCUMBENTS, Rivals
+from heterosis.merge.recipe.recipe import Coefficients, Recipe
+from heterosis.search.evaluate.pareto import front_members
+from heterosis.search.evaluate.racing import MOST_INCUMBENTS, Rivals
+from heterosis.search.propose.pace import first_searched
+from heterosis.search.storage.candidate import Candidate
 
 RECIPE = Recipe("linear", ("a",), {"layers.0.attn": Coefficients((1.0,), (0.0,))})
 

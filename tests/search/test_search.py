@@ -10,18 +10,18 @@ from statistics import harmonic_mean
 import numpy as np
 import pytest
 import torch
-from heterosis.evals.scorer import Scorer
-from heterosis.evals.splits import CONFIRM, GUARD, SEARCH
-from heterosis.evals.store import ItemStore
-from heterosis.merge.engine import MergeEngine, MergeFailure
-from heterosis.search.assembly import open_parts
-from heterosis.search.candidate import candidate_of
-from heterosis.search.config import load_config
-from heterosis.search.journal import Journal, StudyError
-from heterosis.search.leaderboard import read_leaderboard
-from heterosis.search.objective import Objective
-from heterosis.search.progress import PlainReporter
+from heterosis.evals.scorer.scorer import Scorer
+from heterosis.evals.scores.store import ItemStore
+from heterosis.evals.tasks.splits import CONFIRM, GUARD, SEARCH
+from heterosis.merge.engine.engine import MergeEngine, MergeFailure
+from heterosis.search.config.load import load_config
+from heterosis.search.evaluate.objective import Objective
+from heterosis.search.leaderboard.board import read_leaderboard
 from heterosis.search.run import run_search
+from heterosis.search.storage.candidate import candidate_of
+from heterosis.search.storage.journal import Journal, StudyError
+from heterosis.search.study.parts import open_parts
+from heterosis.search.study.progress import PlainReporter
 from rich.console import Console
 from safetensors import safe_open
 from safetensors.torch import save_file

@@ -3,9 +3,9 @@
 import json
 
 import pytest
-from heterosis.search.leaderboard import read_leaderboard
-from heterosis.search.selecting import select
-from heterosis.search.sheet import records
+from heterosis.search.leaderboard.board import read_leaderboard
+from heterosis.search.leaderboard.filters import select
+from heterosis.search.leaderboard.formats import records
 
 from .conftest import SmallSearch, refused
 from .test_search import run

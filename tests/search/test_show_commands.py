@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from heterosis.evals.splits import CONFIRM
-from heterosis.evals.store import ItemStore
-from heterosis.search.journal import StudyError
-from heterosis.search.leaderboard import read_leaderboard
-from heterosis.search.show import on_shared_items
+from heterosis.evals.scores.store import ItemStore
+from heterosis.evals.tasks.splits import CONFIRM
+from heterosis.search.leaderboard.board import read_leaderboard
+from heterosis.search.leaderboard.compare import on_shared_items
+from heterosis.search.storage.journal import StudyError
 
 from .conftest import SmallSearch, refused
 from .test_leaderboard import make_study, scores_of

@@ -4,13 +4,13 @@ import math
 from typing import Any
 
 import pytest
-from heterosis.merge.methods import METHODS
-from heterosis.merge.recipe import Recipe
-from heterosis.search.baselines import null_baselines
-from heterosis.search.config import Config, ConfigError
+from heterosis.merge.recipe.methods import METHODS
+from heterosis.merge.recipe.recipe import Recipe
+from heterosis.search.config.config import Config, ConfigError
+from heterosis.search.config.search import BaselinesSection
 from heterosis.search.format import recipe_line
-from heterosis.search.sections import BaselinesSection
-from heterosis.search.space import build_space
+from heterosis.search.propose.baselines import null_baselines
+from heterosis.search.propose.space import build_space
 
 N_LAYERS = 4
 KINDS = ("attn", "mlp", "other")

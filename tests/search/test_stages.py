@@ -7,15 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from heterosis.search.budget import Budget, Limits
-from heterosis.search.candidate import SEARCHED, Candidate, candidate_of
-from heterosis.search.config import ConfigError, load_config
-from heterosis.search.dissection import plain_params
-from heterosis.search.flights import Flights
-from heterosis.search.generations import Pace, first_searched
-from heterosis.search.journal import Journal, lock_folder
-from heterosis.search.sections import SearchSection
-from heterosis.search.stages import Stage, best_of, counts, narrowed, next_stage
+from heterosis.search.config.config import ConfigError
+from heterosis.search.config.load import load_config
+from heterosis.search.config.search import SearchSection
+from heterosis.search.propose.ask_tell import Flights
+from heterosis.search.propose.pace import Pace, first_searched
+from heterosis.search.propose.stages import Stage, best_of, counts, narrowed, next_stage
+from heterosis.search.storage.candidate import SEARCHED, Candidate, candidate_of
+from heterosis.search.storage.journal import Journal, lock_folder
+from heterosis.search.study.ablation import plain_params
+from heterosis.search.study.budget import Budget, Limits
 from optuna.trial import TrialState, create_trial
 
 from .conftest import refused

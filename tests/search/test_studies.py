@@ -10,12 +10,19 @@ import time
 from dataclasses import replace
 
 import pytest
-from heterosis.evals.fingerprint import fingerprint_of
-from heterosis.evals.store import ItemStore
-from heterosis.search.journal import JOURNAL, Journal, StudyError, is_held, lock_folder
-from heterosis.search.studies import FINISHED, RUNNING, UNFINISHED, found, read_line, side_by_side
-from heterosis.search.studies_view import studies_markdown
-from heterosis.search.watch import Follower, is_over
+from heterosis.evals.scores.fingerprint import fingerprint_of
+from heterosis.evals.scores.store import ItemStore
+from heterosis.search.leaderboard.studies import (
+    FINISHED,
+    RUNNING,
+    UNFINISHED,
+    found,
+    read_line,
+    side_by_side,
+)
+from heterosis.search.leaderboard.studies_table import studies_markdown
+from heterosis.search.leaderboard.watch import Follower, is_over
+from heterosis.search.storage.journal import JOURNAL, Journal, StudyError, is_held, lock_folder
 
 from .conftest import refused
 from .test_leaderboard import BASELINES, make_study
@@ -198,7 +205,7 @@ def test_watching_needs_a_terminal_and_a_table(heterosis, results):
 def spawned(*words):
     import pexpect
 
-    code = "from heterosis.search.cli import main; main()"
+    code = "from heterosis.search.cli.main import main; main()"
     arguments = ["-c", code, "leaderboard", *map(str, words)]
     terminal = os.environ | {"TERM": "xterm-256color"}
     return pexpect.spawn(

@@ -6,20 +6,20 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from heterosis.evals.scores import item_scores
-from heterosis.evals.splits import CONFIRM, GUARD, SEARCH
-from heterosis.evals.store import ItemStore
-from heterosis.search.baselines import null_baselines
-from heterosis.search.bench import Bench
-from heterosis.search.budget import Budget, Limits
-from heterosis.search.config import load_config
-from heterosis.search.journal import Journal
-from heterosis.search.leaderboard import Leaderboard, read_leaderboard
-from heterosis.search.objective import Objective
-from heterosis.search.progress import Tracker
-from heterosis.search.space import build_space
-from heterosis.search.stages import Stage
-from heterosis.search.study import Study
+from heterosis.evals.scores.scores import item_scores
+from heterosis.evals.scores.store import ItemStore
+from heterosis.evals.tasks.splits import CONFIRM, GUARD, SEARCH
+from heterosis.search.config.load import load_config
+from heterosis.search.evaluate.evaluator import Bench
+from heterosis.search.evaluate.objective import Objective
+from heterosis.search.leaderboard.board import Leaderboard, read_leaderboard
+from heterosis.search.propose.baselines import null_baselines
+from heterosis.search.propose.space import build_space
+from heterosis.search.propose.stages import Stage
+from heterosis.search.storage.journal import Journal
+from heterosis.search.study.budget import Budget, Limits
+from heterosis.search.study.progress import Tracker
+from heterosis.search.study.study import Study
 
 from .conftest import QUICKSTART, SmallSearch
 from .test_search import run

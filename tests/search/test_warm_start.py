@@ -4,12 +4,12 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from heterosis.merge.recipe import Recipe
-from heterosis.search.candidate import candidate_of
-from heterosis.search.encoding import is_same_merge
-from heterosis.search.finals import finalists
-from heterosis.search.journal import Journal
-from heterosis.search.warm_start import TAKEN, WarmStart
+from heterosis.merge.recipe.recipe import Recipe
+from heterosis.search.propose.encode import is_same_merge
+from heterosis.search.storage.candidate import candidate_of
+from heterosis.search.storage.journal import Journal
+from heterosis.search.study.finalists import finalists
+from heterosis.search.study.warm_start import TAKEN, WarmStart
 
 from .conftest import QUICKSTART, SmallSearch, refused
 from .test_search import record, run

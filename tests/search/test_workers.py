@@ -4,15 +4,16 @@ import io
 import random
 
 import pytest
-from heterosis.search.budget import Budget, Limits
-from heterosis.search.config import ConfigError, load_config
-from heterosis.search.generations import Pace, lay_out, pace_of
-from heterosis.search.journal import Journal, StudyError
-from heterosis.search.progress import PlainReporter
+from heterosis.search.config.config import ConfigError
+from heterosis.search.config.load import load_config
+from heterosis.search.config.scoring import WorkersSection
+from heterosis.search.config.search import SearchSection
+from heterosis.search.evaluate.workers import score_job
+from heterosis.search.propose.pace import Pace, lay_out, pace_of
 from heterosis.search.run import run_search
-from heterosis.search.scoring_sections import WorkersSection
-from heterosis.search.sections import SearchSection
-from heterosis.search.workers import score_job
+from heterosis.search.storage.journal import Journal, StudyError
+from heterosis.search.study.budget import Budget, Limits
+from heterosis.search.study.progress import PlainReporter
 from rich.console import Console
 
 from .test_search import record

@@ -1,0 +1,1 @@
+"""A resident model in, item scores out."""

@@ -1,0 +1,98 @@
+"""Logits where they are read, by the model's own head. Knows torch and transformers' models.
+
+A causal model of transformers is a backbone and a head: projection, and for some models a scale
+or a soft-cap. The head works on whatever hidden states it is given, so the backbone's are cut to
+the scored positions before the head sees them; the model's own code does the rest.
+
+Legend: B rows, T tokens, H hidden size, S scored positions, V vocabulary.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicLayer
+
+
+def scored_logits(model: Any, cells: Tensor, **inputs: Any) -> Tensor:
+    """Call a model and return its logits at some positions only.
+
+    Args:
+        model: A causal language model of transformers; left unchanged.
+        cells: Wanted positions as indices into B * T (S,).
+        **inputs: What the model's forward takes.
+
+    Returns:
+        Logits (S, V) in the dtype the model gives.
+
+    Raises:
+        NotImplementedError: If the model has no backbone whose hidden states its head follows.
+    """
+    backbone = getattr(model, "base_model", model)
+    if backbone is model:
+        raise NotImplementedError(f"{type(model).__name__} has no backbone apart from its head")
+
+    def cut(_module: Any, _inputs: Any, output: Any) -> Any:
+        hidden = output[0]  # (B, T, H)
+        kept = hidden.flatten(0, 1)[cells.to(hidden.device)][None]  # (1, S, H)
+        if isinstance(output, tuple):
+            return (kept, *output[1:])
+        output.last_hidden_state = kept
+        return output
+
+    handle = backbone.register_forward_hook(cut)
+    try:
+        logits = model(**inputs).logits
+    finally:
+        handle.remove()
+    if logits.shape[:2] != (1, cells.numel()):
+        raise NotImplementedError(
+            f"the head of {type(model).__name__} does not follow its backbone: logits of "
+            f"{tuple(logits.shape)} for {cells.numel()} positions"
+        )
+    return logits[0]
+
+
+class PrefixLayer(DynamicLayer):
+    """One layer's prefix; shown before the keys of any batch, and never grown."""
+
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        """Hold keys and values (1, K, P, D)."""
+        super().__init__()
+        self.lazy_initialization(keys, values)
+        self.keys, self.values = keys, values
+        self._prefix = keys, values
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Return prefix and new states (B, K, P + T, D); the layer itself stays as it is."""
+        keys, values = self._prefix
+        return self._before(keys, key_states), self._before(values, value_states)
+
+    @staticmethod
+    def _before(prefix: Tensor, states: Tensor) -> Tensor:
+        return torch.cat([prefix.expand(states.shape[0], -1, -1, -1), states], dim=-2)
+
+
+def read_prefix(model: Any, ids: Tensor) -> Cache:
+    """Run a prefix once and keep its keys and values.
+
+    Args:
+        model: A causal language model with attention in every layer.
+        ids: The prefix (1, P).
+
+    Raises:
+        NotImplementedError: If the model keeps something else than keys and values of P tokens.
+    """
+    output = model.base_model(input_ids=ids, use_cache=True)
+    layers = getattr(getattr(output, "past_key_values", None), "layers", None)
+    if not layers:
+        raise NotImplementedError(f"{type(model).__name__} gives no cache of keys and values")
+    for layer in layers:
+        keys = getattr(layer, "keys", None)
+        if keys is None or keys.shape[-2] != ids.shape[1]:
+            raise NotImplementedError(
+                f"a layer of {type(model).__name__} does not keep the keys of the whole prefix"
+            )
+    return Cache(layers=[PrefixLayer(layer.keys, layer.values) for layer in layers])

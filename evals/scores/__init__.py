@@ -1,0 +1,1 @@
+"""Scores item by item: types, store, fingerprint, audit."""

@@ -1,0 +1,1 @@
+"""Paired tests and racing; pure functions of item scores."""

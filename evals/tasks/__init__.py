@@ -1,0 +1,1 @@
+"""lm-eval tasks, built once: prompts, splits, metrics."""

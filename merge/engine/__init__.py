@@ -1,0 +1,1 @@
+"""The resident model: where it lies, and how its weights are overwritten."""

@@ -1,0 +1,142 @@
+"""Where each weight of a model lives: one device, or a map over several.
+
+A resident model's weights must stay where they are, since recipes are written there: maps that
+leave some on disk, or in host memory beside an accelerator, are refused. Knows no parents.
+"""
+
+import importlib.util
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from .weight_views import storage_of
+
+__all__ = ["DeviceMap", "dispatch", "find_homes", "home_of", "settle"]
+DeviceMap = str | Mapping[str, Any]
+"""As transformers takes it: "auto" and its like, or module name -> device."""
+
+
+def find_homes(
+    device: torch.device,
+    device_map: DeviceMap | None,
+    skeleton: Callable[[], PreTrainedModel],
+) -> dict[str, torch.device]:
+    """Module name -> device, with "" for all other weights.
+
+    Args:
+        device: For all weights where there is no map.
+        device_map: As transformers takes it; needs accelerate.
+        skeleton: Gives the model without data, for "auto" to measure.
+
+    Raises:
+        ValueError: No accelerate, or a map that keeps weights off their devices.
+    """
+    if device_map is None:
+        return {"": _there("the model", device)}
+    if importlib.util.find_spec("accelerate") is None:
+        raise ValueError(
+            "`device_map` needs the package accelerate, which is not installed; "
+            "pip install accelerate, or name one `device`"
+        )
+    if isinstance(device_map, str):
+        device_map = _automatic(skeleton(), device_map)
+    kinds = {_kind(device) for device in device_map.values()}
+    if kinds & {"disk", "meta"} or len(kinds) > 1:
+        away = next(m for m, d in device_map.items() if _kind(d) in ("disk", "meta", "cpu"))
+        raise ValueError(
+            f"`device_map` must keep all weights on devices of one kind, got {device_map[away]} "
+            f"for {away or 'the model'} among {', '.join(sorted(kinds))}: such weights are moved "
+            f"in for each call and cannot be overwritten; use more devices or a smaller dtype"
+        )
+    named = {module: _there(module or "the model", d) for module, d in device_map.items()}
+    return {"": next(iter(named.values())), **named}
+
+
+def _kind(device: Any) -> str:
+    # "cpu", "cuda", "disk"; whole numbers are accelerators.
+    return "cuda" if isinstance(device, int) else str(device).partition(":")[0]
+
+
+def _there(what: str, device: Any) -> torch.device:
+    # The device with its number: cuda becomes cuda:0.
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"a device must be there, got {device} for {what} ({str(error).splitlines()[0]}); use "
+            f"cpu, or a torch that sees the card"
+        ) from None
+
+
+def _automatic(model: PreTrainedModel, policy: str) -> dict[str, Any]:
+    # What transformers makes of "auto" and its like, for the model as it will be.
+    from transformers.integrations import accelerate
+
+    named = accelerate.check_and_set_device_map(policy)
+    if isinstance(named, dict):
+        return named
+    whole = set(model._no_split_modules or ())
+    limits = None
+    if named != "sequential":
+        limits = accelerate.get_balanced_memory(
+            model, no_split_module_classes=whole, low_zero=named == "balanced_low_0"
+        )
+    return accelerate.infer_auto_device_map(model, max_memory=limits, no_split_module_classes=whole)
+
+
+def home_of(name: str, homes: Mapping[str, torch.device]) -> torch.device:
+    """The device of a weight: that of the longest module name that holds it."""
+    modules = (m for m in homes if m == "" or name == m or name.startswith(m + "."))
+    return homes[max(modules, key=len)]
+
+
+@torch.no_grad()
+def settle(model: PreTrainedModel, homes: Mapping[str, torch.device]) -> None:
+    """Give each weight of a model memory on its device; what has data already keeps it.
+
+    What shares memory still does: tied weights, parameters that were split from one tensor.
+    """
+    stretches: dict[int, Tensor] = {}
+    moved: dict[int, tuple[Tensor, Tensor]] = {}  # id -> (old, new); the old keep their ids
+    for path, module in model.named_modules():
+        registries: tuple[Any, ...] = (module._parameters, module._buffers)
+        for registry in registries:
+            for leaf, old in registry.items():
+                if old is None:
+                    continue
+                if id(old) not in moved:
+                    home = home_of(f"{path}.{leaf}".lstrip("."), homes)
+                    moved[id(old)] = old, _moved(old, home, stretches)
+                registry[leaf] = moved[id(old)][1]
+
+
+def _moved(old: Tensor, home: torch.device, stretches: dict[int, Tensor]) -> Tensor:
+    if old.device == home:
+        return old
+    key = storage_of(old)
+    if key not in stretches:
+        n = old.untyped_storage().nbytes() // old.element_size()
+        stretches[key] = torch.empty(n, dtype=old.dtype, device=home)
+        if old.device.type != "meta":
+            stretches[key].copy_(old.detach().as_strided((n,), (1,), 0))
+    new = stretches[key].as_strided(old.shape, old.stride(), old.storage_offset())
+    is_parameter = isinstance(old, torch.nn.Parameter)
+    return torch.nn.Parameter(new, old.requires_grad) if is_parameter else new
+
+
+def dispatch(model: PreTrainedModel, homes: Mapping[str, torch.device]) -> None:
+    """Make inputs follow the weights where these lie on several devices."""
+    if len(set(homes.values())) > 1:
+        from accelerate import dispatch_model
+
+        where: dict[str, Any] = {module: device for module, device in homes.items() if module}
+        skipped = model._skip_keys_device_placement
+        dispatch_model(
+            model,
+            where,
+            main_device=next(iter(where.values())),
+            skip_keys=None if skipped is None else list(skipped),
+        )

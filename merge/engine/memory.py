@@ -1,0 +1,107 @@
+"""How much memory there is, and how much this process holds.
+
+Host memory is counted as what the kernel cannot take back: anonymous pages. Pages of files that
+are mapped for reading (weights, cached facts) are dropped when memory is short, and are not in it.
+Knows nothing of models.
+"""
+
+import ctypes
+import sys
+from pathlib import Path
+
+import psutil
+import torch
+
+__all__ = ["Tidy", "device_free", "give_back", "host_free", "process_bytes"]
+SLACK = 1 << 23
+"""Bytes of growth that are not worth looking at."""
+_PROC = Path("/proc/self")
+_CGROUPS = Path("/sys/fs/cgroup")
+_UNLIMITED = 1 << 60  # a limit above this is none: version 1 writes the largest page count
+
+
+def process_bytes() -> int:
+    """Anonymous memory that this process holds now, in bytes (RssAnon; elsewhere than on Linux
+    all resident memory)."""
+    status = _PROC / "status"
+    if status.is_file():
+        for line in status.read_text().splitlines():
+            if line.startswith("RssAnon:"):
+                return int(line.split()[1]) * 1024
+    return psutil.Process().memory_info().rss
+
+
+def give_back() -> None:
+    """Return to the system what the heap has freed; only glibc keeps it and can be asked to."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
+
+
+class Tidy:
+    """Keeps the heap from growing by what has been freed, at some 0.1 ms per call.
+
+    glibc before 2.38 seldom finds freed aligned blocks again: eager arithmetic over a model of 310
+    MB left up to 54 MB of them behind, called every 16 M entries 8 MB.
+    """
+
+    def __init__(self) -> None:
+        self._before = process_bytes()
+
+    def __call__(self) -> None:
+        """Give freed memory back if the process has grown by SLACK since it last did."""
+        if process_bytes() > self._before + SLACK:
+            give_back()
+            self._before = process_bytes()
+
+
+def host_free() -> int:
+    """Bytes of host memory that this process can still take: the machine's or its cgroup's."""
+    return max(min([psutil.virtual_memory().available, *_cgroup_rooms()]), 0)
+
+
+def device_free(device: torch.device) -> int:
+    """Bytes that this process can still take on a device; the host's on a CPU."""
+    if device.type == "cpu":
+        return host_free()
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    raise ValueError(
+        f"memory can be planned for cpu and cuda, got device {device}; use one of these"
+    )
+
+
+def _cgroup_rooms() -> list[int]:
+    # Room below each limit on the way from the process's control group to the root.
+    rooms = []
+    for line in _lines(_PROC / "cgroup"):
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            names, root = ("memory.max", "memory.current"), _CGROUPS
+        elif "memory" in controllers.split(","):
+            names, root = ("memory.limit_in_bytes", "memory.usage_in_bytes"), _CGROUPS / "memory"
+        else:
+            continue
+        folder = root / path.lstrip("/")
+        rooms += [_room(at, *names) for at in (folder, *folder.parents) if at.is_relative_to(root)]
+    return [room for room in rooms if room is not None]
+
+
+def _room(folder: Path, limit_name: str, usage_name: str) -> int | None:
+    limit, usage = (_lines(folder / name) for name in (limit_name, usage_name))
+    if not limit or not usage or limit[0] == "max" or int(limit[0]) > _UNLIMITED:
+        return None
+    # Cached file pages count as used, but the kernel takes them back first.
+    stat = {key: int(count) for key, count in map(str.split, _lines(folder / "memory.stat"))}
+    kinds = ("inactive_file", "active_file")
+    cached = sum(stat.get(f"total_{kind}", stat.get(kind, 0)) for kind in kinds)
+    return int(limit[0]) - int(usage[0]) + cached
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text().splitlines()
+    except OSError:
+        return []

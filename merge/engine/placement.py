@@ -1,0 +1,352 @@
+"""Where base and parents are held during a search, and how much memory that takes.
+
+Placements are rows of a table: on the device, in pinned host memory streamed to it, or memory-
+mapped from disk. A plan is measured before anything large is built; what it states is kept within
+5 % by the process (see `MemoryPlan`). Knows no recipes and no methods.
+
+Shapes: none; all figures are bytes.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..blocks import GPU_BLOCK
+from ..parents.parent_set import BASE, ParentSet
+from ..recipe.groups import layer_group
+from .devices import DeviceMap
+from .memory import Tidy, device_free, give_back, process_bytes
+from .resident import Outline, outline
+from .streaming import Stream, Wanted, held_bytes, layer_bytes, stored
+
+__all__ = ["PLACEMENTS", "MemoryPlan", "Place", "Sources", "plan_memory"]
+PLACEMENTS = {
+    "device": "base and parents are held on the device",
+    "pinned": "base and parents are held in pinned host memory and streamed to the device",
+    "mapped": "base and parents are memory-mapped from disk",
+}
+HEADROOM = 0.1
+"""Share of the free memory of an accelerator that "auto" leaves for scoring: the activations of a
+batch, which the scorer makes smaller when memory runs out."""
+COMPILER = 75_000_000
+"""Bytes that torch.compile takes for good: Inductor's modules and the first kernel 66 MB, two more
+kernels 12 MB (measured on a CPU, torch 2.13); Triton's share on a GPU has not been measured."""
+CPU_WORKSPACE = 12_000_000
+"""Bytes that merging takes on a CPU, whatever the model: blocks, packs, and what `Tidy` lets stay
+in the heap (measured, eager)."""
+GPU_PACK = 64 << 20
+"""Bytes of a pack of small tensors on an accelerator: 2**20 entries, some 16 numbers each."""
+GPU_TEMPORARIES = 8
+"""Temporaries of one block that eager kernels hold at a time."""
+FACTS = dict.fromkeys(("gram", "magnitudes", "spread", "importance"), 40 << 20) | {
+    "ranks": 50 << 20
+}
+"""Bytes per thread while a kind of fact is computed, once (quantiles.py, planes.py)."""
+PLANES = frozenset({"ranks", "importance"})
+"""Facts of one byte per entry and parent."""
+TIDY_EVERY = 1 << 22
+"""Entries of the base that are served between two looks at the heap."""
+HOST = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Bytes at one place: what is free now, what the search will hold, what passes through."""
+
+    free: int
+    now: int
+    """What the process holds before the search: libraries, compiled kernels, tokenised tasks."""
+    held: Mapping[str, int]
+    """What -> bytes held from the build on."""
+    passing: Mapping[str, int]
+    """What -> bytes held for a moment, never two of these at a time."""
+
+    @property
+    def needed(self) -> int:
+        """Bytes to be taken at the worst moment, beside what the process holds now."""
+        return sum(self.held.values()) + max(self.passing.values(), default=0)
+
+    @property
+    def peak(self) -> int:
+        """Bytes of the process at the worst moment."""
+        return self.now + self.needed
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """What a search will hold, and where, while it builds the resident model and loads recipes.
+
+    The peak at the host is anonymous memory (`memory.process_bytes`) of this process alone. File
+    pages that are mapped for reading (``mapped``: safetensors, cached facts) stand apart: the
+    kernel keeps them while there is room and drops them when there is none, which costs speed
+    only. Not in the plan: what scoring takes.
+    """
+
+    placement: str
+    places: Mapping[torch.device, Place]
+    """The host ("cpu") and each device of the resident model."""
+    mapped: int
+    """Bytes of files that are read by memory map at every load."""
+
+    def lines(self) -> list[str]:
+        """The plan for a person, one line per place, sizes in MB (10**6 bytes)."""
+        lines = [f"placement {self.placement}: {PLACEMENTS[self.placement]}"]
+        for device, place in self.places.items():
+            parts = [f"{_mb(size)} {what}" for what, size in _parts(place) if size]
+            name = "host memory" if device == HOST else str(device)
+            lines.append(
+                f"{name}: {_mb(place.peak)} at the peak ({', '.join(parts)}); {_mb(place.free)} "
+                f"free now"
+            )
+        if self.mapped:
+            lines.append(f"mapped files: {_mb(self.mapped)}, kept in memory while there is room")
+        return lines
+
+    def shortage(self, headroom: float = 0.0) -> torch.device | None:
+        """The first place where the plan does not fit, if any.
+
+        Args:
+            headroom: Share of an accelerator's free memory that must stay free, in ``[0, 1)``.
+        """
+        for device, place in self.places.items():
+            share = 0.0 if device == HOST else headroom
+            if place.needed > place.free * (1.0 - share):
+                return device
+        return None
+
+
+def plan_memory(
+    parents: ParentSet,
+    *,
+    dtype: str | torch.dtype,
+    device: str | torch.device = "cpu",
+    device_map: DeviceMap | None = None,
+    placement: str = "auto",
+    needs: Collection[str] = (),
+    is_compiling: bool = False,
+    are_facts_on_disk: bool = True,
+) -> MemoryPlan:
+    """Measure what is free, state what will be held, and choose where base and parents are held.
+
+    Args:
+        parents: The base and its fine-tunes.
+        dtype: Of the resident model.
+        device: Where the resident model will live.
+        device_map: Module name -> device, or "auto", in place of ``device``.
+        placement: "auto", or one of `PLACEMENTS`, which is then honoured or refused.
+        needs: What the methods of the search ask about deltas (`Method.needs`, all of them).
+        is_compiling: Whether kernels go through `torch.compile`.
+        are_facts_on_disk: Whether facts are memory-mapped from the cache rather than kept.
+
+    Raises:
+        ValueError: Unknown placement or device, or a search that does not fit into memory; with
+            the figures.
+        ParentError: A base that cannot be built (`resident.outline`).
+    """
+    if placement not in ("auto", *PLACEMENTS):
+        raise ValueError(
+            f"`placement` must be one of auto, {', '.join(PLACEMENTS)}, got {placement!r}"
+        )
+    shape = outline(parents, dtype=dtype, device=device, device_map=device_map)
+    give_back()  # what others have freed would count as held
+    sizes = _Sizes(parents, shape, frozenset(needs), is_compiling, are_facts_on_disk)
+    is_host = set(shape.targets.values()) == {HOST}
+    if placement == "pinned" and is_host:
+        raise ValueError(
+            "`placement: pinned` streams base and parents to an accelerator, the resident model "
+            "is on the cpu; use mapped or device"
+        )
+    wishes = [placement] if placement != "auto" else ["mapped"] if is_host else list(PLACEMENTS)
+    plans = [sizes.plan(wish) for wish in wishes]
+    headroom = HEADROOM if placement == "auto" else 0.0
+    for plan in plans:
+        if plan.shortage(headroom) is None:
+            return plan
+    return _least(plans)
+
+
+def _least(plans: list[MemoryPlan]) -> MemoryPlan:
+    # The most modest plan without headroom; refused with its figures if that does not fit either.
+    plan = plans[-1]
+    short = plan.shortage()
+    if short is None:
+        return plan
+    place = plan.places[short]
+    parts = ", ".join(f"{_mb(size)} {what}" for what, size in _parts(place)[1:] if size)
+    raise ValueError(
+        f"a search must fit into memory, with placement {plan.placement} it takes "
+        f"{_mb(place.needed)} on {short} ({parts}) and {_mb(place.free)} are free; use a smaller "
+        f"dtype or model, another placement, or a `device_map` over more devices"
+    )
+
+
+def _parts(place: Place) -> list[tuple[str, int]]:
+    return [("in use now", place.now), *place.held.items(), *_largest(place.passing)]
+
+
+def _largest(passing: Mapping[str, int]) -> list[tuple[str, int]]:
+    return [max(passing.items(), key=lambda item: item[1])] if passing else []
+
+
+def _mb(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"
+
+
+class _Sizes:
+    """Sizes of base and parents, tensor by tensor, from which plans are put together."""
+
+    def __init__(
+        self,
+        parents: ParentSet,
+        shape: Outline,
+        needs: frozenset[str],
+        is_compiling: bool,
+        are_facts_on_disk: bool,
+    ) -> None:
+        self._shape, self._is_compiling = shape, is_compiling
+        owners = (BASE, *parents.names)
+
+        def summed(size: Callable[[ParentSet, str, str], int]) -> dict[str, int]:
+            return {n: sum(size(parents, owner, n) for owner in owners) for n in shape.targets}
+
+        self._held, self._added, self._moved = map(summed, (held_bytes, _added_bytes, _moved_bytes))
+        entries = {name: parents.tensors[name].n_entries for name in shape.targets}
+        bytes_per_entry = len(needs & PLANES) * len(parents.names)
+        self._planes = {name: bytes_per_entry * n for name, n in entries.items()}
+        self._largest = max(entries.values(), default=0)
+        self._facts = max((FACTS[need] for need in needs), default=0)
+        self._are_facts_on_disk = are_facts_on_disk
+
+    def plan(self, placement: str) -> MemoryPlan:
+        """What the search takes with base and parents placed so."""
+        devices = {HOST, *self._shape.targets.values(), *self._shape.devices}
+        places = {
+            device: self._host(placement) if device == HOST else self._device(placement, device)
+            for device in sorted(devices, key=str)
+        }
+        mapped = sum(self._held.values()) if placement == "mapped" else 0
+        planes = sum(self._planes.values()) if self._are_facts_on_disk else 0
+        return MemoryPlan(placement, places, mapped + planes)
+
+    def _host(self, placement: str) -> Place:
+        here = [name for name, device in self._shape.targets.items() if device == HOST]
+        kept = {"pinned": list(self._shape.targets), "device": here, "mapped": []}[placement]
+        held = {
+            "resident model": self._shape.devices.get(HOST, 0),
+            "base and parents": sum(self._held[name] for name in kept),
+            "planes": 0 if self._are_facts_on_disk else sum(self._planes.values()),
+            "compiler": COMPILER if self._is_compiling else 0,
+        }
+        moved = max(self._moved.values(), default=0)
+        passing = {
+            "building": moved + (0 if here else self._shape.sample),
+            "facts": self._facts * torch.get_num_threads() if here else 0,
+            "merging": (CPU_WORKSPACE if here else 0) + self._made(placement, here),
+        }
+        return Place(device_free(HOST), process_bytes(), held, passing)
+
+    def _device(self, placement: str, device: torch.device) -> Place:
+        here = [name for name, home in self._shape.targets.items() if home == device]
+        held = {"resident model": self._shape.devices.get(device, 0)}
+        merging = self._workspace() + max((self._planes[name] for name in here), default=0)
+        if placement == "device":
+            held["base and parents"] = sum(self._held[name] for name in here)
+        elif placement == "pinned":
+            merging += 2 * layer_bytes(self._held, here)  # what is used, and what is on its way
+        else:
+            merging += max((self._held[name] for name in here), default=0)
+        merging += max((self._added[name] for name in here), default=0)
+        passing = {"facts": self._facts, "merging": merging}
+        return Place(device_free(device), _device_bytes(device), held, passing)
+
+    def _workspace(self) -> int:
+        # On an accelerator: packs, and float32 temporaries of a block where kernels run eager.
+        eager = 0 if self._is_compiling else min(self._largest, GPU_BLOCK)
+        return GPU_PACK + 4 * GPU_TEMPORARIES * eager
+
+    def _made(self, placement: str, names: list[str]) -> int:
+        # What is computed on the host for one tensor's merge.
+        moved = self._moved if placement == "mapped" else {}
+        return max((self._added[name] + moved.get(name, 0) for name in names), default=0)
+
+
+def _added_bytes(parents: ParentSet, owner: str, name: str) -> int:
+    # The sum that an adapter makes, float32, computed at each fetch.
+    is_added = owner != BASE and parents.low_rank(owner, name) is not None
+    return 4 * parents.tensors[name].n_entries if is_added else 0
+
+
+def _moved_bytes(parents: ParentSet, owner: str, name: str) -> int:
+    # Rows in another vocabulary's order, outside the layers, are computed when they are read.
+    is_base = owner != BASE and parents.is_base(owner, name)
+    if layer_group(name).layer is not None or is_base or _added_bytes(parents, owner, name):
+        return 0
+    tensor = parents.tensor(owner, name)
+    return tensor.nbytes if tensor.untyped_storage().resizable() else 0  # mapped ones are not
+
+
+def _device_bytes(device: torch.device) -> int:
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+
+
+class Sources:
+    """Serves tensors of base and parents from where they are held; they must not be written to."""
+
+    def __init__(self, parents: ParentSet, placement: str, names: Iterable[str]) -> None:
+        """Hold what the placement holds; "pinned" reads everything now, "device" at first use.
+
+        Args:
+            parents: The base and its fine-tunes.
+            placement: One of `PLACEMENTS`.
+            names: The tensors that may be asked for: those of the resident model's targets.
+        """
+        assert placement in PLACEMENTS
+        self._parents, self._placement = parents, placement
+        self._held: dict[Wanted, tuple[Tensor, ...]] = {}
+        self._stream = Stream(parents, list(names)) if placement == "pinned" else None
+        self._base: tuple[Wanted, Tensor] | None = None  # the last one, for adapters to add to
+        self._tidy, self._n_served = Tidy(), 0
+
+    def order(self, wanted: Iterable[Wanted]) -> None:
+        """Say what will be fetched, in this order: where tensors are streamed, they set out now.
+
+        What was ordered before and not fetched is forgotten. Other fetches are served as well.
+        """
+        self._base = None
+        if self._stream is not None:
+            self._stream.order(wanted)
+
+    def fetch(self, owner: str, name: str, device: torch.device) -> Tensor:
+        """A tensor of "base" or a parent, on a device; float32 where an adapter makes it."""
+        key = (owner, name, device)
+        if owner == BASE:
+            if self._base is None or self._base[0] != key:
+                self._base = (key, self._stored(key)[0])
+                self._count(self._base[1])
+            return self._base[1]
+        if self._parents.is_base(owner, name):
+            return self.fetch(BASE, name, device)
+        low_rank = self._parents.low_rank(owner, name)
+        if low_rank is None:
+            return self._stored(key)[0]
+        a, b = self._stored(key)
+        return replace(low_rank, a=a, b=b).added_to(self.fetch(BASE, name, device))
+
+    def _count(self, base: Tensor) -> None:
+        self._n_served += base.numel()
+        if self._n_served >= TIDY_EVERY:
+            self._n_served = 0
+            self._tidy()
+
+    def _stored(self, key: Wanted) -> tuple[Tensor, ...]:
+        owner, name, device = key
+        if self._stream is not None:
+            return self._stream.fetch(key)
+        if self._placement == "mapped":
+            return tuple(tensor.to(device) for tensor in stored(self._parents, owner, name))
+        if key not in self._held:
+            tensors = stored(self._parents, owner, name)
+            self._held[key] = tuple(tensor.to(device, copy=True) for tensor in tensors)
+        return self._held[key]

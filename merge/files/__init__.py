@@ -1,0 +1,1 @@
+"""Model directories written: exports and stand-alone merges."""

@@ -1,0 +1,372 @@
+"""Merges files to files, tensor by tensor: one tensor of each model in memory, whatever the size.
+
+Reads what is to be merged from mergekit's YAML or from recipe.json, opens the models it names, and
+writes a directory through writer.py. There is no resident model, so that architectures which
+transformers does not know can be merged, too. Prints nothing: what a person should know of the
+reading is in `notes`.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..engine.engine import MergeFailure, check_fit
+from ..engine.resident import resident_dtype
+from ..hints import hint
+from ..kernels.launcher import Launcher, merge_tensors
+from ..mergekit.file import MergekitFile, ModelRef, parse
+from ..mergekit.parameters import MergekitError
+from ..mergekit.read import models_of, translate
+from ..parents.compatibility import is_tied
+from ..parents.parent_set import BASE, ParentError, ParentSet
+from ..recipe.groups import EMBED, HEAD, layer_group
+from ..recipe.recipe import Recipe
+from ..statistics.facts import FreshFacts, largest_value
+from .chat_template import choose_template, template_of
+from .export import MERGEKIT_FILE, RECIPE_FILE, Record, model_files, read_record
+from .writer import FLOATS, Weight, check_goal, shard_bytes, tensor_digest, write_model
+
+__all__ = ["FileMerge", "merge_files", "merged_digests", "open_merge"]
+
+
+@dataclass(frozen=True)
+class FileMerge:
+    """A merge that a file asks for, checked against the models it names.
+
+    ``dtype`` is that of the weights to write, None keeps the base's. ``template`` is the text of a
+    chat template other than the base's. ``source`` is the file, ``notes`` say what is not quite as
+    it asks, one line each.
+    """
+
+    source: Path
+    recipe: Recipe
+    parents: ParentSet
+    dtype: torch.dtype | None = None
+    tokenizer: str | None = None
+    template: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+def open_merge(
+    source: Path | str,
+    *,
+    mask_seed: int | None = None,
+    dtype: str | None = None,
+    tokenizer: str | None = None,
+    download: bool = False,
+    models: Mapping[str, str] | None = None,
+) -> FileMerge:
+    """Read a file that asks for a merge, and open the models that it names.
+
+    Relative paths of models are taken from the file's own directory and, where they are not there,
+    from the working directory (mergekit's rule).
+
+    Args:
+        source: mergekit's YAML, a recipe.json, or a directory that holds one of them.
+        mask_seed: Of random masks; default: the recipe's, 0 for YAML.
+        dtype: Of the weights to write; default: what the file says, else the base's.
+        tokenizer: "base" or "union" where vocabularies differ; default: what the file says.
+        download: Fetch models from the hub that the local cache lacks.
+        models: Of a recipe.json: "base" or a parent -> where it is now.
+
+    Raises:
+        ValueError: What cannot be read, opened or honoured; one line with the remedy.
+    """
+    path = _file_of(Path(source))
+    given = None if dtype is None else resident_dtype(dtype)
+    if path.suffix == ".json":
+        record = _moved(path, read_record(path), models or {})
+        return _from_record(path, record, mask_seed, given, tokenizer, download)
+    file = parse(path)
+    try:
+        return _from_mergekit(path, file, mask_seed or 0, given, tokenizer, download)
+    except MergekitError as error:
+        raise MergekitError(f"{path}: {error}") from None
+
+
+def _moved(path: Path, record: Record, models: Mapping[str, str]) -> Record:
+    """The record with models in other places than it says."""
+    for owner in models:
+        if owner not in record.models:
+            raise MergekitError(f"{path} names no model `{owner}`; {hint(owner, record.models)}")
+    places = {o: (models.get(o, text), digest) for o, (text, digest) in record.models.items()}
+    return replace(record, models=places)
+
+
+def _file_of(source: Path) -> Path:
+    if source.is_dir():
+        found = [
+            source / name for name in (RECIPE_FILE, MERGEKIT_FILE) if (source / name).is_file()
+        ]
+        if not found:
+            raise MergekitError(
+                f"no {RECIPE_FILE} nor {MERGEKIT_FILE} in {source}; give the file of a merge"
+            )
+        return found[0]
+    if not source.is_file():
+        raise MergekitError(f"no such file: {source}; give mergekit's YAML or a {RECIPE_FILE}")
+    return source
+
+
+def _from_record(
+    path: Path,
+    record: Record,
+    mask_seed: int | None,
+    dtype: torch.dtype | None,
+    tokenizer: str | None,
+    download: bool,
+) -> FileMerge:
+    if not record.models:
+        raise MergekitError(
+            f"{path} holds a recipe alone and names no models; give the {RECIPE_FILE} of an export"
+        )
+    tokenizer = tokenizer or record.tokenizer
+    notes: list[str] = []
+    folders = {
+        owner: _locate(owner, ModelRef(text), path.parent, notes)
+        for owner, (text, _) in record.models.items()
+    }
+    base = folders.pop(BASE)
+    parents = _open(base, folders, tokenizer, download)
+    for owner, digest in parents.digests().items():
+        if digest != record.models[owner][1]:
+            raise ParentError(
+                f"{owner}: the weights in {parents.folders[owner]} are not those that {path} was "
+                f"made from (SHA-256 {digest[:12]}, there {record.models[owner][1][:12]}); restore "
+                f"them, or write the right path into it"
+            )
+    recipe = record.recipe
+    check_fit(recipe, parents)
+    if mask_seed is not None:
+        recipe = Recipe.from_dict(recipe.to_dict() | {"mask_seed": mask_seed})
+    chosen = resident_dtype(record.dtype) if dtype is None and record.dtype else dtype
+    return FileMerge(path, recipe, parents, chosen, tokenizer, record.template, tuple(notes))
+
+
+def _from_mergekit(
+    path: Path,
+    file: MergekitFile,
+    mask_seed: int,
+    dtype: torch.dtype | None,
+    tokenizer: str | None,
+    download: bool,
+) -> FileMerge:
+    models = models_of(file)
+    notes: list[str] = []
+    tokenizer = tokenizer or file.tokenizer
+    base = _locate("base_model", models.base, path.parent, notes)
+    folders = {
+        name: _locate(name, ref.lora or ref, path.parent, notes)
+        for name, ref in models.parents.items()
+    }
+    named = file.out_dtype or file.dtype
+    if dtype is None and named is not None:
+        dtype = resident_dtype(named.removeprefix("torch."))
+    parents = _open(base, folders, tokenizer, download)
+    floating = [name for name, info in parents.tensors.items() if info.is_floating]
+    read = translate(file, floating, mask_seed=mask_seed)
+    template = None
+    if file.chat_template:
+        template = choose_template(file.chat_template, list(parents.folders.values()))
+        template = None if template == template_of(parents.folders[BASE]) else template
+    return FileMerge(path, read.recipe, parents, dtype, tokenizer, template, (*notes, *read.notes))
+
+
+def _locate(owner: str, ref: ModelRef, folder: Path, notes: list[str]) -> Path | str:
+    """The directory of a model, else its id on the hub."""
+    path = Path(os.path.expanduser(ref.path))  # noqa: PTH111 - an unknown ~user is left as it is
+    for root in (folder, Path.cwd()):
+        if (root / path).is_dir():
+            if ref.revision is not None:
+                notes.append(f"{ref} is a directory, its revision is ignored")
+            if root != folder and not path.is_absolute():
+                notes.append(f"{ref.path} is taken from the working directory, {root}")
+            return root / path
+    if path.is_absolute() or ref.path.startswith("~"):
+        raise ParentError(f"{owner}: no directory {path}; give the path of a model, or a hub id")
+    if len(path.parts) == 2:
+        return str(ref)  # organisation/name
+    raise ParentError(
+        f"{owner}: no directory {ref.path} in {folder.absolute()} nor in {Path.cwd()}; give the "
+        f"path of a model, or a hub id"
+    )
+
+
+def _open(
+    base: Path | str, parents: Mapping[str, Path | str], tokenizer: str | None, download: bool
+) -> ParentSet:
+    return ParentSet.open(
+        base, parents, tokenizer=tokenizer, download=download, architecture_required=False
+    )
+
+
+def merge_files(
+    merge: FileMerge,
+    out: Path | str,
+    *,
+    card: str,
+    device: str = "cpu",
+    max_shard_size: str = "5GB",
+    extra_files: Mapping[str, str] | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    on_tensor: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Merge, and write a model directory; whole or not at all.
+
+    Args:
+        merge: As opened.
+        out: The directory to make; it may exist if it is empty.
+        card: The text of README.md.
+        device: Where tensors are merged, one at a time.
+        max_shard_size: Largest weight file, as transformers reads it ("5GB").
+        extra_files: File name -> text, written beside the weights.
+        provenance: More for recipe.json; JSON values.
+        on_tensor: Called before each tensor with the bytes that are done and those of the whole.
+
+    Returns:
+        The directory, absolute.
+
+    Raises:
+        ValueError: If `out` is taken, or a model holds NaN or infinity.
+        OSError: If writing fails; `out` is then as it was.
+    """
+    check_goal(out)
+    shard_bytes(max_shard_size)
+    place = _device(device)
+    weights = _weights(merge, place)
+    if on_tensor is not None:
+        weights = _announced(weights, on_tensor)
+    dtype = None if merge.dtype is None else str(merge.dtype).removeprefix("torch.")
+    texts, record = model_files(
+        merge.recipe,
+        merge.parents,
+        card,
+        dtype=dtype,
+        tokenizer=merge.tokenizer,
+        template=merge.template,
+        extra_files=extra_files,
+        provenance=provenance,
+    )
+    return write_model(
+        out,
+        weights,
+        merge.parents,
+        dtype=merge.dtype,
+        max_shard_size=max_shard_size,
+        texts=texts,
+        record=record,
+    )
+
+
+def merged_digests(
+    merge: FileMerge,
+    *,
+    device: str = "cpu",
+    on_tensor: Callable[[int, int], None] | None = None,
+) -> dict[str, str]:
+    """Merge, and write nothing: tensor name -> SHA-256, hex, of the bytes a file would hold.
+
+    Args:
+        merge: As opened.
+        device: Where tensors are merged, one at a time.
+        on_tensor: As in `merge_files`.
+
+    Raises:
+        ValueError: If a model holds NaN or infinity.
+    """
+    weights = _weights(merge, _device(device))
+    if on_tensor is not None:
+        weights = _announced(weights, on_tensor)
+    return {weight.name: tensor_digest(weight) for weight in weights}
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(
+            f"`device` must be cpu or a card that this torch sees, got {name!r} "
+            f"({str(error).splitlines()[0]}); use cpu"
+        ) from None
+    return device
+
+
+def _announced(weights: list[Weight], on_tensor: Callable[[int, int], None]) -> list[Weight]:
+    """The same weights, each of which says when its turn comes."""
+    total = sum(weight.n_bytes for weight in weights)
+
+    def make(weight: Weight, done: int) -> Tensor:
+        on_tensor(done, total)
+        return weight.make()
+
+    done, heard = 0, []
+    for weight in weights:
+        heard.append(replace(weight, make=partial(make, weight, done)))
+        done += weight.n_bytes
+    return heard
+
+
+def _weights(merge: FileMerge, device: torch.device) -> list[Weight]:
+    parents, launcher = merge.parents, Launcher()
+    left_out = _tied_heads(parents)
+    weights = []
+    for name, info in parents.tensors.items():
+        if name in left_out:
+            continue
+        if info.is_floating:
+            dtype = merge.dtype or FLOATS[info.dtype]
+            make = partial(_merged, merge, launcher, name, dtype, device)
+        else:
+            make = partial(parents.tensor, BASE, name)
+            dtype = make().dtype
+        weights.append(Weight(name, info.shape, dtype, make))
+    return weights
+
+
+def _tied_heads(parents: ParentSet) -> frozenset[str]:
+    """Heads that are their model's input embeddings once more; the resident model has them once."""
+    if not is_tied(parents.config):
+        return frozenset()
+    tables = {
+        kind: [
+            name
+            for name, info in parents.tensors.items()
+            if layer_group(name).kind == kind and len(info.shape) == 2
+        ]
+        for kind in (EMBED, HEAD)
+    }
+    found = set()
+    for head in tables[HEAD]:
+        for table in tables[EMBED]:
+            if parents.tensors[head].shape == parents.tensors[table].shape and torch.equal(
+                parents.tensor(BASE, head), parents.tensor(BASE, table)
+            ):
+                parents.check_tied(table, head)
+                found.add(head)
+    return frozenset(found)
+
+
+def _merged(
+    merge: FileMerge, launcher: Launcher, name: str, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    recipe, parents = merge.recipe, merge.parents
+    active = recipe.setting(recipe.grouping.group(name).name).parents
+    base = parents.tensor(BASE, name).to(device)
+    tensors = {parent: parents.tensor(parent, name).to(device) for parent in active}
+    facts = FreshFacts(name, base, tensors)
+    for owner in (BASE, *tensors):
+        facts.largest(owner)  # refuses NaN and infinity
+    out = merge_tensors(recipe, name, base, tensors, dtype=dtype, facts=facts, launcher=launcher)
+    if not bool(largest_value(out).isfinite()):
+        raise MergeFailure(
+            f"merged tensor {name} holds NaN or infinity in {str(dtype).removeprefix('torch.')}; "
+            f"use smaller weights or lambda, or write float32"
+        )
+    return out

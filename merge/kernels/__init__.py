@@ -1,0 +1,1 @@
+"""The two merge kernels, their arguments, compilation and launch."""

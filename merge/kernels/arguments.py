@@ -1,0 +1,115 @@
+"""The numbers of a plan as rows that the kernels read, and which kernel reads them.
+
+Rows are laid out as kernels.py says. Knows plans, kernels and masks; no tensors to merge.
+
+Shapes: P parents that take part.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from ..recipe.plans import Combination, Consensus, Plan
+from .kernels import LIFT, Scalars, rank_window, write_combination, write_consensus
+from .masks import CHUNK, REGION, chunk_word, stream_keys, threshold
+
+Kernel = Callable[..., None]
+"""(out, base, parents, planes, floats, ints, hashed) -> None; overwrites out."""
+DRAWN = ("random", "ranked")
+"""How entries are kept where masks are drawn."""
+
+
+def words_of(plan: Plan) -> tuple[Any, ...]:
+    """What a kernel is made for; plans of the same words and P share one."""
+    if isinstance(plan, Combination):
+        return (plan.base_share != 0.0,)
+    has_high = plan.keep == "band" and min(plan.high) < math.inf
+    return plan.keep, plan.combine, bool(plan.shares), has_high
+
+
+def kernel_of(plan: Plan) -> Kernel:
+    """The kernel of a plan's words."""
+    if isinstance(plan, Combination):
+        return partial(_combination, has_base=plan.base_share != 0.0)
+    return partial(_consensus, words=words_of(plan))
+
+
+def copied_owner(plan: Plan) -> int | None:
+    """Where one term of factor 1 is all there is: 0 for the base, 1 + i for parent i."""
+    if isinstance(plan, Consensus):
+        return None
+    if plan.coefficients == (1.0,) and plan.base_share == 0.0:
+        return 1
+    return 0 if not plan.coefficients and plan.base_share == 1.0 else None
+
+
+def floats_of(plan: Plan) -> list[float]:
+    """Rows of floats, the same for all entries of a tensor."""
+    if isinstance(plan, Combination):
+        return [plan.base_share, *plan.coefficients]
+    weights = plan.weights
+    is_pair = plan.combine == "elect_mean" and len(weights) == 2 and not plan.shares
+    lift = 1.0 if plan.combine == "sum" else LIFT
+    factor = plan.factor / lift
+    rows = [factor, factor / sum(weights) if is_pair else 0.0]
+    for i, scale in enumerate(plan.scales):
+        low = _at(plan.low, 0 if plan.keep == "common" else i)
+        high = _at(plan.high, i)
+        if plan.keep == "ranked":
+            scale, (low, high) = scale * 2.0**32, rank_window(low, high)
+        weight = factor / weights[i] if is_pair else _at(weights, i)
+        rows += scale * lift, weight, low, high, _at(plan.shares, i)
+    return rows
+
+
+def ints_of(plan: Plan, tensor: str, start: int) -> list[int]:
+    """Rows of integers for a run of entries of a tensor; empty where no masks are drawn.
+
+    Args:
+        plan: What is carried out.
+        tensor: Its name.
+        start: Flat index of the first entry of the chunk that hashed places are relative to.
+    """
+    if isinstance(plan, Combination) or plan.mask_seed is None:
+        return []
+    region, place = divmod(start, REGION)
+    keys = [stream_keys(plan.mask_seed, tensor, parent, region) for parent in plan.parents]
+    rows = [keys[0][0] ^ chunk_word(place // CHUNK)]
+    for i, (_, multiplier) in enumerate(keys):
+        rows += multiplier, threshold(plan.low[i]) if plan.keep == "random" else 0
+    return rows
+
+
+def _at(numbers: tuple[float, ...], i: int) -> float:
+    return numbers[i] if i < len(numbers) else 0.0
+
+
+def _combination(
+    out: Tensor,
+    base: Tensor,
+    parents: list[Tensor],
+    planes: list[Tensor],  # noqa: ARG001 - both kernels are called alike
+    floats: Scalars,
+    ints: Scalars | None,  # noqa: ARG001
+    hashed: Tensor | None,  # noqa: ARG001
+    *,
+    has_base: bool,
+) -> None:
+    write_combination(out, base if has_base else None, parents, floats)
+
+
+def _consensus(
+    out: Tensor,
+    base: Tensor,
+    parents: list[Tensor],
+    planes: list[Tensor],
+    floats: Scalars,
+    ints: Scalars | None,
+    hashed: Tensor | None,
+    *,
+    words: tuple[str, str, bool, bool],
+) -> None:
+    write_consensus(out, base, parents, planes, floats, ints, hashed, *words)

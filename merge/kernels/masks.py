@@ -1,0 +1,99 @@
+"""Random masks by a counter-based hash of (mask_seed, tensor name, parent name, flat index).
+
+No mask is stored, no global generator is touched, and the bits do not depend on blocks, order,
+process or device. Entry k is kept iff its uniform number u_k is at least the drop rate, so a higher
+rate only ever drops more (Yu et al., arXiv:2311.03099, Eq. 1). The costly half of the hash depends
+on where an entry lies in its chunk and can be kept as a table; the other half is done once per
+entry for all parents, each of which adds a multiplication. Knows no files and no models.
+
+Shapes: N entries of a tensor or of a run of it.
+"""
+
+import hashlib
+import math
+from functools import lru_cache
+
+from torch import Tensor
+
+_CHUNK_BITS = 20
+CHUNK = 1 << _CHUNK_BITS
+"""Entries of a chunk: 4 MiB of hashed places, which stay in a processor's cache."""
+REGION = 1 << 30
+"""Entries of a region, the chunks that share keys: places in it stay below 2**31."""
+# Multipliers of the 32-bit integer hash "lowbias32" (C. Wellons, 2018), as signed int32.
+_M1 = 0x7FEB352D
+_M2 = 0x846CA68B - (1 << 32)
+# Multiples below 256, so up to 2**28 entries, differ in 8 to 24 bits (of 6,430 odd numbers tried).
+_M3 = 0xBDF6A2C3 - (1 << 32)
+
+
+def lowbias32(x: Tensor) -> Tensor:
+    """Mix 32 bits; int32 in and out, any shape, a permutation that keeps 0.
+
+    Logical shifts are arithmetic ones with the sign masked: int32 is all that every device and
+    compiler multiplies alike.
+    """
+    x = (x ^ ((x >> 16) & 0xFFFF)) * _M1
+    x = (x ^ ((x >> 15) & 0x1FFFF)) * _M2
+    return x ^ ((x >> 16) & 0xFFFF)
+
+
+def hashed_places(places: Tensor) -> Tensor:
+    """Hash of entries by their places in a region.
+
+    Args:
+        places: int32 (N,) in ``[0, REGION)``: flat index modulo REGION; left unchanged.
+
+    Returns:
+        int32 (N,): lowbias32(place % CHUNK) ^ chunk * 0xBDF6A2C3.
+    """
+    return lowbias32(places & (CHUNK - 1)) ^ (places >> _CHUNK_BITS) * _M3
+
+
+def chunk_word(chunk: int) -> int:
+    """What to xor into the key for a chunk where `hashed_places` of the first one are used."""
+    word = chunk * _M3 & 0xFFFFFFFF
+    return word - (1 << 32) if word >= 1 << 31 else word
+
+
+def shared_bits(hashed: Tensor, key: Tensor) -> Tensor:
+    """Pseudo-random bits of entries; `stream_keys` says how a parent's own come from them.
+
+    Args:
+        hashed: int32 (N,), `hashed_places`; left unchanged.
+        key: int32, 0-dim or (N,); first of `stream_keys`.
+    """
+    x = (hashed ^ key) * _M2
+    return x ^ ((x >> 16) & 0xFFFF)
+
+
+@lru_cache(maxsize=1 << 14)
+def stream_keys(mask_seed: int, tensor: str, parent: str, region: int) -> tuple[int, int]:
+    """Key and odd multiplier, signed int32, of a parent's uniform numbers in one tensor.
+
+    ``u = (shared_bits(hashed, key) * multiplier + 2**31) / 2**32``, the product wrapped to int32.
+
+    The key is the same for all parents. Multiples of one sequence by two odd numbers are as good as
+    independent unless small multiples of the two are equal, which random ones have in a millionth
+    of all pairs.
+
+    Args:
+        mask_seed: Integer in ``[0, 2**64)``.
+        tensor: Its name.
+        parent: Its name.
+        region: The flat index divided by REGION.
+    """
+    shared, own = (
+        hashlib.sha256("\0".join((str(mask_seed), str(region), *names)).encode()).digest()[:4]
+        for names in ((tensor,), (tensor, parent))
+    )
+    key = int.from_bytes(shared, "little", signed=True)
+    return key, int.from_bytes(own, "little", signed=True) | 1
+
+
+def threshold(drop_rate: float) -> int:
+    """Smallest bits that are kept: ``u >= drop_rate`` iff ``bits >= threshold``, as signed int32.
+
+    The last step of u is always kept.
+    """
+    return min(math.ceil(drop_rate * 2**32), 2**32 - 1) - 2**31

@@ -1,0 +1,1 @@
+"""Models on disk: opened, checked against each other, mapped."""

@@ -1,0 +1,205 @@
+"""The settings of a LoRA adapter: which variant, which scale, which base it was made on.
+
+Variants whose merged weights are not ``base + scale * B @ A`` are refused by name. Reads no
+weights but to compare an adapter's base with the one given.
+
+Sources: LoRA, Hu et al., arXiv:2106.09685, Sec. 4.1; rank-stabilised LoRA, Kalajdzievski,
+arXiv:2312.03732, Theorem 3.2.
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .checkpoint import Checkpoint
+from .headers import INDEX, WEIGHTS, ParentError, read_json
+
+CONFIG = "adapter_config.json"
+REMEDY = "merge it into its base with peft (merge_and_unload) and give the saved model"
+_MAX_ALPHA = 1e6
+"""Far above any in use; keeps the product finite in float32."""
+# Settings that say where the factors were put and how they were trained; the product is the same.
+_HARMLESS = frozenset(
+    {
+        *("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "fan_in_fan_out"),
+        *("peft_type", "peft_version", "task_type", "auto_mapping", "inference_mode", "revision"),
+        *("base_model_name_or_path", "target_modules", "exclude_modules", "modules_to_save"),
+        *("layers_to_transform", "layers_pattern", "lora_dropout", "init_lora_weights", "bias"),
+        *("eva_config", "corda_config", "loftq_config", "lora_ga_config", "megatron_core"),
+        *("ensure_weight_tying", "runtime_config", "qalora_group_size"),
+    }
+)
+# Initialisations that leave the base's weights as they are; others subtract from them.
+_CLEAN_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
+_NAMES = {
+    "use_dora": "DoRA",
+    "lora_bias": "a bias beside B",
+    "layer_replication": "replicated layers",
+    "trainable_token_indices": "trainable tokens",
+    "target_parameters": "LoRA on bare parameters",
+    "alora_invocation_tokens": "activated LoRA",
+    "use_qalora": "QALoRA",
+    "megatron_config": "Megatron layers",
+}
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """What adapter_config.json says about ranks and scales.
+
+    ``base`` is the model it was made on, as written; ``is_flipped`` says that weights are (inputs,
+    outputs), as in GPT-2; ``is_tying`` that tied embeddings were trained as one.
+    """
+
+    base: str | None
+    default_rank: int
+    default_alpha: float
+    ranks: Mapping[str, int]
+    alphas: Mapping[str, float]
+    is_rank_stabilised: bool
+    is_flipped: bool
+    is_tying: bool
+
+    def rank(self, layer: str) -> int:
+        """Rank R of the factors of a layer."""
+        return _pattern(self.ranks, layer, self.default_rank)
+
+    def scale(self, layer: str) -> float:
+        """Factor of B @ A: alpha / R, or alpha / sqrt(R) where rank-stabilised."""
+        rank, alpha = self.rank(layer), _pattern(self.alphas, layer, self.default_alpha)
+        return alpha / (math.sqrt(rank) if self.is_rank_stabilised else rank)
+
+
+def _pattern(patterns: Mapping[str, Any], layer: str, default: Any) -> Any:
+    # As peft reads them: the first that matches the end of the layer's name.
+    matches = (v for k, v in patterns.items() if re.match(rf"(.*\.)?({k})$", layer))
+    return next(matches, default)
+
+
+def read_settings(who: str, folder: Path) -> LoraSettings:
+    """Read and check an adapter's settings.
+
+    Args:
+        who: "parent <name>", for messages.
+        folder: Holds adapter_config.json.
+
+    Raises:
+        ParentError: No LoRA, a variant of it that is not merged here, or values that make no sense.
+    """
+    data = read_json(who, folder / CONFIG, is_strict=True)
+    _check_variant(who, data)
+    _check_numbers(who, data)
+    base = data.get("base_model_name_or_path")
+    return LoraSettings(
+        base if isinstance(base, str) and base else None,
+        data["r"],
+        data["lora_alpha"],
+        data.get("rank_pattern") or {},
+        data.get("alpha_pattern") or {},
+        bool(data.get("use_rslora")),
+        bool(data.get("fan_in_fan_out")),
+        bool(data.get("ensure_weight_tying")),
+    )
+
+
+def _check_variant(who: str, data: Mapping[str, Any]) -> None:
+    kind = data.get("peft_type")
+    if kind != "LORA":
+        raise ParentError(f"{who}: its adapter is of kind {kind!r}, only LORA is read; {REMEDY}")
+    for key, value in data.items():
+        if value and key not in _HARMLESS:
+            what = _NAMES.get(key, "a variant of LoRA that is not known here")
+            raise ParentError(
+                f"{who}: its adapter has {key} = {_short(value)} ({what}), which cannot be "
+                f"computed as base + scale * B @ A; {REMEDY}"
+            )
+    start = data.get("init_lora_weights")
+    if start not in _CLEAN_STARTS:
+        raise ParentError(
+            f"{who}: its adapter has init_lora_weights = {_short(start)}, which changes the base's "
+            f"weights before training; convert it (peft's save_pretrained with "
+            f"path_initial_model_for_weight_conversion), or {REMEDY}"
+        )
+
+
+def _short(value: Any) -> str:
+    return repr(value)[:60]
+
+
+def _check_numbers(who: str, data: Mapping[str, Any]) -> None:
+    ranks, alphas = ((data.get(k) or {}) for k in ("rank_pattern", "alpha_pattern"))
+    if not isinstance(ranks, dict) or not isinstance(alphas, dict):
+        raise ParentError(
+            f"{who}: rank_pattern and alpha_pattern must be mappings in {CONFIG}; fetch it again"
+        )
+    for key, value in [("r", data.get("r")), *ranks.items()]:
+        if type(value) is not int or value < 1:
+            raise ParentError(
+                f"{who}: a rank must be a whole number from 1, got {key} = {_short(value)} in "
+                f"{CONFIG}; fetch it again"
+            )
+    for key, value in [("lora_alpha", data.get("lora_alpha")), *alphas.items()]:
+        if type(value) not in (int, float) or not abs(value) < _MAX_ALPHA:
+            raise ParentError(
+                f"{who}: an alpha must be a number below {_MAX_ALPHA:g}, got {key} = "
+                f"{_short(value)} in {CONFIG}; fetch it again"
+            )
+    for pattern in (*ranks, *alphas):
+        # Repeated groups are left out: matching them can take time exponential in the name.
+        if re.search(r"\)[*+?{]", pattern) or not _is_expression(pattern):
+            raise ParentError(
+                f"{who}: {_short(pattern)} in {CONFIG} is no regular expression without repeated "
+                f"groups, as a rank or alpha pattern must be; {REMEDY}"
+            )
+
+
+def _is_expression(pattern: str) -> bool:
+    try:
+        re.compile(pattern)
+    except (re.error, OverflowError, RecursionError):
+        return False
+    return True
+
+
+def check_base(
+    who: str, folder: Path, stated: str | None, base: Checkpoint, home: Path, names: Sequence[str]
+) -> None:
+    """Refuse an adapter that was made on another base.
+
+    Args:
+        who: "parent <name>", for messages.
+        folder: The adapter's directory.
+        stated: The base that it names. A directory on this machine is compared by the SHA-256 of
+            its weights, anything else by the last part of its name.
+        base: The base's tensors.
+        home: Where the base lies.
+        names: What the base is called, its directory or id first.
+
+    Raises:
+        ParentError: Naming both bases, and how to go on if they are the same in fact.
+    """
+    path = Path(stated or "")
+    detail = ""
+    if stated and ((path / WEIGHTS).is_file() or (path / INDEX).is_file()):
+        if path.samefile(home):
+            return
+        ours, theirs = Checkpoint(f"{who}, its base", path).digest(), base.digest()
+        if ours == theirs:
+            return
+        detail = f" (SHA-256 {ours[:12]} against {theirs[:12]})"
+    elif stated and _last_part(stated).casefold() in {name.casefold() for name in names}:
+        return
+    raise ParentError(
+        f"{who}: its adapter was made on {stated or 'a base that it does not name'}, not on the "
+        f"base {home}{detail}; give that base, or, if they are in fact the same, write "
+        f"{names[0]!r} as base_model_name_or_path in {folder / CONFIG}"
+    )
+
+
+def _last_part(stated: str) -> str:
+    # The model's name in an id or a path; hub caches hold it in the middle.
+    cached = re.search(r"models--(?:.*--)?([^/\\]+)[/\\]snapshots[/\\]", stated)
+    return cached[1] if cached else re.split(r"[/\\]", stated.rstrip("/\\"))[-1].partition("@")[0]

@@ -1,0 +1,107 @@
+"""Where a model lies: a directory, or an id on the Hugging Face hub found in the local cache.
+
+An id is resolved by huggingface_hub; nothing is fetched unless that is asked for, and then no file
+that could run code. Knows nothing of what is in the directory.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.utils import validate_repo_id
+
+from .headers import ParentError
+
+FETCHED = (
+    *("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"),
+    *("LICENSE*", "NOTICE*", "README.md"),
+)
+"""What a download brings: weights, settings, tokenizer, licence; never a pickle or a script."""
+NOT_FETCHED = ("*/*", "consolidated*")
+"""Second copies of the weights, in other formats, that some repositories hold."""
+# The HTTP library's error, whichever it is in this version, and OSError.
+_FAILURES: tuple[type[Exception], ...] = (*HfHubHTTPError.__bases__, ValueError, RuntimeError)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A model's directory, and how the person named it.
+
+    ``name`` is the last part of its path or id; ``text`` is the path, or ``org/name@commit``.
+    """
+
+    folder: Path
+    name: str
+    text: str
+
+
+def locate(who: str, given: Path | str, *, download: bool = False) -> Place:
+    """Find the directory of a model.
+
+    Args:
+        who: "base" or "parent <name>", for messages.
+        given: A directory, or a hub id ``org/name`` or ``org/name@revision``. A path that exists
+            wins over an id.
+        download: Fetch what the cache lacks of an id, safetensors and text files only.
+
+    Returns:
+        The place; a path that is neither there nor an id comes back as it is.
+
+    Raises:
+        ParentError: An id that is not in the cache, or cannot be fetched.
+    """
+    path = Path(given)
+    hub_id = None if isinstance(given, Path) or os.path.lexists(path) else _hub_id(given)
+    if hub_id is None:
+        path = path.absolute()
+        return Place(path, path.name, os.fspath(path))
+    folder = _snapshot(who, given, *hub_id, download)
+    name, _ = hub_id
+    return Place(folder, name.split("/")[1], f"{name}@{folder.name}")
+
+
+def _hub_id(text: str) -> tuple[str, str | None] | None:
+    # (org/name, revision) if the text has that form.
+    name, _, revision = text.partition("@")
+    if name.count("/") != 1:
+        return None
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return None
+    return name, revision or None
+
+
+def _snapshot(who: str, given: Path | str, name: str, revision: str | None, download: bool) -> Path:
+    # In the cache config.json is enough to know the snapshot: others may have been left out there
+    # on purpose, and what is missing of the weights is told by name when they are read.
+    wanted = list(FETCHED) if download else ["config.json"]
+    try:
+        folder = snapshot_download(
+            name,
+            revision=revision,
+            local_files_only=not download,
+            allow_patterns=wanted,
+            ignore_patterns=list(NOT_FETCHED),
+        )
+    except LocalEntryNotFoundError as error:
+        if download:
+            raise ParentError(_failed(who, given, error)) from None
+        command = f"hf download {name}" + (f" --revision {revision}" if revision else "")
+        raise ParentError(
+            f"{who}: no directory {given}, and the hub id {given} is not in the local "
+            f"cache; give a directory, allow the download, or run `{command}`"
+        ) from None
+    except _FAILURES as error:
+        raise ParentError(_failed(who, given, error)) from None
+    return Path(folder)
+
+
+def _failed(who: str, given: Path | str, error: Exception) -> str:
+    reason = (str(error).strip() or repr(error)).splitlines()[0][:200]
+    return (
+        f"{who}: cannot fetch {given} from the hub ({type(error).__name__}: {reason}); check the "
+        f"id, the revision, the network and, for a gated model, `hf auth login`"
+    )

@@ -1,0 +1,137 @@
+"""Plans: what one tensor's merge comes down to, as pure numbers that the kernels carry out.
+
+A plan holds everything that decides a tensor's bytes apart from the tensors themselves, so equal
+plans of one tensor mean equal bytes. It names no method. Knows no torch, no files, no recipes.
+
+Shapes: P parents that take part (sorted by name), N entries of the tensor, delta_i = parent_i -
+base. Tuples have one number per parent unless they say otherwise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+SMALLEST = 2.0**-126
+"""Smallest normal float32: what is below it in magnitude counts as 0."""
+_ROUNDING = 2.0**-48  # a share of the base that float32 sums do not see
+KEEPS = ("all", "band", "random", "ranked", "chosen", "near", "common")
+COMBINES = ("sum", "elect_mean", "elect_sum")
+
+
+class Facts(Protocol):
+    """What methods ask about one tensor of the base and its parents, whatever the recipe."""
+
+    def gram(self, parents: Sequence[str]) -> Sequence[Sequence[float]]:
+        """Inner products (1 + P, 1 + P) of [base, delta_1 .. delta_P], summed in float64."""
+        ...
+
+    def magnitude(self, parent: str, drop_rate: float) -> float:
+        """Smallest |delta| kept where the smallest share is dropped (grid 0.001); 0 at rate 0."""
+        ...
+
+    def spread(self, parents: Sequence[str], select_topk: float) -> tuple[float, tuple[float, ...]]:
+        """SCE: smallest variance over parents that is selected, and sums of selected delta_i^2."""
+        ...
+
+
+@dataclass(frozen=True)
+class Combination:
+    """out = base_share * base + sum_i coefficients_i * parent_i.
+
+    Build it with `affine` or `weighted`: a term of 0 is left out, not multiplied, so that nothing
+    is read for it and the signs of zeros stay.
+    """
+
+    parents: tuple[str, ...]
+    coefficients: tuple[float, ...]
+    base_share: float = 1.0
+
+    @classmethod
+    def affine(cls, parents: Sequence[str], coefficients: Sequence[float]) -> Combination:
+        """out = base + sum_i c_i * delta_i: the base keeps 1 - sum_i c_i.
+
+        What float64 leaves of 1 - 3 * (1/3) is taken for 0: the base need not be read for it.
+        """
+        share = 1.0 - math.fsum(coefficients)
+        return cls.weighted(parents, coefficients, share if abs(share) > _ROUNDING else 0.0)
+
+    @classmethod
+    def weighted(
+        cls, parents: Sequence[str], coefficients: Sequence[float], base_share: float
+    ) -> Combination:
+        """The same with a share of the base of its own; coefficients of 0 drop their parent."""
+        terms = [
+            (parent, coefficient)
+            for parent, coefficient in zip(parents, coefficients, strict=True)
+            if abs(coefficient) >= SMALLEST
+        ]
+        share = base_share if abs(base_share) >= SMALLEST else 0.0
+        return cls(tuple(p for p, _ in terms), tuple(c for _, c in terms), share)
+
+
+@dataclass(frozen=True)
+class Consensus:
+    """base plus masked, scaled deltas, v_i = scales_i * m_i * delta_i, combined entry by entry.
+
+    `combine` says how the v_i become one delta:
+        "sum": sum_i v_i (`factor` is 1, `weights` are not looked at).
+        "elect_mean": with e = sum_i v_i, parent i agrees iff v_i * e > 0; the result is
+            factor * (sum of shares_i * v_i) / (sum of weights_i), both over those who agree, and
+            0 where nobody does. `shares` is empty where all are 1 (everywhere but in SCE).
+        "elect_sum": the same numerator, not divided.
+
+    `keep` gives the masks m_i:
+        "all": 1.
+        "band": 1 iff low_i <= |delta_i| < high_i; high_i may be infinite.
+        "random": 1 iff u_i >= low_i, u_i uniform in [0, 1) from the counter-based hash.
+        "ranked": 1 / (1 - p) iff u_i >= p, where p falls linearly with the rank of |delta_i| in
+            its row, from low_i at the smallest entry to high_i at the largest. Ranks come from
+            the parent's plane of ranks.
+        "chosen": 1 where the parent's plane of chosen entries says so.
+        "near": min(low_i / |delta_i|, 1), and v_i is 0 where delta_i is; low_i is above 0.
+        "common": 1 for all parents iff the variance over the P deltas is at least low_0.
+
+    `mask_seed` is None unless the masks are drawn ("random", "ranked").
+    """
+
+    parents: tuple[str, ...]
+    keep: str
+    combine: str
+    scales: tuple[float, ...]
+    weights: tuple[float, ...] = ()
+    factor: float = 1.0
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+    mask_seed: int | None = None
+    shares: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Our own invariants: known words, one number per parent."""
+        assert self.keep in KEEPS and self.combine in COMBINES
+        assert len(self.scales) == len(self.parents)
+        assert (self.mask_seed is not None) == (self.keep in ("random", "ranked"))
+
+
+Plan = Combination | Consensus
+BASE_ONLY = Combination((), ())
+"""The plan of a tensor in which no parent takes part: the base, to the bit."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a recipe says of one layer group, with every default filled in.
+
+    Only parents that take part are left, sorted by name. ``parameters`` has every parameter of the
+    method: one number per parent left, or one in all where it is shared.
+    """
+
+    method: str
+    parents: tuple[str, ...]
+    weights: tuple[float, ...]
+    drop_rates: tuple[float, ...]
+    lambda_: float
+    parameters: Mapping[str, tuple[float, ...]] = field(hash=False)
+    mask_seed: int

@@ -1,0 +1,1 @@
+"""Statistics of the parents, computed once and cached on disk."""

@@ -1,0 +1,188 @@
+"""Facts on disk: safetensors files that are written whole or not at all, and read by memory map.
+
+A file belongs to a kind of fact and to the hashes of the models it was computed from. What cannot
+be trusted (damaged, truncated, of another program or version) is computed again; where nothing can
+be written, facts stay in memory. Knows no models and no formulas.
+"""
+
+import hashlib
+import json
+import logging
+import math
+import os
+import tempfile
+import time
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import BinaryIO
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+VERSION = "1"
+"""Goes up when a kind of fact is computed or laid out otherwise; files of others are rebuilt."""
+_DTYPES = MappingProxyType({torch.uint8: "U8", torch.float32: "F32", torch.float64: "F64"})
+_NO_SUM = b"--------"  # stands for the checksum until the data are written
+_READ = 1 << 22  # bytes read at once
+_STALE = 24 * 3600  # seconds after which a temporary file is of a process that died
+
+
+def default_folder() -> Path:
+    """`facts` in `$HETEROSIS_CACHE`, or in `~/.cache/heterosis` where that is not set."""
+    root = os.environ.get("HETEROSIS_CACHE") or "~/.cache/heterosis"
+    return Path(root).expanduser() / "facts"
+
+
+@dataclass(frozen=True)
+class FactFile:
+    """What a file of facts must say about itself.
+
+    ``key`` is what the facts were computed from (hashes, in a fixed order); ``shapes`` holds every
+    tensor's shape in the order of the file, all of ``dtype``.
+    """
+
+    kind: str
+    key: tuple[str, ...]
+    shapes: Mapping[str, tuple[int, ...]]
+    dtype: torch.dtype
+
+    @property
+    def name(self) -> str:
+        """File name: the kind and a hash of the key."""
+        text = "\n".join((self.kind, *self.key))
+        return f"{self.kind}-{hashlib.sha256(text.encode()).hexdigest()[:32]}.safetensors"
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of the data, without the header."""
+        return sum(map(math.prod, self.shapes.values())) * self.dtype.itemsize
+
+    def header(self) -> bytes:
+        """The file up to its data, with _NO_SUM in place of the checksum of the data."""
+        start, entries = 0, {}
+        for name, shape in self.shapes.items():
+            end = start + math.prod(shape) * self.dtype.itemsize
+            entries[name] = {
+                "dtype": _DTYPES[self.dtype],
+                "shape": list(shape),
+                "data_offsets": [start, end],
+            }
+            start = end
+        about = {"heterosis_facts": VERSION, "kind": self.kind, "key": " ".join(self.key)}
+        about["crc32"] = _NO_SUM.decode()
+        text = json.dumps({"__metadata__": about, **entries}).encode()
+        text += b" " * (-len(text) % 8)
+        return len(text).to_bytes(8, "little") + text
+
+
+class FactCache:
+    """Files of facts in one folder; safe to share between processes."""
+
+    def __init__(self, folder: Path) -> None:
+        """Take the folder; it is made when something is first written."""
+        self._folder = folder
+        self._is_writable = True
+
+    def get(
+        self, file: FactFile, compute: Callable[[], Iterable[tuple[str, Tensor]]]
+    ) -> Mapping[str, Tensor] | None:
+        """The facts of a file, computed and written if there is none that can be trusted.
+
+        Args:
+            file: What the facts are.
+            compute: Gives (name, tensor on the CPU) in the order of ``file.shapes``; what it raises
+                goes through and leaves no file.
+
+        Returns:
+            Name -> tensor, memory-mapped, not to be written to; None where the facts are not there
+            and cannot be written, which is said in the log once.
+        """
+        path = self._folder / file.name
+        found = _read(path, file)
+        if found is None and self._is_writable:
+            try:
+                _write(path, file, compute())
+                found = _read(path, file)
+            except OSError as error:
+                self._is_writable = False
+                log.warning(
+                    "facts cannot be kept in %s (%s); they stay in memory for this run, set "
+                    "HETEROSIS_CACHE to a folder with room",
+                    self._folder,
+                    error.strerror or error,
+                )
+        return found
+
+
+def _read(path: Path, file: FactFile) -> Mapping[str, Tensor] | None:
+    try:
+        fault = _fault(path, file)
+        if fault is None:
+            with safe_open(path, framework="pt") as handle:
+                return {name: handle.get_tensor(name) for name in file.shapes}
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, SafetensorError) as error:
+        fault = str(error).splitlines()[0]
+    log.warning("facts in %s are computed again: %s", path, fault)
+    return None
+
+
+def _fault(path: Path, file: FactFile) -> str | None:
+    expected = file.header()
+    with path.open("rb") as stream:
+        header = stream.read(len(expected))
+        size = os.fstat(stream.fileno()).st_size
+        at = expected.index(_NO_SUM)
+        found = header[at : at + len(_NO_SUM)]
+        if header[:at] + _NO_SUM + header[at + len(_NO_SUM) :] != expected:
+            return "another program or version wrote the file, or its header is damaged"
+        if size != len(expected) + file.n_bytes:
+            return f"{size} bytes in place of {len(expected) + file.n_bytes}"
+        checksum = 0
+        while piece := stream.read(_READ):
+            checksum = zlib.crc32(piece, checksum)
+    return None if found == b"%08x" % checksum else "its data are damaged"
+
+
+def _write(path: Path, file: FactFile, tensors: Iterable[tuple[str, Tensor]]) -> None:
+    # Whole or not at all: a temporary file beside it, renamed when it is complete and on the disk.
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_stale(path.parent)
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            _fill(stream, file, tensors)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(name).replace(path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def _fill(stream: BinaryIO, file: FactFile, tensors: Iterable[tuple[str, Tensor]]) -> None:
+    header = file.header()
+    stream.write(header)
+    checksum, names = 0, iter(file.shapes.items())
+    for name, tensor in tensors:
+        assert (name, tuple(tensor.shape)) == next(names) and tensor.dtype == file.dtype
+        data = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
+        checksum = zlib.crc32(data, checksum)
+        stream.write(data)
+    assert next(names, None) is None
+    stream.seek(header.index(_NO_SUM))
+    stream.write(b"%08x" % checksum)
+
+
+def _remove_stale(folder: Path) -> None:
+    for path in folder.glob(".*.tmp"):
+        try:
+            if time.time() - path.stat().st_mtime > _STALE:
+                path.unlink()
+        except FileNotFoundError:
+            continue  # another process was faster

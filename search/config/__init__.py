@@ -1,0 +1,1 @@
+"""The YAML file of a search, section by section; imports no torch, no Optuna."""

@@ -1,0 +1,236 @@
+"""The configuration of a search: one YAML file, checked before anything is loaded.
+
+Knows the file as a whole, what its sections demand of each other, and where relative paths lie.
+Knows neither torch nor Optuna, so that a misspelt key is reported at once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
+
+from ...merge.hints import hint
+from ...merge.recipe.groups import HEAD, INPUTS, LAYER_KINDS, LayerGroup
+from ...merge.recipe.methods import METHODS, Method
+from .merge import MergeSection
+from .scoring import EvalSection, SplitsSection, TaskSection, WorkersSection
+from .search import BaselinesSection, SearchSection
+from .section import Section
+from .space import SpaceSection, StageSection, check_stages
+
+PARENT_NAME = re.compile(r"[A-Za-z0-9_-]+")
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(@\S+)?", re.ASCII)
+RESULTS = Path("results")
+DEFAULT_METHOD = "task_arithmetic"
+WEIGHED = ("weighted", "harmonic")
+"""Objectives that weigh the tasks."""
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be run; the message names the key and the remedy."""
+
+
+def _as_place(value: Any) -> Path | str:
+    """Keep what looks like a hub id as a string; every other string is a path."""
+    if not isinstance(value, Path | str) or not str(value):
+        raise ValueError(f"must be a directory or a hub id as `org/name`, got {value!r}")
+    return value if isinstance(value, str) and HUB_ID.fullmatch(value) else Path(value)
+
+
+Place = Annotated[Path | str, BeforeValidator(_as_place)]
+"""A model: a Hugging Face directory, or a hub id ``ORG/NAME[@REVISION]``."""
+
+
+class Config(Section):
+    """A whole search. Paths are absolute once read."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")
+    base: Place
+    parents: dict[str, Place] = Field(min_length=1)
+    """Name -> full fine-tune of the base, or LoRA adapter for it."""
+    download: bool = False
+    """Whether hub ids that are not in the local cache may be fetched."""
+    made_by: str | None = None
+    """Command that makes base and parents; shown when they are missing, never run."""
+    tasks: tuple[TaskSection, ...] = Field(min_length=1)
+    guard: tuple[TaskSection, ...] = ()
+    """Tasks that the search never sees, scored at the end: what must not get worse."""
+    splits: SplitsSection = SplitsSection()
+    merge: MergeSection = MergeSection()
+    space: SpaceSection = SpaceSection()
+    stages: tuple[StageSection, ...] = ()
+    """Coarse spaces first, then finer ones around what they have found; each with the keys of
+    `space` in which it differs. Empty: one stage, `space`."""
+    search: SearchSection = SearchSection()
+    baselines: BaselinesSection = BaselinesSection()
+    eval: EvalSection = EvalSection()
+    workers: WorkersSection | None = None
+    results: Path | None = None
+    """Folder of the study (relative to the working directory); default results/NAME."""
+
+    @field_validator("parents")
+    @classmethod
+    def _parent_names(cls, parents: dict[str, Path | str]) -> dict[str, Path | str]:
+        for name in parents:
+            if not PARENT_NAME.fullmatch(name) or name == "base":
+                raise ValueError(
+                    "a parent's name must be letters, digits, `_` or `-`, and not `base`; "
+                    f"got `{name}`"
+                )
+        return parents
+
+    @model_validator(mode="after")
+    def _coherent(self) -> Self:
+        if self.merge.method and self.space.method:
+            raise ValueError(
+                f"`merge.method` ({self.merge.method}) and `space.method` exclude each other; "
+                "leave one out"
+            )
+        if self.merge.device_map is not None and self.merge.device != "auto":
+            raise ValueError(
+                f"`merge.device_map` says where the model lives, got `merge.device: "
+                f"{self.merge.device}` as well; leave one out"
+            )
+        self._coherent_space()
+        if self.stages:
+            check_stages(self.stages, self.search)
+            for number in range(len(self.stages)):
+                self._coherent_stage(number)
+        _check_objective(self.search, self.tasks)
+        return self
+
+    def _coherent_stage(self, number: int) -> None:
+        try:
+            self.of_stage(number)._coherent_space()
+        except ValueError as error:
+            found = error.errors() if isinstance(error, ValidationError) else []
+            told = "; ".join(
+                ": ".join([*map(str, f["loc"]), f["msg"].removeprefix("Value error, ")])
+                for f in found
+            )
+            raise ValueError(f"`stages.{number}`: {told or error}") from error
+
+    def _coherent_space(self) -> None:
+        rows = [METHODS[name] for name in self.methods]
+        _check_use("lambda", self.space.lambda_ == (1.0, 1.0), rows, lambda row: row.uses_lambda)
+        _check_use(
+            "drop_rate", self.space.drop_rate == (0.0, 0.0), rows, lambda row: row.uses_drop_rate
+        )
+        for name, bounds in self.space.parameters.items():
+            _check_parameter(name, bounds, rows)
+        for row in rows:
+            if row.most_parents is not None and len(self.parents) > row.most_parents:
+                raise ValueError(
+                    f"`{row.name}` merges at most {row.most_parents} parents at a time, got "
+                    f"{len(self.parents)}; leave out parents, or take another method"
+                )
+        _check_use("mask_seed", self.space.mask_seed is None, rows, lambda row: row.is_random)
+        _check_optional(self.space.optional, self.parents)
+        _check_kinds(self.space.modules, self.merge.layer_groups)
+
+    def of_stage(self, number: int) -> Config:
+        """The same with the space of one stage, and no stages."""
+        space = self.stages[number].over(self.space)
+        return self.model_copy(update={"space": space, "stages": ()})
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The methods of the search: one, or those that it chooses from."""
+        return self.space.method or (self.merge.method or DEFAULT_METHOD,)
+
+    @property
+    def optional(self) -> tuple[str, ...]:
+        """The parents that a candidate may leave out."""
+        named = self.space.optional
+        return tuple(self.parents) if named is True else named or ()
+
+    @property
+    def results_folder(self) -> Path:
+        """The folder of the study."""
+        return self.results if self.results is not None else RESULTS / self.name
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values, keys as in the file."""
+        return self.model_dump(mode="json", by_alias=True)
+
+
+def model_name(place: Path | str) -> str:
+    """Return a model's name as others know it: its hub id, or the last part of its path."""
+    return place.name if isinstance(place, Path) else place
+
+
+def _check_use(
+    key: str, is_default: bool, rows: list[Method], uses: Callable[[Method], bool]
+) -> None:
+    if is_default or any(uses(row) for row in rows):
+        return
+    others = ", ".join(name for name, row in METHODS.items() if uses(row))
+    names = ", ".join(f"`{row.name}`" for row in rows)
+    raise ValueError(f"`space.{key}` is not used by {names}; leave it out, or take {others}")
+
+
+def _check_parameter(name: str, bounds: tuple[float, float], rows: list[Method]) -> None:
+    known = {p.name for row in rows for p in row.parameters}
+    found = [p for row in rows for p in row.parameters if p.name == name]
+    names = ", ".join(f"`{row.name}`" for row in rows)
+    if not known:
+        raise ValueError(f"`space.parameters`: {names} has no parameters; leave out `{name}`")
+    if not found:
+        raise ValueError(
+            f"`space.parameters`: `{name}` is no parameter of {names}; {hint(name, known)}"
+        )
+    low, high = max(p.low for p in found), min(p.high for p in found)
+    if not low <= bounds[0] <= bounds[1] <= high:
+        raise ValueError(
+            f"`space.parameters.{name}` must lie in [{low:g}, {high:g}] ({found[0].unit}), got "
+            f"[{bounds[0]:g}, {bounds[1]:g}]"
+        )
+
+
+def _check_optional(named: bool | tuple[str, ...], parents: Iterable[str]) -> None:
+    known = list(parents)
+    if named and len(known) < 2:
+        raise ValueError(
+            f"`space.optional` chooses among several parents, got {len(known)}; leave it out"
+        )
+    for parent in named if isinstance(named, tuple) else ():
+        if parent not in known:
+            raise ValueError(
+                f"`space.optional` must be true or name parents, got `{parent}`; "
+                f"{hint(parent, known)}"
+            )
+
+
+def _check_kinds(modules: Iterable[str], layer_groups: Mapping[str, str]) -> None:
+    own = (LayerGroup.from_name(name.replace("{layer}", "0")) for name in layer_groups.values())
+    known = {*LAYER_KINDS, *INPUTS, HEAD, *(group.kind for group in own)}
+    for kind in modules:
+        if kind not in known:
+            raise ValueError(
+                f"`space.modules` must name module kinds, got `{kind}`; {hint(kind, known)} "
+                "(`merge.layer_groups` defines others)"
+            )
+
+
+def _check_objective(search: SearchSection, tasks: Sequence[TaskSection]) -> None:
+    weighed = [task.task for task in tasks if task.weight != 1]
+    if weighed and search.objective not in (None, *WEIGHED):
+        raise ValueError(
+            f"`tasks.weight` counts for the objectives {' and '.join(WEIGHED)}, got `objective: "
+            f"{search.objective}` and a weight for {', '.join(weighed)}; leave one out"
+        )
+    several = [task.task for task in tasks if len(task.optimize) > 1]
+    if several and search.objective != "pareto":
+        raise ValueError(
+            f"`tasks.optimize` may name several columns where `search.objective` is pareto, got "
+            f"`{search.objective or 'none'}` and several for {', '.join(several)}; name one"
+        )
+    if search.objective == "pareto" and sum(len(task.optimize) for task in tasks) < 2:
+        raise ValueError(
+            "`search.objective: pareto` needs two tasks, or two columns in `tasks.optimize`, got "
+            "one; use `mean`"
+        )

@@ -1,0 +1,1 @@
+"""Rows, ranks, verdicts and columns of a leaderboard; draws nothing but text."""

@@ -1,0 +1,1 @@
+"""A candidate as a model: exported, described, reproduced, talked to."""

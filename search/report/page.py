@@ -1,0 +1,196 @@
+"""A study as one HTML page that needs no network.
+
+Knows rows and what the page's template wants of them; computes no statistics.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ...evals.stats.comparison import Difference
+from ..format import duration, score
+from ..leaderboard.board import Leaderboard, read_leaderboard
+from ..leaderboard.sentences import luck_lines, verdict_sentence
+from ..storage.files import write_whole
+from ..storage.journal import Journal
+from .html import PLOTS, TABLES, embedded, now, render, script, text
+from .importance import Importances, importances
+from .plots import failures, in_points, kind_of, pairs, plots
+from .table import Columns, bare, shown_rows, with_interval
+
+REPORT = "report.html"
+BEATS = "It beats"
+
+
+def write_report(board: Leaderboard, journal: Journal, out: Path | None = None) -> Path:
+    """Write a study's page, whole or not at all.
+
+    Args:
+        board: What to show.
+        journal: What it was derived from.
+        out: The file; default: ``report.html`` in the study's folder.
+    """
+    path = out or board.folder / REPORT
+    write_whole(path, page(board, journal.begun, _estimated(board, journal)))
+    return path
+
+
+def _estimated(board: Leaderboard, journal: Journal) -> Importances | None:
+    """Which genes matter, from all trials but the winner's variants."""
+    values = {row.candidate.number: row.candidate.value for row in board.rows}
+    known = [
+        (trial, value) for trial in journal.trials if (value := values[trial.number]) is not None
+    ]
+    return importances([trial for trial, _ in known], [value for _, value in known])
+
+
+def draw(folder: Path, out: Path | None = None) -> tuple[Leaderboard, Path]:
+    """Read a study and write its page.
+
+    Raises:
+        StudyError: If there is no study in the folder, or it has not begun, or it is damaged.
+    """
+    journal = Journal(folder)
+    board = read_leaderboard(folder, journal)
+    return board, write_report(board, journal, out)
+
+
+def page(
+    board: Leaderboard,
+    begun: Mapping[str, Any],
+    estimated: Importances | None = None,
+    drawn: str | None = None,
+) -> str:
+    """The page of a study: verdict, table, plots, failures, and how to do it again.
+
+    Args:
+        board: What to show.
+        begun: The study's manifest.
+        estimated: Which genes matter, from all trials; None where that is not known.
+        drawn: When it was drawn; default: now.
+    """
+    shown, columns = shown_rows(board.rows), Columns.of(board)
+    return render(
+        "report.html.j2",
+        title=board.name,
+        finished=board.finished,
+        drawn=drawn or now(),
+        sentences=list(sentences(board)),
+        luck=list(luck_lines(board)),
+        told=_told(board),
+        figures=list(_figures(board)),
+        objective=board.objective.phrase,
+        points=columns.points,
+        confirmed=columns.confirmed,
+        head=columns.head,
+        rows=[(kind_of(board, row), columns.cells(row)) for row in shown],
+        left_out=len(board.rows) - len(shown),
+        failures=failures(board),
+        facts=_facts(begun),
+        commands=_commands(board),
+        config=yaml.safe_dump(begun.get("config", {}), sort_keys=False, allow_unicode=True),
+        data=embedded(
+            {
+                **plots(board, estimated),
+                "pairs": list(pairs(board)),
+                "finished": board.finished,
+            }
+        ),
+        scripts=[script(PLOTS), script(TABLES), text("report.js")],
+    )
+
+
+def sentences(board: Leaderboard) -> Iterator[str]:
+    """What was found, the verdict first; by how much the winner is above others, with intervals."""
+    winner = board.winner
+    is_better = winner is not None and winner.verdict == "better"
+    first, *rest = [*_interval_sentences(board), None]
+    if winner is not None and is_better and first is not None and first.startswith(BEATS):
+        name = winner.candidate.name
+        yield f"{name} {first.removeprefix('It ').removesuffix('.')}, and every other baseline."
+        yield verdict_sentence(board)
+    else:
+        yield verdict_sentence(board)
+        rest = [first, *rest]
+    yield from (sentence for sentence in rest if sentence is not None)
+
+
+def _interval_sentences(board: Leaderboard) -> Iterator[str]:
+    """How the winner compares with the best parent and the uniform merge."""
+    winner = board.winner
+    if winner is None:
+        return
+    for found, other in (
+        (winner.to_parent, f"the best parent ({bare(board.best_parent)})"),
+        (winner.to_uniform, "the uniform merge"),
+    ):
+        if found is not None:
+            yield (
+                f"{_above(found)} {other} by {with_interval(found, in_points(board), sign=False)} "
+                f"on {found.n} unseen items (95 % interval, paired)."
+            )
+
+
+def _above(found: Difference) -> str:
+    if found.low > 0:
+        return BEATS
+    return "It loses to" if found.high < 0 else "It is not told apart from"
+
+
+def _told(board: Leaderboard) -> str:
+    """What was done, for someone who has never seen such a page."""
+    whole = [r.candidate for r in board.rows if r.search is not None and not r.candidate.raced]
+    parents = [bare(r.candidate.name) for r in board.rows if r.candidate.kind == "parent"]
+    tried = sum(row.candidate.is_searched for row in board.rows)
+    items = max((c.items for c in whole), default=0)
+    again = board.winner.confirm.n if board.winner and board.winner.confirm else 0
+    text = f"{tried} merges of {', '.join(sorted(parents)) or 'the parents'} were tried on up to "
+    text += f"{items} search items"
+    if again:
+        text += f"; the best, and every baseline (what anyone would try first), on {again} others"
+    return f"{text}."
+
+
+def _figures(board: Leaderboard) -> Iterator[tuple[str, str]]:
+    """The few numbers at the head of the page: label, value."""
+    winner, baseline = board.winner, board.best_baseline
+    is_confirmed = winner is not None and winner.confirm is not None
+    for label, row in (("winner", winner), ("best baseline", baseline)):
+        found = (row.confirm if is_confirmed else row.search) if row else None
+        if found is not None:
+            items = "confirm" if is_confirmed else "search"
+            yield f"{label}, {items} items", score(found.value, found.se)
+    own = [row.candidate for row in board.rows if row.candidate.is_searched]
+    raced = sum(c.raced for c in own)
+    yield "candidates", f"{len(own)}" + (f" ({raced} stopped early)" if raced else "")
+    spent = sum(row.candidate.items for row in board.rows)
+    yield "search items spent", f"{spent:,}"
+    yield "scoring time", duration(sum(row.candidate.seconds for row in board.rows))
+
+
+def _facts(begun: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What was searched, with what: label, text."""
+    config, identity = begun.get("config", {}), begun.get("identity", {})
+    machine = begun.get("machine", {})
+    facts = [("base", str(config.get("base", "-")))]
+    facts += [(f"parent {name}", str(path)) for name, path in config.get("parents", {}).items()]
+    facts += [("run seed", str(config.get("search", {}).get("run_seed", "-")))]
+    facts += [("device", f"{machine.get('device', '-')}, {machine.get('threads', '-')} thread(s)")]
+    versions = identity.get("versions", {})
+    facts += [("versions", ", ".join(f"{name} {v}" for name, v in versions.items()))]
+    hashes = identity.get("parents", {})
+    return facts + [(f"SHA-256 of {name}", str(digest)) for name, digest in hashes.items()]
+
+
+def _commands(board: Leaderboard) -> list[str]:
+    folder = shlex.quote(str(board.folder))
+    lines = ["heterosis search search.yaml    # the configuration below, saved under that name"]
+    if board.winner is not None:
+        number = board.winner.candidate.number
+        lines += [f"heterosis export {folder} --trial {number} --out merged"]
+    return [*lines, f"heterosis report {folder}"]

@@ -1,0 +1,1 @@
+"""A study on disk: Optuna's journal, candidates, partial scores."""

@@ -1,0 +1,1 @@
+"""The order of things: baselines, search loop, confirmation, ablation; resume."""

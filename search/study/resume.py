@@ -1,0 +1,116 @@
+"""Check that a study continues as it was begun: its identity; `search --continue`."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...evals.scores.fingerprint import tokenizer_digest
+from ..config.config import Config
+from ..config.search import ENDS
+from ..storage.journal import StudyError
+from ..storage.read import read_record
+from .parts import Parts, choose_device
+
+PACKAGES = ("torch", "transformers", "tokenizers", "lm_eval", "datasets", "optuna", "cmaes")
+"""Packages whose versions decide what a study computes."""
+
+
+def identity(parts: Parts) -> dict[str, Any]:
+    """Return all that must be unchanged for a study to be continued.
+
+    The parts of the scorer's fingerprint come on top (``requests``), once a scorer is there.
+    """
+    config = parts.config
+    return {
+        "parents": parts.parents.digests(),
+        "tokenizer": config.merge.tokenizer,
+        "tokenizer_digest": tokenizer_digest(parts.tokenizer),
+        "chat": config.eval.chat | {"template_sha256": parts.chat.template_sha256},
+        "space": parts.space.to_dict(),
+        "stages": [stage.to_dict() for stage in parts.stages if stage.name] or None,
+        "baselines": [[b.name, b.recipe.digest] for b in parts.baselines],
+        "tasks": {task.name: task.fingerprint for task in parts.tasks},
+        "guard": {task.name: task.fingerprint for task in parts.guard},
+        "objective": parts.objective.to_dict(),
+        "racing": config.search.racing and config.search.racing.model_dump(),
+        "sampler": [config.search.sampler, config.search.sampler_args, config.search.run_seed],
+        "warm_start": config.search.warm_start and str(config.search.warm_start),
+        "generation": config.workers and asdict(parts.stages[-1].pace),
+        "dtype": config.merge.dtype,
+        "device": torch.device(choose_device(config)).type,
+        "batch_size": config.eval.batch_size,
+        "batch_tokens": config.eval.batch_tokens,
+        "architecture": dict(parts.parents.config),
+        "versions": versions(),
+    }
+
+
+def check_identity(
+    known: Mapping[str, Any], now: Mapping[str, Any], folder: Path, but: tuple[str, ...] = ()
+) -> None:
+    """Refuse to go on with a study with other ingredients than it was begun with.
+
+    Args:
+        known: The identity in the study's manifest.
+        now: The same, or part of it, as it is now.
+        folder: The study's, for the message.
+        but: Keys that may differ.
+
+    Raises:
+        StudyError: Naming what differs.
+    """
+    plain = json.loads(json.dumps(now))  # as the journal gives it back: tuples are lists
+    different = [key for key in now if key not in but and known.get(key) != plain[key]]
+    if different:
+        key = different[0]
+        raise StudyError(
+            f"{folder}: this study was begun with another {', '.join(different)}; "
+            f"{_change(known.get(key), plain[key], key)}; restore what it was begun with, or "
+            "search in another folder with --results"
+        )
+
+
+def _change(was: Any, now: Any, where: str) -> str:
+    """Say what changed, as deep inside as one key tells it."""
+    if isinstance(was, dict) and isinstance(now, dict):
+        key = next(k for k in [*was, *now] if was.get(k) != now.get(k))
+        return _change(was.get(key), now.get(key), f"{where}.{key}")
+    return f"{where} was {_short(was)}, is {_short(now)}"
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 120 else f"{text[:117]}..."
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the packages that decide what a study computes."""
+    return {name: importlib.metadata.version(name) for name in PACKAGES}
+
+
+def continued(study: Path, more: int | None) -> Config:
+    """Return the configuration by which a study goes on.
+
+    Args:
+        study: The study's results folder, which is kept.
+        more: Candidates to propose beside those it has, whatever else ended it; None: go on to the
+            end that its configuration names.
+
+    Raises:
+        StudyError: If there is no study, or it has not begun.
+    """
+    record = read_record(study)
+    config = Config.model_validate(record.manifest["config"])
+    config = config.model_copy(update={"results": study.absolute()})
+    if more is None:
+        return config
+    known = sum(candidate.is_searched for candidate in record.candidates)
+    ends = dict.fromkeys(ENDS) | {"trials": known + more}
+    return config.model_copy(update={"search": config.search.model_copy(update=ends)})

@@ -1,0 +1,95 @@
+"""What a worker on another device builds: parents and tasks opened, the model loaded, once.
+
+Knows assembly; nothing of the engine that calls it, of samplers or of the journal.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.metadata import version
+from typing import Any
+
+from ...evals.scores.fingerprint import parts_of
+from ...evals.stats.racing import Race
+from ..config.config import Config
+from ..evaluate.workers import Score, score_job
+
+OURS = "heterosis"
+"""This package, as `pip` calls it."""
+
+
+def _program() -> str:
+    return version(OURS)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What the driver tells every worker once; called in the worker, it makes what scores jobs.
+
+    Attributes:
+        config: The search's.
+        machine: Scoring path and CPU threads that the driver has settled.
+        identity: The driver's: a worker must have the same parents, tasks, versions and requests.
+        race: As the driver has opened it; None: candidates are not raced.
+        program: Version of this program on the driver's side.
+    """
+
+    config: Config
+    machine: Mapping[str, Any]
+    identity: Mapping[str, Any]
+    race: Race | None
+    program: str = field(default_factory=_program)
+
+    def __call__(self) -> Score:
+        """Build a bench and plan the race.
+
+        Raises:
+            StudyError: If this machine would score something else than the driver.
+            ValueError: As `open_parts`.
+        """
+        from ..evaluate.racing import plan_rungs
+        from .build import bench_of, build_engine, make_scorer, set_threads
+        from .parts import open_parts
+        from .resume import identity
+
+        self._check_program()
+        parts = open_parts(_on_one_device(self.config))
+        self._check(identity(parts))
+        engine = build_engine(parts)
+        scorer = make_scorer(parts, engine.model)
+        set_threads(parts, scorer, self.machine["threads"])
+        scorer.path = self.machine["path"]
+        self._check({"requests": parts_of(scorer.fingerprint)})
+        bench = bench_of(parts, engine, scorer)
+        race = self.race
+        if race is not None:
+            plan_rungs(scorer, race, parts.config.search)
+        return partial(score_job, bench, race)
+
+    def _check_program(self) -> None:
+        from ..storage.journal import StudyError
+
+        if self.program != _program():
+            raise StudyError(
+                f"worker on {socket.gethostname()}: all machines must run the same {OURS}, the "
+                f"driver has {self.program}, this one {_program()}; install the driver's there"
+            )
+
+    def _check(self, now: Mapping[str, Any]) -> None:
+        from ..storage.journal import StudyError
+        from .resume import check_identity
+
+        try:
+            check_identity(self.identity, now, self.config.results_folder)
+        except StudyError as error:
+            raise StudyError(f"worker on {socket.gethostname()}: {error}") from None
+
+
+def _on_one_device(config: Config) -> Config:
+    """A worker sees its own card alone, whatever its number on the machine."""
+    if not config.merge.device.startswith("cuda:"):
+        return config
+    return config.model_copy(update={"merge": config.merge.model_copy(update={"device": "cuda"})})
