@@ -13,7 +13,6 @@ ROOT = Path(__file__).parents[1]
 MERGE, EVALS = "merge", "evals"
 MOST_FILES = 15
 """In one folder, beside its `__init__.py`."""
-
 ARROWS: dict[str, tuple[str, ...]] = {
     "search/cli": ("search/run", "search/check", "search/report", "search/models"),
     "search/run": ("search/report", "search/leaderboard", "search/study"),

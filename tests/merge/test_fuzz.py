@@ -26,7 +26,6 @@ from tests.families import tiny_family
 from .conftest import Family
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-
 fuzz = settings(
     max_examples=100,
     deadline=None,
@@ -34,7 +33,6 @@ fuzz = settings(
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-
 NUMBERS = st.one_of(
     st.integers(-3, 70),
     st.sampled_from([2**31, 2**63 - 1, 2**63, 2**64, 10**30, -(2**63)]),

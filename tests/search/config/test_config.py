@@ -1,0 +1,240 @@
+"""The configuration file: what is accepted, and what each mistake is told."""
+
+from pathlib import Path
+
+import pytest
+from heterosis.merge.recipe.methods import METHODS
+from heterosis.search.config.config import ConfigError, model_name
+from heterosis.search.config.load import find_config, load_config
+
+MINIMAL = """
+name: tiny
+base: ./models/base
+parents: {a: ./models/a, b: ./models/b}
+tasks:
+  - task: tasks/a.yaml
+"""
+
+
+def load(tmp_path: Path, text: str):
+    path = tmp_path / "search.yaml"
+    path.write_text(text)
+    return load_config(path)
+
+
+def test_paths_are_taken_from_the_files_own_directory(tmp_path):
+    config = load(tmp_path, MINIMAL)
+    assert config.base == tmp_path / "models/base"
+    assert config.parents["b"] == tmp_path / "models/b"
+    assert config.tasks[0].task == str(tmp_path / "tasks/a.yaml")
+    assert config.results_folder == Path("results/tiny")
+
+
+def test_home_and_environment_are_expanded_and_names_of_tasks_are_left(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/somewhere")
+    monkeypatch.setenv("MODELS", "/models")
+    text = MINIMAL.replace("./models/base", "~/base").replace("./models/a", "$MODELS/a")
+    config = load(tmp_path, text.replace("tasks/a.yaml", "arc_easy"))
+    assert config.base == Path("/somewhere/base")
+    assert config.parents["a"] == Path("/models/a")
+    assert config.tasks[0].task == "arc_easy"
+
+
+def test_what_looks_like_a_hub_id_is_one_unless_such_a_directory_is_there(tmp_path):
+    text = MINIMAL.replace("./models/base", "models/base").replace(
+        "./models/a", "some-org/a_7B@v1.0"
+    )
+    config = load(tmp_path, text)
+    assert (config.base, config.parents["a"]) == ("models/base", "some-org/a_7B@v1.0")
+    assert model_name(config.parents["a"]) == "some-org/a_7B@v1.0"
+    assert type(config).model_validate(config.to_dict()) == config
+    (tmp_path / "models/base").mkdir(parents=True)
+    config = load(tmp_path, text)
+    assert config.base == tmp_path / "models/base"
+    assert model_name(config.base) == "base"
+
+
+def test_a_number_is_the_interval_that_holds_it_alone(tmp_path):
+    config = load(tmp_path, MINIMAL + "space: {weight: [0, 2], lambda: 0.7}\n")
+    assert config.space.weight == (0, 2)
+    assert config.space.lambda_ == (0.7, 0.7)
+    assert config.space.drop_rate == (0, 0)
+
+
+def test_a_config_survives_the_journal(tmp_path):
+    config = load(tmp_path, MINIMAL + "space: {depth: {control_points: 3}, lambda: [0.5, 1.5]}\n")
+    assert type(config).model_validate(config.to_dict()) == config
+
+
+@pytest.mark.parametrize(
+    ("depth", "shape", "count"),
+    [
+        ("constant", "constant", 1),
+        ("lines", "lines", 1),
+        ("layers", "layers", 1),
+        ("{control_points: 4}", "control_points", 4),
+        ("{blocks: 2}", "blocks", 2),
+    ],
+)
+def test_depth_shapes(tmp_path, depth, shape, count):
+    config = load(tmp_path, MINIMAL + f"space: {{depth: {depth}}}\n")
+    assert (config.space.depth.shape, config.space.depth.count) == (shape, count)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("smapler: x\n", r"unknown key `smapler`; known: base"),
+        ("search: {trails: 3}\n", r"search: unknown key `trails`; did you mean `trials`\?"),
+        ("space: {wieght: 1}\n", r"space: unknown key `wieght`; did you mean `weight`\?"),
+        (
+            "merge: {method: tise}\n",
+            r"merge.method: must be a known .* got `tise`; did you mean `ties`\?",
+        ),
+        ("merge: {dtype: int8}\n", r"merge.dtype: .*got 'int8'"),
+        ("merge: {compile: maybe}\n", r"merge.compile: .*'auto', True or False, got 'maybe'"),
+        ("merge: {placement: moon}\n", r"merge.placement: .*'mapped', got 'moon'"),
+        ("merge: {tokenizer: mine}\n", r"merge.tokenizer: .*'base' or 'union', got 'mine'"),
+        ("merge: {device_map: 3}\n", r"merge.device_map: must be a word as `auto`.* got 3"),
+        (
+            "merge: {device: cpu, device_map: auto}\n",
+            "`merge.device_map` says where the model lives, got `merge.device: cpu` as well",
+        ),
+        ('merge: {layer_groups: {"*": "A"}}\n', r"merge.layer_groups: .*got 'A'"),
+        ('merge: {layer_groups: {"*": "layers.{layer}.q"}}\n', r"only where its pattern does"),
+        ("search: {trials: -1}\n", r"search.trials: .*greater than or equal to 0.*got -1"),
+        ("search: {trials: many}\n", r"search.trials: .*valid integer.*got 'many'"),
+        ("space: {drop_rate: [0.2, 1.0]}\n", r"`drop_rate` must be in \[0, 1\), got \[0.2, 1.0\]"),
+        ("space: {weight: [1, 0]}\n", r"space.weight: must be a number or \[low, high\]"),
+        ("space: {weight: [.nan, 1]}\n", r"space.weight.*finite"),
+        (
+            "space: {depth: {control_points: 0}}\n",
+            r"space.depth: must be `constant`, `lines`, `layers`",
+        ),
+        ("space: {depth: sideways}\n", r"space.depth: must be .* got 'sideways'"),
+        ("space: {modules: [attn, attn]}\n", r"`modules` must name each kind once"),
+        (
+            "space: {modules: [atn]}\n",
+            r"`space.modules` must name module kinds, got `atn`; did you mean `attn`\?",
+        ),
+        ("space: {drop_rate: 0.5}\n", r"`space.drop_rate` is not used by `task_arithmetic`"),
+        ("space: {method: [ties]}\n", r"space.method: must name two or more methods, each once"),
+        ("space: {method: [ties, ties]}\n", r"space.method: must name two or more methods"),
+        ("space: {method: [ties, tis]}\n", r"space.method: must be a known .* mean `ties`"),
+        (
+            "merge: {method: ties}\nspace: {method: [ties, linear]}\n",
+            r"`merge.method` \(ties\) and `space.method` exclude each other",
+        ),
+        (
+            "space: {method: [linear, slerp], drop_rate: 0.5}\n",
+            r"`space.drop_rate` is not used by `linear`, `slerp`; leave it out",
+        ),
+        ("space: {slope: [0, 1]}\n", r"`slope` belongs to `depth: lines`, got depth `control_po"),
+        ("space: {depth: lines, slope: [1, 0]}\n", r"space.slope: must be a number or \[low"),
+        (
+            "space: {parameters: {epsilon: 0.1}}\n",
+            r"`space.parameters`: `task_arithmetic` has no parameters; leave out `epsilon`",
+        ),
+        (
+            "merge: {method: della}\nspace: {parameters: {epsilom: 0.1}}\n",
+            r"`epsilom` is no parameter of `della`; did you mean `epsilon`\?",
+        ),
+        (
+            "merge: {method: della}\nspace: {parameters: {epsilon: [0.1, 7]}}\n",
+            r"`space.parameters.epsilon` must lie in \[0, .*got \[0.1, 7\]",
+        ),
+        (
+            "merge: {method: della}\nspace: {parameters: {epsilon: [0.2, 0.1]}}\n",
+            r"space.parameters: must be a number or \[low, high\]",
+        ),
+        (
+            "merge: {method: linear}\nspace: {lambda: 0.5}\n",
+            r"`space.lambda` is not used by `linear`",
+        ),
+        ("merge: {device: gpu}\n", r"merge.device: .*pattern.*got 'gpu'"),
+        ("search: {sampler_args: {seed: 3}}\n", r"must not hold `seed`.*use `search.run_seed`"),
+        ("baselines: {ties_drop_rates: [1.0]}\n", r"baselines.ties_drop_rates.0: .*less than 1"),
+        ("baselines: {lambdas: [.nan]}\n", r"baselines.lambdas.0: .*finite"),
+        (
+            "eval: {fewshot_as_multiturn: true}\n",
+            r"eval: `fewshot_as_multiturn: true` needs `apply_chat_template: true`",
+        ),
+        ("eval: {threads: 100000}\n", r"eval.threads.*less than or equal to 1024"),
+        ("space: {depth: {control_points: 1001}}\n", r"K in 1..1000, got"),
+        ("space: {}\nspace: {}\n", r"the key `space` stands twice"),
+        ("search: 7\n", r"search: must be a mapping of keys, got 7"),
+    ],
+)
+def test_each_mistake_is_told(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message):
+        load(tmp_path, MINIMAL + text)
+
+
+def test_a_method_that_takes_two_parents_is_not_given_three(tmp_path):
+    text = MINIMAL.replace("{a:", "{c: ./models/c, a:") + "space: {method: [ties, slerp]}\n"
+    with pytest.raises(ConfigError, match=r"`slerp` merges at most 2 parents at a time, got 3"):
+        load(tmp_path, text)
+
+
+def test_kinds_of_modules_may_be_those_that_the_configuration_defines(tmp_path):
+    groups = '{"*.layers.{layer}.*.q_proj.*": "layers.{layer}.q", "*.router.*": router}'
+    text = f"merge: {{layer_groups: {groups}}}\nspace: {{modules: [q, router, embed, mlp]}}\n"
+    config = load(tmp_path, MINIMAL + text)
+    assert (
+        config.merge.grouping.group("model.layers.3.self_attn.q_proj.weight").name == "layers.3.q"
+    )
+    assert type(config).model_validate(config.to_dict()) == config
+
+
+def test_methods_and_their_parameters(tmp_path):
+    text = "space: {method: [della, breadcrumbs], parameters: {epsilon: [0, 0.2], gamma: 0.01}}\n"
+    config = load(tmp_path, MINIMAL + text)
+    assert config.methods == ("della", "breadcrumbs")
+    assert config.space.parameters == {"epsilon": (0, 0.2), "gamma": (0.01, 0.01)}
+    assert load(tmp_path, MINIMAL).methods == ("task_arithmetic",)
+    assert load(tmp_path, MINIMAL + "merge: {method: ties}\n").methods == ("ties",)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("name: tiny\n", "", "the key `name` is missing"),
+        ("name: tiny", "name: a/b", "name: .*pattern"),
+        ("name: tiny", "name: ..", "name: .*pattern"),
+        ("name: tiny", "name: 2024-13-45", "not readable as YAML: month must be in 1..12"),
+        ("{a: ./models/a, b: ./models/b}", "{}", "parents: .*at least 1"),
+        ("{a: ./models/a", "{base: ./models/a", "and not `base`; got `base`"),
+        ("{a: ./models/a", "{a.b: ./models/a", "letters, digits"),
+        (
+            "base: ./models/base",
+            "base: 7",
+            "base: must be a directory or a hub id as `org/name`, got 7",
+        ),
+        ("name: tiny", "name: [", "not readable as YAML"),
+        (MINIMAL, "- 1\n", "must be a YAML mapping"),
+    ],
+)
+def test_each_missing_or_broken_part_is_told(tmp_path, old, new, message):
+    with pytest.raises(ConfigError, match=message):
+        load(tmp_path, MINIMAL.replace(old, new))
+
+
+def test_every_fault_is_told_at_once_one_line_each(tmp_path):
+    with pytest.raises(ConfigError) as error:
+        load(tmp_path, MINIMAL + "search: {trials: -1}\nmerge: {dtype: int8}\n")
+    assert len(str(error.value).splitlines()) == 2
+
+
+def test_shipped_searches_are_found_by_name():
+    assert find_config("quickstart").name == "search.yaml"
+    with pytest.raises(ConfigError, match=r"no such configuration: `quickstrat`.*quickstart"):
+        find_config("quickstrat")
+
+
+def test_the_readme_names_every_method_and_its_parameters():
+    table = (Path(__file__).parents[3] / "README.md").read_text()
+    for method in METHODS.values():
+        assert f"`{method.name}`" in table
+        row = next(line for line in table.splitlines() if f"`{method.name}`" in line)
+        for parameter in method.parameters:
+            assert f"`{parameter.name}`" in row
