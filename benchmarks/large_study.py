@@ -31,7 +31,7 @@ from heterosis.evals.tasks.splits import CONFIRM, SEARCH
 from heterosis.merge.recipe.recipe import Recipe
 from heterosis.search.config.config import Config
 from heterosis.search.config.load import find_config, load_config
-from heterosis.search.evaluate.evaluator import Bench
+from heterosis.search.evaluate.evaluator import Evaluator
 from heterosis.search.evaluate.objective import Objective
 from heterosis.search.propose.baselines import null_baselines
 from heterosis.search.propose.space import Space, build_space
@@ -173,7 +173,7 @@ def search(setting: Setting, folder: Path, stop: Callable[[], bool] = lambda: Fa
         )
         known = [candidate_of(trial) for trial in journal.trials]
         Study(
-            Bench(anything, anything, objective),
+            Evaluator(anything, anything, objective),
             (Stage(space),),
             config.search,
             null_baselines(space, config.baselines),

@@ -11,7 +11,7 @@ from typing import Any
 
 from heterosis.evals.scores.store import ItemStore
 from heterosis.search.config.config import Config
-from heterosis.search.evaluate.evaluator import Bench
+from heterosis.search.evaluate.evaluator import Evaluator
 from heterosis.search.storage.journal import Journal, lock_folder
 from heterosis.search.study.budget import Budget, limits_of
 from heterosis.search.study.build import build_engine, make_scorer
@@ -95,7 +95,9 @@ def run_timed(config: Config, folder: Path) -> list[dict[str, Seconds]]:
 
     with lock_folder(folder):
         Study(
-            Bench(stand_in(engine, load="load"), stand_in(scorer, score="score"), parts.objective),
+            Evaluator(
+                stand_in(engine, load="load"), stand_in(scorer, score="score"), parts.objective
+            ),
             (replace(parts.stages[0], space=stand_in(parts.space, decode="decode")),),
             section,
             parts.baselines,

@@ -25,7 +25,7 @@ from heterosis.search.config.config import Config
 from heterosis.search.config.load import find_config, load_config
 from heterosis.search.config.search import SearchSection
 from heterosis.search.config.space import StageSection
-from heterosis.search.propose.ask_tell import Flights
+from heterosis.search.propose.ask_tell import TrialQueue
 from heterosis.search.propose.space import Space
 from heterosis.search.propose.stages import plan_stages, with_warm_start
 from heterosis.search.storage.candidate import Candidate
@@ -134,7 +134,7 @@ class Searcher:
         if start.warm:
             plan, opening = with_warm_start(plan, self._given(start.warm)), plan[-1].space
         section = SearchSection(sampler=start.sampler, run_seed=seed, items=1)
-        self._flights, self._record = Flights(plan, section), Record()
+        self._flights, self._record = TrialQueue(plan, section), Record()
         self._begin(opening)
 
     def _given(self, warm: str) -> list[tuple[str, Recipe]]:

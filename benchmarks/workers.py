@@ -30,7 +30,7 @@ from heterosis.merge.recipe.recipe import Recipe
 from heterosis.search.config.load import find_config, load_config
 from heterosis.search.config.scoring import WorkersSection
 from heterosis.search.config.search import RacingSection, SearchSection
-from heterosis.search.evaluate.evaluator import Bench
+from heterosis.search.evaluate.evaluator import Evaluator
 from heterosis.search.evaluate.objective import Objective
 from heterosis.search.evaluate.ray_workers import RayWorkers
 from heterosis.search.evaluate.workers import Job, Keep, Result, Score, score_job
@@ -168,7 +168,7 @@ class Simulated:
 
     def submit(self, job: Job) -> None:
         assert self.idle > 0
-        scores = score_job(cast("Bench", self._bench), self._race, job, forget).scores
+        scores = score_job(cast("Evaluator", self._bench), self._race, job, forget).scores
         assert isinstance(scores, ItemScores)
         seconds = self._lengths.seconds(job.number, scores.n / self._bench.scorer.items(SEARCH))
         self.spans.append((self._clock.now, seconds))
@@ -223,32 +223,32 @@ class Simulation:
         """Search once by simulated workers."""
         section, pace = self.layout(workers, is_raced=lengths.is_raced)
         clock, bench = Clock(), LandBench(self.land, self.parts.objective)
-        hired: list[Simulated] = []
+        made: list[Simulated] = []
 
-        def hire(_: Any, race: Race | None, __: Keep) -> Simulated:
-            hired.append(Simulated(workers.num, bench, race, lengths, clock))
-            return hired[-1]
+        def make_workers(_: Any, race: Race | None, __: Keep) -> Simulated:
+            made.append(Simulated(workers.num, bench, race, lengths, clock))
+            return made[-1]
 
         before = time.process_time()
-        self._search(section, pace, bench, hire, trials, clock)
+        self._search(section, pace, bench, make_workers, trials, clock)
         driver = time.process_time() - before - bench.cpu
-        return Outcome(busy_share(hired[0].spans, workers.num), driver / trials)
+        return Outcome(busy_share(made[0].spans, workers.num), driver / trials)
 
     def by_ray(self, workers: WorkersSection, trials: int) -> Outcome:
         """Search once by Ray's actors on this machine, which sleep SECONDS for each candidate."""
         section, pace = self.layout(workers, is_raced=False)
-        hired: list[Timed] = []
+        made: list[Timed] = []
 
-        def hire(*_: Any) -> Timed:
-            made = RayWorkers(workers, Sleeper(self.land.items), 0, forget)
-            hired.append(Timed(made, workers.num))
-            return hired[-1]
+        def make_workers(*_: Any) -> Timed:
+            by_ray = RayWorkers(workers, Sleeper(self.land.items), 0, forget)
+            made.append(Timed(by_ray, workers.num))
+            return made[-1]
 
         bench = LandBench(self.land, self.parts.objective)
         before = time.process_time()
-        self._search(section, pace, bench, hire, trials, time.monotonic)
+        self._search(section, pace, bench, make_workers, trials, time.monotonic)
         driver = time.process_time() - before - bench.cpu
-        (used,) = hired
+        (used,) = made
         whole = workers.num * (used.last - used.first)
         return Outcome(trials * SECONDS / whole, driver / trials)
 
@@ -257,13 +257,13 @@ class Simulation:
         section: SearchSection,
         pace: Pace,
         bench: LandBench,
-        hire: Callable[..., Any],
+        make_workers: Callable[..., Any],
         trials: int,
         clock: Callable[[], float],
     ) -> None:
         with tempfile.TemporaryDirectory() as folder:
             Study(
-                cast("Bench", bench),
+                cast("Evaluator", bench),
                 (Stage(self.parts.space, pace),),
                 section,
                 tuple(b for b in self.parts.baselines if b.params is not None),
@@ -271,7 +271,7 @@ class Simulation:
                 ItemStore(Path(folder) / "items"),
                 PlainReporter(Console(file=io.StringIO())),
                 Budget(Limits(trials=trials), 0, clock),
-                hire=hire,
+                make_workers=make_workers,
             ).run()
 
 

@@ -129,8 +129,8 @@ def measure(parts: Parts, engine: MergeEngine, scorer: Scorer, report: PathRepor
     load = _seconds(lambda: engine.load(recipe))
     score = _seconds(lambda: scorer.score(SEARCH))
     rest = (scorer.items(CONFIRM) + scorer.items(GUARD)) / max(scorer.items(SEARCH), 1)
-    settled = settle_deadline(parts.config.search, {}, datetime.datetime.now())
-    limits = limits_of(parts.config.search, settled, ())
+    deadline = settle_deadline(parts.config.search, {}, datetime.datetime.now())
+    limits = limits_of(parts.config.search, deadline, ())
     n_baselines, finalists = len(parts.baselines), parts.config.search.finalists
     confirmation = (finalists + n_baselines) * (load + score * rest)
     before = n_baselines * (load + score)

@@ -17,7 +17,7 @@ from ..evals.scores.store import ItemStore
 from ..evals.stats.racing import Race
 from ..evals.tasks.splits import CONFIRM, GUARD, SEARCH
 from .config.config import Config
-from .evaluate.evaluator import Bench
+from .evaluate.evaluator import Evaluator
 from .evaluate.ray_workers import RayWorkers
 from .evaluate.workers import Keep, LocalWorkers, Workers
 from .leaderboard.board import Leaderboard, read_leaderboard
@@ -29,15 +29,15 @@ from .report.page import write_report
 from .storage.candidate import candidate_of
 from .storage.journal import Journal, lock_folder
 from .study.budget import Budget, limits_of, settle_deadline
-from .study.build import bench_of, build_engine, make_scorer, parent_facts, set_threads
-from .study.loop import Hire
-from .study.page_refresh import Redrawing
+from .study.build import build_engine, build_evaluator, make_scorer, parent_facts, set_threads
+from .study.loop import MakeWorkers
+from .study.page_refresh import PageRefresh
 from .study.parts import Parts, choose_device, laid_out, open_parts
 from .study.progress import Reporter
 from .study.resume import check_identity, identity
 from .study.study import Study
 from .study.warm_start import WarmStart, settle_warm_start
-from .study.worker import Setup
+from .study.worker import WorkerSetup
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def run_search(
     config: Config,
     reporter: Reporter,
     should_stop: Callable[[], bool] = lambda: False,
-    hire: Hire | None = None,
+    make_workers: MakeWorkers | None = None,
 ) -> Outcome:
     """Run a search, or continue the one that lies in the results folder.
 
@@ -65,14 +65,14 @@ def run_search(
         config: What to search.
         reporter: Hears of every candidate.
         should_stop: Asked between candidates; true ends the search softly.
-        hire: Makes the workers; default: those of `workers`.
+        make_workers: Makes the workers; default: those of `workers`.
 
     Raises:
         ValueError: If configuration, parents, tasks or the folder cannot be used.
     """
     folder = config.results_folder
     parts = open_parts(config)
-    with lock_folder(folder), Redrawing(reporter, folder) as reporter:
+    with lock_folder(folder), PageRefresh(reporter, folder) as reporter:
         journal = Journal(folder, write=True, n_values=len(parts.objective.criteria))
         known = journal.manifest
         parts = laid_out(replace(parts, config=config), known.get("config"))
@@ -81,25 +81,25 @@ def run_search(
             check_identity(known["identity"], now, folder)
         warm = settle_warm_start(parts, known)
         stages = parts.stages if warm is None else with_warm_start(parts.stages, warm.recipes)
-        bench, machine = _bench(parts, known.get("machine", {}), reporter)
+        evaluator, machine = _evaluator(parts, known.get("machine", {}), reporter)
         machine["deadline"] = settle_deadline(config.search, known, datetime.datetime.now())
-        requests = {"requests": parts_of(bench.scorer.fingerprint)}
+        requests = {"requests": parts_of(evaluator.scorer.fingerprint)}
         if known:
             check_identity(known["identity"], requests, folder)
         journal.write_manifest(_manifest(parts, now | requests, machine, warm))
         if journal.trials:
             reporter.note(f"{folder}: {len(journal.trials)} finished candidates found; continuing")
         study = Study(
-            bench,
+            evaluator,
             stages,
             parts.config.search,
             parts.baselines,
             journal,
             ItemStore(folder / "items"),
             reporter,
-            _budget(parts, bench.scorer, machine["deadline"], journal),
+            _budget(parts, evaluator.scorer, machine["deadline"], journal),
             should_stop,
-            hire or _hire(parts, machine, now | requests, reporter),
+            make_workers or _make_workers(parts, machine, now | requests, reporter),
         )
         finished = study.run()
         board = read_leaderboard(folder, journal)
@@ -125,9 +125,9 @@ def _draw(board: Leaderboard, journal: Journal, reporter: Reporter) -> None:
         )
 
 
-def _bench(
+def _evaluator(
     parts: Parts, known: Mapping[str, Any], reporter: Reporter
-) -> tuple[Bench, dict[str, Any]]:
+) -> tuple[Evaluator, dict[str, Any]]:
     """Check the parents' values, then load the model and prepare the scorer."""
     parent_facts(parts).check_values()
     engine = build_engine(parts)
@@ -138,12 +138,12 @@ def _bench(
     machine = {"device": choose_device(parts.config), "threads": threads, "path": scorer.path}
     reporter.note(_said_of(report, machine))
 
-    return bench_of(parts, engine, scorer), machine
+    return build_evaluator(parts, engine, scorer), machine
 
 
-def _hire(
+def _make_workers(
     parts: Parts, machine: Mapping[str, Any], known: Mapping[str, Any], reporter: Reporter
-) -> Hire:
+) -> MakeWorkers:
     """What makes the workers that the configuration asks for."""
     section = parts.config.workers
     if section is None or section.engine == "local":
@@ -158,11 +158,11 @@ def _hire(
     gpus = section.gpus_per_worker if machine["device"].startswith("cuda") else 0
     plain = json.loads(json.dumps(known))
 
-    def hire(_: Bench, race: Race | None, keep: Keep) -> Workers:
-        setup = Setup(parts.config, machine, plain, race)
+    def make_workers(_: Evaluator, race: Race | None, keep: Keep) -> Workers:
+        setup = WorkerSetup(parts.config, machine, plain, race)
         return RayWorkers(section, setup, gpus, keep)
 
-    return hire
+    return make_workers
 
 
 def _budget(parts: Parts, scorer: Scorer, deadline: str | None, journal: Journal) -> Budget:

@@ -38,7 +38,7 @@ def can_ask() -> bool:
 
 
 @dataclass(frozen=True)
-class Wishes:
+class EndActions:
     """What is to be done after a search without being asked.
 
     Attributes:
@@ -55,7 +55,7 @@ class Wishes:
 
     def __bool__(self) -> bool:
         """Whether there is any."""
-        return self != Wishes()
+        return self != EndActions()
 
     def check(self) -> None:
         """Refuse before the search what could not be done after it.

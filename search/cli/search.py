@@ -64,9 +64,9 @@ def search(
     The same command continues after Ctrl-C, a crash or a kill; no finished candidate is lost. What
     is to be done at the end is done if the search ends by itself, and then no menu asks.
     """
-    from .menu import Wishes, ask_what_next
+    from .menu import EndActions, ask_what_next
 
-    wishes = Wishes(show_, compare_, export_, chat_)
+    wishes = EndActions(show_, compare_, export_, chat_)
     wishes.check()
     loaded = _chosen(config, continue_, results, trials, run_seed, warm_start)
     _run(loaded)

@@ -27,7 +27,7 @@ _NO_MEMORY = "out of memory"
 
 
 @dataclass(frozen=True)
-class Bench:
+class Evaluator:
     """What scores a recipe: the engine, the scorer and the objective."""
 
     engine: MergeEngine

@@ -19,7 +19,7 @@ from ..config.search import SearchSection
 from ..storage.candidate import Candidate
 from .objective import Objective
 from .pareto import front_members, is_on_front
-from .scoring import settled
+from .scoring import objective_on_parents_scale
 
 
 def open_race(
@@ -47,7 +47,7 @@ def open_race(
     references = _references(store, candidates)
     if not references:
         return None
-    objective = settled(objective, candidates)
+    objective = objective_on_parents_scale(objective, candidates)
     race = Race(references, objective.criteria, section.racing.alpha, objective.terms)
     plan_rungs(scorer, race, section)
     return race

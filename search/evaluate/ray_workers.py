@@ -32,14 +32,14 @@ from .workers import Job, Keep, Result, Score
 log = logging.getLogger(__name__)
 REISSUES = 2
 """Times that a candidate whose worker died is begun anew."""
-STILLBIRTHS = 5
+MAX_START_FAILURES = 5
 """Workers in a row that may die before they are ready."""
-GLANCE = 0.5
+POLL_SECONDS = 0.5
 """Seconds after which `wait` looks up though nothing has come."""
 WATCH = "watch"
 RUNGS = "rungs"
 """Ray's names of the threads of an actor that wait beside the one which scores."""
-PATIENCE = 60.0
+WARN_AFTER = 60.0
 """Seconds without any worker after which a person is told, again and again."""
 
 
@@ -129,9 +129,9 @@ class RayWorkers:
         self._deaths: dict[int, int] = {}
         self._stillbirths = 0
         self._last_seen = time.monotonic()
-        self._workers = [self._hire() for _ in range(section.num)]
+        self._workers = [self._start_worker() for _ in range(section.num)]
 
-    def _hire(self) -> _Worker:
+    def _start_worker(self) -> _Worker:
         import ray
 
         options: dict[str, Any] = {
@@ -165,11 +165,11 @@ class RayWorkers:
 
         rungs = {w.rung: w for w in self._workers if w.rung is not None}
         tasks = {task: w for w in self._workers for task in (w.task, w.watch) if task is not None}
-        done, _ = ray.wait([*rungs, *tasks], num_returns=1, timeout=GLANCE)
+        done, _ = ray.wait([*rungs, *tasks], num_returns=1, timeout=POLL_SECONDS)
         more, _ = ray.wait([*rungs, *tasks], num_returns=len(rungs) + len(tasks), timeout=0)
         come = {*done, *more}
         for task in come & rungs.keys():
-            self._hear(rungs[task])
+            self._collect_rungs(rungs[task])
         heard = {id(tasks[task]): tasks[task] for task in come & tasks.keys()}
         found = [self._taken(worker) for worker in heard.values()]
         found += [self._late(w) for w in self._workers if self._is_late(w)]
@@ -178,7 +178,7 @@ class RayWorkers:
         self._look_around()
         return [result for result in found if result is not None]
 
-    def _hear(self, worker: _Worker) -> None:
+    def _collect_rungs(self, worker: _Worker) -> None:
         """Keep what a worker's candidate has met: whoever gets it next goes on from there."""
         import ray
         from ray.exceptions import RayError
@@ -203,7 +203,7 @@ class RayWorkers:
         except RayTaskError as error:
             return self._refused(worker, error)
         except RayError as error:  # it died, or what it has sent was lost with its machine
-            return self._bury(worker, error)
+            return self._replace_dead(worker, error)
         if worker.job is not None and worker.since is None:
             worker.since = time.monotonic()
             worker.task = worker.actor.score.remote(worker.job)
@@ -221,22 +221,22 @@ class RayWorkers:
         """Take an error of ours from the worker's side: raised, unless others can go on."""
         if worker.is_ready or not self._has_others(worker):
             raise error.cause from error
-        self._leave_out(worker, str(error.cause))
+        self._drop(worker, str(error.cause))
 
     def _has_others(self, worker: _Worker) -> bool:
         return any(w.is_ready for w in self._workers if w is not worker)
 
-    def _leave_out(self, worker: _Worker, reason: str) -> None:
+    def _drop(self, worker: _Worker, reason: str) -> None:
         """Go on without a worker that cannot be made."""
-        self._dismiss(worker)
+        self._kill(worker)
         self._workers.remove(worker)
         log.warning("%s; the search goes on with %d worker(s)", reason, len(self._workers))
 
-    def _bury(self, worker: _Worker, error: Exception) -> Result | None:
+    def _replace_dead(self, worker: _Worker, error: Exception) -> Result | None:
         """Replace a worker that is gone; its candidate is begun anew, or has failed."""
         job, reason = worker.job, " ".join(str(error).split())[:200]
         if not worker.is_ready:
-            return self._stillborn(worker, reason)
+            return self._retry_start(worker, reason)
         self._replace(worker)
         if job is None:
             return None
@@ -251,10 +251,10 @@ class RayWorkers:
         seconds = time.monotonic() - worker.since
         return Result(job.number, f"its worker died {deaths} times: {reason}", seconds)
 
-    def _stillborn(self, worker: _Worker, reason: str) -> None:
+    def _retry_start(self, worker: _Worker, reason: str) -> None:
         """Try again for a worker that died before it was ready, but not for ever."""
         self._stillbirths += 1
-        if self._stillbirths < STILLBIRTHS:
+        if self._stillbirths < MAX_START_FAILURES:
             self._replace(worker)
             return
         if not self._has_others(worker):
@@ -263,13 +263,13 @@ class RayWorkers:
                 "into Ray's logs (/tmp/ray/session_latest/logs), or take `engine: local`"
             )
         count, self._stillbirths = self._stillbirths, 0
-        self._leave_out(worker, f"{count} workers in a row died before they were ready: {reason}")
+        self._drop(worker, f"{count} workers in a row died before they were ready: {reason}")
 
     def _replace(self, worker: _Worker) -> None:
-        self._dismiss(worker)
-        self._workers[self._workers.index(worker)] = self._hire()
+        self._kill(worker)
+        self._workers[self._workers.index(worker)] = self._start_worker()
 
-    def _dismiss(self, worker: _Worker) -> None:
+    def _kill(self, worker: _Worker) -> None:
         import ray
         from ray.exceptions import RayError
 
@@ -295,7 +295,7 @@ class RayWorkers:
         now = time.monotonic()
         if any(w.is_ready for w in self._workers):
             self._last_seen = now
-        elif now - self._last_seen > PATIENCE:
+        elif now - self._last_seen > WARN_AFTER:
             self._last_seen = now
             log.warning(
                 "no worker is there: waiting for %d with %g CPU(s) and %g GPU(s) each; add a "
@@ -306,7 +306,7 @@ class RayWorkers:
     def close(self) -> None:
         """See `Workers`; a cluster that was started here ends."""
         for worker in self._workers:
-            self._dismiss(worker)
+            self._kill(worker)
         self._workers = []
         disconnect()
 

@@ -15,7 +15,7 @@ from ..storage.journal import StudyError
 from .objective import Objective
 
 
-def settled(objective: Objective, candidates: Sequence[Candidate]) -> Objective:
+def objective_on_parents_scale(objective: Objective, candidates: Sequence[Candidate]) -> Objective:
     """The objective on the parents' scale, where it asks for one and any candidate is finished.
 
     Raises:
@@ -68,7 +68,7 @@ def _with(candidate: Candidate, scores: ItemScores, by_task: Scores, by_term: Sc
     return replace(candidate, scores=by_task, terms=by_term, audit=audits(scores), items=scores.n)
 
 
-def valued(candidate: Candidate, objective: Objective) -> Candidate:
+def with_value(candidate: Candidate, objective: Objective) -> Candidate:
     """A candidate with what its scores make; failed if that is no number."""
     if candidate.failure is not None:
         return candidate

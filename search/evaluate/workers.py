@@ -15,7 +15,7 @@ from ...evals.scores.scores import ItemScores
 from ...evals.stats.racing import Race
 from ...evals.tasks.splits import SEARCH
 from ...merge.recipe.recipe import Recipe
-from .evaluator import Bench
+from .evaluator import Evaluator
 
 
 @dataclass(frozen=True)
@@ -80,9 +80,9 @@ class Workers(Protocol):
         ...
 
 
-def score_job(bench: Bench, race: Race | None, job: Job, keep: Keep) -> Result:
+def score_job(evaluator: Evaluator, race: Race | None, job: Job, keep: Keep) -> Result:
     """Load and score a candidate; stop it at the first rung at which it has lost its race."""
-    start, total = time.monotonic(), bench.scorer.items(SEARCH)
+    start, total = time.monotonic(), evaluator.scorer.items(SEARCH)
 
     def is_over(seen: ItemScores) -> bool:
         return seen.n == total or (
@@ -97,9 +97,9 @@ def score_job(bench: Bench, race: Race | None, job: Job, keep: Keep) -> Result:
     if job.met is not None and is_over(job.met):
         scores = job.met
     elif race is None or not job.rivals:
-        scores = bench.score(job.recipe, SEARCH)
+        scores = evaluator.score(job.recipe, SEARCH)
     else:
-        scores = bench.race(job.recipe, is_enough, job.met)
+        scores = evaluator.race(job.recipe, is_enough, job.met)
     return Result(job.number, scores, time.monotonic() - start)
 
 
@@ -107,13 +107,13 @@ class LocalWorkers:
     """Scores in this process, one job at a time.
 
     Args:
-        bench: Scores recipes.
+        evaluator: Scores recipes.
         race: How candidates are stopped early, or None.
         keep: Hears of rungs.
     """
 
-    def __init__(self, bench: Bench, race: Race | None, keep: Keep) -> None:
-        self._bench, self._race, self._keep = bench, race, keep
+    def __init__(self, evaluator: Evaluator, race: Race | None, keep: Keep) -> None:
+        self._evaluator, self._race, self._keep = evaluator, race, keep
         self._job: Job | None = None
 
     @property
@@ -130,7 +130,7 @@ class LocalWorkers:
         """See `Workers`."""
         job, self._job = self._job, None
         assert job is not None
-        return [score_job(self._bench, self._race, job, self._keep)]
+        return [score_job(self._evaluator, self._race, job, self._keep)]
 
     def close(self) -> None:
         """See `Workers`: nothing is held."""

@@ -24,12 +24,12 @@ from ...evals.stats.comparison import Difference
 from ...evals.tasks.splits import CONFIRM, GUARD
 from ..evaluate.objective import Objective
 from ..evaluate.pareto import is_on_front
-from ..evaluate.scoring import settled
+from ..evaluate.scoring import objective_on_parents_scale
 from ..propose.stages import stage_names
 from ..storage.candidate import Candidate, candidate_of
 from ..storage.journal import Journal, StudyError
 from ..storage.read import StudyRecord, read_record
-from ..study.ablation import Dissection, dissection_of
+from ..study.ablation import Ablation, ablation_of
 from ..study.budget import is_spent
 from ..study.finalists import completed, finals, search_items
 from .ranking import Comparisons, expected_inflation, task_differences
@@ -102,7 +102,7 @@ class Leaderboard:
     best_parent: str | None
     finished: bool
     masks: tuple[TaskScore, ...] = ()
-    dissection: Dissection | None = None
+    dissection: Ablation | None = None
     inflation: float | None = None
     ingredients: Mapping[str, str] = field(default_factory=dict)
     stages: tuple[str, ...] = ()
@@ -155,7 +155,7 @@ def read_leaderboard(folder: Path, journal: Journal | None = None) -> Leaderboar
     record, store = _record(folder, journal), ItemStore(folder / "items")
     config, identity = record.manifest["config"], record.manifest["identity"]
     _refuse_mixed(folder, store, identity.get("requests"))
-    objective = settled(Objective(**identity["objective"]), record.candidates)
+    objective = objective_on_parents_scale(Objective(**identity["objective"]), record.candidates)
     complete = partial(completed, store, objective=objective)
     candidates, chosen = finals(record.candidates, config["search"]["finalists"], complete)
     baselines = [c for c in candidates if c.is_baseline and c.value is not None]
@@ -165,7 +165,7 @@ def read_leaderboard(folder: Path, journal: Journal | None = None) -> Leaderboar
     compare = partial(_on_search_items, store, objective)
     dissection = None
     if winner is not None and any(c.of == winner.number for c in candidates):
-        dissection = dissection_of(winner, candidates, lambda c: compare(c, winner))
+        dissection = ablation_of(winner, candidates, lambda c: compare(c, winner))
         simplest = [dissection.simplest] if dissection.simplest else []
         confirmed |= _read(store, simplest, CONFIRM)
         guards |= _read(store, simplest, GUARD)

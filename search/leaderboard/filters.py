@@ -53,11 +53,11 @@ def chosen(rows: Sequence[T], columns: Fields, filters: Sequence[str], sort: str
         return found
     column = sort.removeprefix("-")
     _check(column, columns)
-    valued = [(columns[column](row), row) for row in found]
-    there = [pair for pair in valued if _is_there(pair[0])]
+    with_value = [(columns[column](row), row) for row in found]
+    there = [pair for pair in with_value if _is_there(pair[0])]
     is_word = any(isinstance(value, str) for value, _ in there)
     there.sort(key=itemgetter(0), reverse=is_word == sort.startswith("-"))
-    return [row for _, row in there] + [row for value, row in valued if not _is_there(value)]
+    return [row for _, row in there] + [row for value, row in with_value if not _is_there(value)]
 
 
 def _is_there(value: Any) -> bool:

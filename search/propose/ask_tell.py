@@ -17,11 +17,11 @@ from ..config.search import SearchSection
 from ..storage.candidate import SEARCHED, Candidate
 from .proposer import Proposer
 from .space import Params
-from .stages import Beginning, Stage, first_stage, next_stage
+from .stages import Stage, StageStart, first_stage, next_stage
 
 
 @dataclass
-class Flight:
+class PendingTrial:
     """A searched candidate that the sampler has not been told yet.
 
     Attributes:
@@ -39,7 +39,7 @@ class Flight:
     landed: bool = False
 
 
-class Flights:
+class TrialQueue:
     """Which candidate comes next, and when the sampler learns what.
 
     Args:
@@ -50,7 +50,7 @@ class Flights:
 
     def __init__(self, stages: Sequence[Stage], section: SearchSection, n_values: int = 1) -> None:
         self._stages, self._section, self._n_values = stages, section, n_values
-        self._untold: deque[Flight] = deque()
+        self._untold: deque[PendingTrial] = deque()
         self._told = 0
         self._is_closing = False
         self._enter(0, first_stage(stages[0]), before=0)
@@ -69,7 +69,7 @@ class Flights:
             seen += candidate.is_searched
             if candidate.is_searched and seen > known:
                 number = self._proposer.reopen(trial)
-                self._untold.append(Flight(number, candidate, known, landed=True))
+                self._untold.append(PendingTrial(number, candidate, known, landed=True))
             elif candidate.is_searched or not index:
                 self._proposer.observe(trial)
 
@@ -79,7 +79,7 @@ class Flights:
         return self._stages[self._index]
 
     @property
-    def beginning(self) -> Beginning:
+    def beginning(self) -> StageStart:
         """How that stage was begun."""
         return self._begun
 
@@ -131,7 +131,7 @@ class Flights:
         self._is_closing = False
         self._enter(index, self._next(index, trials, candidates), self.asked)
 
-    def ask(self, number: int) -> Flight:
+    def ask(self, number: int) -> PendingTrial:
         """Propose the next candidate.
 
         Args:
@@ -145,10 +145,10 @@ class Flights:
         stage = self._index if len(self._stages) > 1 else None
         name = f"candidate {number}"
         blank = Candidate(number, name, SEARCHED, recipe, stage=stage, origin=origin)
-        self._untold.append(Flight(trial, blank, known))
+        self._untold.append(PendingTrial(trial, blank, known))
         return self._untold[-1]
 
-    def land(self, flight: Flight, candidate: Candidate) -> FrozenTrial:
+    def land(self, flight: PendingTrial, candidate: Candidate) -> FrozenTrial:
         """Take a scored candidate, in order of number; return its trial for the journal."""
         assert isinstance(flight.trial, Trial)
         flight.candidate, flight.landed = candidate, True
@@ -177,10 +177,10 @@ class Flights:
 
     def _next(
         self, index: int, trials: Sequence[FrozenTrial], candidates: Sequence[Candidate]
-    ) -> Beginning:
+    ) -> StageStart:
         return next_stage(self._stages[index], self._stages[0].space, trials, candidates)
 
-    def _enter(self, index: int, begun: Beginning, before: int) -> None:
+    def _enter(self, index: int, begun: StageStart, before: int) -> None:
         """Make a stage the one that proposes; so many searched candidates came before it."""
         self._index, self._begun, self._before = index, begun, before
         self._proposer = Proposer(begun.space, self._section, self._n_values, begun.middle)

@@ -89,7 +89,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Beginning:
+class StageStart:
     """A stage as it is begun.
 
     Attributes:
@@ -143,15 +143,15 @@ def counts(stages: Sequence[Stage], total: int) -> list[int]:
     return [end - start for start, end in pairwise(starts)]
 
 
-def first_stage(stage: Stage) -> Beginning:
+def first_stage(stage: Stage) -> StageStart:
     """Begin the first stage of a search: nothing is known."""
     given = tuple((name, encode(stage.space, recipe)) for name, recipe in stage.given)
-    return Beginning(stage.space, given=given)
+    return StageStart(stage.space, given=given)
 
 
 def next_stage(
     stage: Stage, first: Space, trials: Sequence[FrozenTrial], candidates: Sequence[Candidate]
-) -> Beginning:
+) -> StageStart:
     """Begin a stage around the best so far.
 
     Its sampler is taught all that its space can express, at the scores that they have; where the
@@ -166,14 +166,14 @@ def next_stage(
     known = list(_known(first, trials, candidates))
     best = best_of(known)
     if best is None:
-        return Beginning(stage.space)
+        return StageStart(stage.space)
     recipe, around = best
     middle = encode(stage.space, recipe)
     space = narrowed(stage.space, middle, stage.width)
     taught = tuple((p, c) for r, c in known if (p := expressed(space, r)) is not None)
     is_known = any(c is around for _, c in taught)
     given = () if is_known else ((None, middle),)
-    return Beginning(space, stage.width, middle, around, taught, given)
+    return StageStart(space, stage.width, middle, around, taught, given)
 
 
 def best_of(known: Sequence[tuple[Recipe, Candidate]]) -> tuple[Recipe, Candidate] | None:

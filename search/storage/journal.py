@@ -36,7 +36,7 @@ class NotBegun(StudyError):  # noqa: N818 - a state, which passes
     """A study whose search is still starting, or ended while it was."""
 
 
-PATIENCE = 0.5
+WARN_AFTER = 0.5
 """Seconds that a search waits for the lock: who looks whether it is held lets it go at once."""
 
 
@@ -47,7 +47,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
     Raises:
         StudyError: If another process holds it.
     """
-    lock = FileLock(folder / LOCK, timeout=PATIENCE)
+    lock = FileLock(folder / LOCK, timeout=WARN_AFTER)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()

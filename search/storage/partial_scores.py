@@ -22,7 +22,7 @@ SECONDS = 1.0
 
 
 @dataclass
-class _Flight:
+class _Pending:
     recipe: Recipe
     kept_at: float
 
@@ -31,7 +31,7 @@ class _Flight:
         return f"{self.recipe.digest} {fingerprint}"
 
 
-class Begun:
+class PartialScores:
     """The scores of unfinished candidates, in a folder of their own.
 
     Args:
@@ -47,7 +47,7 @@ class Begun:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._folder, self._write, self._clock = folder, write, clock
-        self._flying: dict[int, _Flight] = {}
+        self._flying: dict[int, _Pending] = {}
 
     def begin(self, number: int, recipe: Recipe, fingerprint: str) -> ItemScores | None:
         """Take up a candidate.
@@ -60,7 +60,7 @@ class Begun:
         Returns:
             What it has met in an earlier run; None if that is nothing.
         """
-        flight = self._flying[number] = _Flight(recipe, self._clock())
+        flight = self._flying[number] = _Pending(recipe, self._clock())
         met = self._store.read(number, SEARCH) if self._folder.is_dir() else None
         if met is None or met.fingerprint != flight.mark(fingerprint):
             return None

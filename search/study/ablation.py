@@ -48,7 +48,7 @@ def rerolls(winner: Candidate, count: int) -> list[Variant]:
 
 
 @dataclass(frozen=True)
-class Dissection:
+class Ablation:
     """What is known of a winner's variants.
 
     Attributes:
@@ -186,16 +186,16 @@ def simplify(
     return tuple(order[:fine])
 
 
-def dissection_of(
+def ablation_of(
     winner: Candidate,
     candidates: Sequence[Candidate],
     compare: Callable[[Candidate], Difference],
-) -> Dissection:
+) -> Ablation:
     """Read back what the variants of a winner say."""
     own = [c for c in candidates if c.of == winner.number and c.value is not None]
     kinds = {kind: [c for c in own if c.kind == kind] for kind in VARIANTS}
     fine = [c for c in kinds[SIMPLIFIED] if not shows_loss(compare(c))]
-    return Dissection(
+    return Ablation(
         winner,
         rerolls=tuple(kinds[REROLL]),
         effects={c.reset[0]: compare(c) for c in kinds[RESET]},

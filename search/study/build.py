@@ -14,7 +14,7 @@ from ...merge.engine.engine import MergeEngine
 from ...merge.recipe.methods import METHODS
 from ...merge.statistics.cache import default_folder
 from ...merge.statistics.facts import ParentFacts
-from ..evaluate.evaluator import Bench
+from ..evaluate.evaluator import Evaluator
 from .parts import Parts, choose_device
 
 
@@ -68,7 +68,7 @@ def set_threads(parts: Parts, scorer: Scorer, known: int | None = None) -> int:
     return int(wanted)
 
 
-def bench_of(parts: Parts, engine: MergeEngine, scorer: Scorer) -> Bench:
+def build_evaluator(parts: Parts, engine: MergeEngine, scorer: Scorer) -> Evaluator:
     """Engine and scorer together; a smaller scorer is made where memory runs out."""
 
     def halved() -> Scorer:
@@ -76,4 +76,4 @@ def bench_of(parts: Parts, engine: MergeEngine, scorer: Scorer) -> Bench:
         smaller.path = scorer.path
         return smaller
 
-    return Bench(engine, scorer, parts.objective, halved)
+    return Evaluator(engine, scorer, parts.objective, halved)

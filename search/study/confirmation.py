@@ -1,6 +1,6 @@
 """Scores on the items that the search never saw, and of finalists on those that they had not met.
 
-Knows the bench and the item store; who is confirmed, and when, is the study's matter.
+Knows the evaluator and the item store; who is confirmed, and when, is the study's matter.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from ...evals.scores.scores import ItemScores
 from ...evals.scores.store import ItemStore
 from ...evals.tasks.splits import CONFIRM, GUARD, SEARCH
-from ..evaluate.evaluator import Bench
+from ..evaluate.evaluator import Evaluator
 from ..evaluate.objective import Objective
 from ..format import score
 from ..storage.candidate import Candidate
@@ -21,7 +21,7 @@ class Confirmation:
     """What candidates lack of a verdict.
 
     Args:
-        bench: Scores recipes.
+        evaluator: Scores recipes.
         store: Where their items are kept.
         write: Calls what writes, as often as the disk needs.
         note: Tells a person.
@@ -29,16 +29,16 @@ class Confirmation:
 
     def __init__(
         self,
-        bench: Bench,
+        evaluator: Evaluator,
         store: ItemStore,
         write: Callable[[Callable[[], object]], None],
         note: Callable[[str], None],
     ) -> None:
-        self._bench, self._store, self._write, self._note = bench, store, write, note
+        self._evaluator, self._store, self._write, self._note = evaluator, store, write, note
 
     def missing(self, candidate: Candidate) -> list[str]:
         """Splits of confirmation that a candidate is not scored on yet."""
-        splits = (CONFIRM, GUARD) if self._bench.scorer.items(GUARD) else (CONFIRM,)
+        splits = (CONFIRM, GUARD) if self._evaluator.scorer.items(GUARD) else (CONFIRM,)
         return [split for split in splits if not self._store.has(candidate.number, split)]
 
     def confirm(self, candidate: Candidate) -> int:
@@ -46,7 +46,7 @@ class Confirmation:
         return sum(self._confirm(candidate, split) for split in self.missing(candidate))
 
     def _confirm(self, candidate: Candidate, split: str) -> int:
-        return self._kept(candidate, split, self._bench.score(candidate.recipe, split))
+        return self._kept(candidate, split, self._evaluator.score(candidate.recipe, split))
 
     def complete(
         self, candidate: Candidate, objective: Objective, is_time: Callable[[], bool]
@@ -66,7 +66,7 @@ class Confirmation:
             met = self._store.read(number, SEARCH)
             if met is None or not is_time():
                 return None
-            found = self._bench.race(candidate.recipe, lambda _: False, met)
+            found = self._evaluator.race(candidate.recipe, lambda _: False, met)
             rest = found if isinstance(found, str) else found.added_to(met)
             if not self._kept(candidate, REST, rest):
                 return None

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ...evals.stats.racing import Race
-from ..evaluate.evaluator import Bench
+from ..evaluate.evaluator import Evaluator
 from ..evaluate.workers import Keep, Workers
 
-Hire = Callable[[Bench, Race | None, Keep], Workers]
-"""Makes the workers of a search, from its bench, its race and what hears of rungs."""
+MakeWorkers = Callable[[Evaluator, Race | None, Keep], Workers]
+"""Makes the workers of a search, from its evaluator, its race and what hears of rungs."""

@@ -29,7 +29,7 @@ LOWEST = 19
 """Priority (`nice`) of the process that draws."""
 
 
-class Redrawing:
+class PageRefresh:
     """A reporter that passes everything on, and has the page drawn anew from time to time.
 
     Args:

@@ -1,6 +1,6 @@
 """The study loop: baselines, search, confirmation. The journal and the item store are its record.
 
-Knows bench, proposer and race by what they do. One trial is ask, load, score, tell.
+Knows evaluator, proposer and race by what they do. One trial is ask, load, score, tell.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from ...evals.stats.comparison import Difference
 from ...evals.stats.racing import Race
 from ...evals.tasks.splits import CONFIRM, SEARCH
 from ..config.search import SearchSection
-from ..evaluate.evaluator import Bench
+from ..evaluate.evaluator import Evaluator
 from ..evaluate.racing import Rivals, open_race
-from ..evaluate.scoring import estimated, scored, settled, valued
+from ..evaluate.scoring import estimated, objective_on_parents_scale, scored, with_value
 from ..evaluate.workers import Job, LocalWorkers, Result, Workers
-from ..propose.ask_tell import Flight, Flights
+from ..propose.ask_tell import PendingTrial, TrialQueue
 from ..propose.baselines import Baseline
 from ..propose.pace import first_searched
 from ..propose.space import Params
@@ -30,12 +30,12 @@ from ..propose.stages import Stage
 from ..storage.candidate import REROLL, Candidate, candidate_of
 from ..storage.files import with_room
 from ..storage.journal import Journal, StudyError
-from ..storage.partial_scores import Begun
-from .ablation import Variant, dissect, dissection_of
+from ..storage.partial_scores import PartialScores
+from .ablation import Variant, ablation_of, dissect
 from .budget import Budget
 from .confirmation import Confirmation
 from .finalists import finals, search_items
-from .loop import Hire
+from .loop import MakeWorkers
 from .progress import Reporter
 
 
@@ -43,7 +43,7 @@ class Study:
     """Runs a search to its end, from wherever an earlier run left it.
 
     Args:
-        bench: Scores recipes.
+        evaluator: Scores recipes.
         stages: What may vary, and the pace at which it is searched.
         section: Which sampler, how many finalists.
         budget: When it is enough.
@@ -52,12 +52,12 @@ class Study:
         store: Scores item by item.
         reporter: Hears of every candidate.
         should_stop: Asked between candidates; true ends the search softly.
-        hire: Makes the workers of the search, once the race is open.
+        make_workers: Makes the workers of the search, once the race is open.
     """
 
     def __init__(
         self,
-        bench: Bench,
+        evaluator: Evaluator,
         stages: tuple[Stage, ...],
         section: SearchSection,
         baselines: tuple[Baseline, ...],
@@ -66,18 +66,18 @@ class Study:
         reporter: Reporter,
         budget: Budget,
         should_stop: Callable[[], bool] = lambda: False,
-        hire: Hire = LocalWorkers,
+        make_workers: MakeWorkers = LocalWorkers,
     ) -> None:
-        self._bench, self._section, self._hire = bench, section, hire
+        self._evaluator, self._section, self._make_workers = evaluator, section, make_workers
         self._baselines, self._journal, self._store = baselines, journal, store
         self._reporter, self._budget, self._should_stop = reporter, budget, should_stop
-        self._objective = bench.objective
-        self._flights = Flights(stages, section, len(bench.objective.criteria))
+        self._objective = evaluator.objective
+        self._flights = TrialQueue(stages, section, len(evaluator.objective.criteria))
         self._candidates = [candidate_of(trial) for trial in journal.trials]
         self._race: Race | None = None
         self._rivals = Rivals(self._items)
-        self._begun = Begun(store.folder / "begun", self._written)
-        self._confirmation = Confirmation(bench, store, self._written, reporter.note)
+        self._begun = PartialScores(store.folder / "begun", self._written)
+        self._confirmation = Confirmation(evaluator, store, self._written, reporter.note)
         self._finalists: list[Candidate] = []
         self._kept_at = 0.0
 
@@ -95,9 +95,13 @@ class Study:
         self._restore_items(baselines=True)
         self._run_baselines()
         if not self._missing_baselines():
-            self._objective = settled(self._objective, self._candidates)
+            self._objective = objective_on_parents_scale(self._objective, self._candidates)
             self._race = open_race(
-                self._bench.scorer, self._store, self._candidates, self._section, self._objective
+                self._evaluator.scorer,
+                self._store,
+                self._candidates,
+                self._section,
+                self._objective,
             )
         self._restore_items(baselines=False)
         self._run_search()
@@ -136,11 +140,11 @@ class Study:
             held.append((baseline, *self._measured(blank)))
             if self._waits_for_parents(len(self._candidates) + len(held)):
                 continue
-            self._objective = settled(
+            self._objective = objective_on_parents_scale(
                 self._objective, [*self._candidates, *(candidate for _, candidate, _ in held)]
             )
             for given, candidate, scores in held:
-                self._keep_given(valued(candidate, self._objective), scores, given.params)
+                self._keep_given(with_value(candidate, self._objective), scores, given.params)
             held = []
         values = {c.value for c in self._scored_baselines()}
         if missing and len(values) == 1:
@@ -159,7 +163,7 @@ class Study:
             return
         self._tell_stage()
         self._kept_at = self._budget.elapsed
-        workers = self._hire(self._bench, self._race, self._begun.keep)
+        workers = self._make_workers(self._evaluator, self._race, self._begun.keep)
         try:
             limit = self._search_with(workers)
         finally:
@@ -174,8 +178,8 @@ class Study:
         Returns:
             Which limit has ended it; None for a stop.
         """
-        queue: deque[Flight] = deque()
-        flying: deque[Flight] = deque()
+        queue: deque[PendingTrial] = deque()
+        flying: deque[PendingTrial] = deque()
         results: dict[int, Result] = {}
         limit, is_stopped = None, False
         while True:
@@ -205,7 +209,7 @@ class Study:
                 if waits and isinstance(result.scores, ItemScores):
                     self._begun.keep(result.number, result.scores)
 
-    def _ask_into(self, queue: deque[Flight]) -> str | None:
+    def _ask_into(self, queue: deque[PendingTrial]) -> str | None:
         """Propose all that can be proposed now; return which limit forbids more."""
         while self._flights.can_ask:
             if self._flights.is_between:
@@ -228,19 +232,19 @@ class Study:
         if (line := self._flights.beginning.line) is not None:
             self._reporter.note(line)
 
-    def _job(self, flight: Flight) -> Job:
+    def _job(self, flight: PendingTrial) -> Job:
         if self._race is not None:
             flight.rivals = self._rivals.known(self._candidates, flight.known)
         number, recipe = flight.candidate.number, flight.candidate.recipe
-        met = self._begun.begin(number, recipe, self._bench.scorer.fingerprint)
+        met = self._begun.begin(number, recipe, self._evaluator.scorer.fingerprint)
         return Job(number, recipe, flight.rivals, met)
 
-    def _land(self, flight: Flight, result: Result) -> None:
+    def _land(self, flight: PendingTrial, result: Result) -> None:
         """Judge and keep a scored candidate."""
         elapsed, self._kept_at = self._budget.elapsed - self._kept_at, self._budget.elapsed
         blank = replace(flight.candidate, seconds=result.seconds, elapsed=elapsed)
         candidate, scores = self._told_by(blank, result.scores, flight.rivals)
-        candidate = valued(candidate, self._objective)
+        candidate = with_value(candidate, self._objective)
         self._keep(self._flights.land(flight, candidate), candidate, scores)
         self._begun.land(candidate.number)
         self._reporter.forecast(self._budget.total(self._candidates))
@@ -252,7 +256,7 @@ class Study:
     def _evaluate(self, candidate: Candidate) -> tuple[Candidate, ItemScores | None]:
         """Score a candidate that is not raced: a baseline, or what a winner is taken apart into."""
         candidate, scores = self._measured(candidate)
-        return valued(candidate, self._objective), scores
+        return with_value(candidate, self._objective), scores
 
     def _measured(self, candidate: Candidate) -> tuple[Candidate, ItemScores | None]:
         """Score a candidate that is not raced; its scores are not combined yet."""
@@ -266,7 +270,7 @@ class Study:
         """A candidate with its scores by task and term; against its rivals' if it was stopped."""
         if isinstance(scores, str):
             return replace(candidate, failure=scores), None
-        if self._race is None or scores.n == self._bench.scorer.items(SEARCH):
+        if self._race is None or scores.n == self._evaluator.scorer.items(SEARCH):
             return scored(candidate, scores, self._objective), scores
         return estimated(candidate, scores, self._objective, self._race, rivals), scores
 
@@ -275,8 +279,8 @@ class Study:
     ) -> ItemScores | str:
         """Score on the search items: rung by rung if there is a race, baselines at once."""
         if self._race is None or candidate.is_baseline:
-            return self._bench.score(candidate.recipe, SEARCH)
-        return self._bench.race(candidate.recipe, is_enough)
+            return self._evaluator.score(candidate.recipe, SEARCH)
+        return self._evaluator.race(candidate.recipe, is_enough)
 
     def _keep(self, trial: FrozenTrial, candidate: Candidate, scores: ItemScores | None) -> None:
         """Write items first: a journal line promises that they are there."""
@@ -346,7 +350,7 @@ class Study:
         params = self._journal.trials[winner.number].params
         space = self._flights.stage_of(winner).space
         dissect(winner, params, space, self._section.rerolls, score, compare)
-        simplest = dissection_of(winner, self._candidates, compare).simplest
+        simplest = ablation_of(winner, self._candidates, compare).simplest
         if simplest is not None:
             self._confirmation.confirm(simplest)
         self._written(self._store.compact)

@@ -26,12 +26,12 @@ def _program() -> str:
 
 
 @dataclass(frozen=True)
-class Setup:
+class WorkerSetup:
     """What the driver tells every worker once; called in the worker, it makes what scores jobs.
 
     Attributes:
         config: The search's.
-        machine: Scoring path and CPU threads that the driver has settled.
+        machine: Scoring path and CPU threads that the driver has chosen.
         identity: The driver's: a worker must have the same parents, tasks, versions and requests.
         race: As the driver has opened it; None: candidates are not raced.
         program: Version of this program on the driver's side.
@@ -44,14 +44,14 @@ class Setup:
     program: str = field(default_factory=_program)
 
     def __call__(self) -> Score:
-        """Build a bench and plan the race.
+        """Build a evaluator and plan the race.
 
         Raises:
             StudyError: If this machine would score something else than the driver.
             ValueError: As `open_parts`.
         """
         from ..evaluate.racing import plan_rungs
-        from .build import bench_of, build_engine, make_scorer, set_threads
+        from .build import build_engine, build_evaluator, make_scorer, set_threads
         from .parts import open_parts
         from .resume import identity
 
@@ -63,11 +63,11 @@ class Setup:
         set_threads(parts, scorer, self.machine["threads"])
         scorer.path = self.machine["path"]
         self._check({"requests": parts_of(scorer.fingerprint)})
-        bench = bench_of(parts, engine, scorer)
+        evaluator = build_evaluator(parts, engine, scorer)
         race = self.race
         if race is not None:
             plan_rungs(scorer, race, parts.config.search)
-        return partial(score_job, bench, race)
+        return partial(score_job, evaluator, race)
 
     def _check_program(self) -> None:
         from ..storage.journal import StudyError

@@ -37,14 +37,14 @@ class Shuffled:
 def run_shuffled(path, results, count: int, seed: int = 0, should_stop=lambda: False):
     """Run a search with several workers; return its outcome and the workers."""
     config = load_config(path).model_copy(update={"results": results})
-    hired = []
+    made = []
 
-    def hire(bench, race, keep):
-        hired.append(Shuffled(bench, race, keep, count, seed))
-        return hired[-1]
+    def make_workers(bench, race, keep):
+        made.append(Shuffled(bench, race, keep, count, seed))
+        return made[-1]
 
     reporter = PlainReporter(Console(file=io.StringIO()))
-    return run_search(config, reporter, should_stop, hire), hired
+    return run_search(config, reporter, should_stop, make_workers), made
 
 
 def raced(small_search, **changes):

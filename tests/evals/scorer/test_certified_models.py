@@ -92,8 +92,8 @@ def test_those_of_every_other_architecture_and_dtype_are(name, rest):
 
 def test_enough_answers_were_compared(few):
     """Most choices must lead by more than the tolerance, or equal answers would say nothing."""
-    settled = [clear for name in CHOICES for *_, clear in compared(few, name)]
-    assert np.mean(settled) > (0.9 if few.dtype == "float32" else 0.4)
+    clear_cases = [clear for name in CHOICES for *_, clear in compared(few, name)]
+    assert np.mean(clear_cases) > (0.9 if few.dtype == "float32" else 0.4)
 
 
 def assert_equal(case: Case, name: str) -> None:

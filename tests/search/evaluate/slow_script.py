@@ -12,7 +12,7 @@ from pathlib import Path
 from heterosis.search import run
 from heterosis.search.cli.main import main
 from heterosis.search.evaluate.workers import Job, Keep, Result, Score
-from heterosis.search.study.worker import Setup
+from heterosis.search.study.worker import WorkerSetup
 
 SECONDS, HURRY = float(sys.argv.pop(1)), Path(sys.argv.pop(1))
 
@@ -21,7 +21,7 @@ SECONDS, HURRY = float(sys.argv.pop(1)), Path(sys.argv.pop(1))
 class SlowSetup:
     """Builds what the product's setup builds, and sleeps before each use of it."""
 
-    setup: Setup
+    setup: WorkerSetup
     seconds: float
     hurry: Path
 
@@ -36,5 +36,5 @@ class SlowSetup:
         return slowly
 
 
-run.Setup = lambda *given: SlowSetup(Setup(*given), SECONDS, HURRY)  # type: ignore[misc]
+run.WorkerSetup = lambda *given: SlowSetup(WorkerSetup(*given), SECONDS, HURRY)  # type: ignore[misc]
 main()

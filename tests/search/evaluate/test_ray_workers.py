@@ -17,11 +17,11 @@ from heterosis.search.config.scoring import WorkersSection
 from heterosis.search.evaluate.ray_cluster import check_ray
 from heterosis.search.evaluate.ray_workers import RayWorkers
 from heterosis.search.evaluate.workers import Job, Keep, Result
-from heterosis.search.run import _hire as make_hire
+from heterosis.search.run import _make_workers as make_workers
 from heterosis.search.storage.journal import StudyError
 from heterosis.search.study.parts import open_parts
 from heterosis.search.study.resume import identity
-from heterosis.search.study.worker import Setup
+from heterosis.search.study.worker import WorkerSetup
 
 from ...evals.item_scores import scores
 from ..processes import SEARCH, start, wait_for_new_lines
@@ -96,13 +96,13 @@ def test_a_worker_with_other_requests_refuses(small_search):
     config = load_config(small_search.write())
     known = json.loads(json.dumps(identity(open_parts(config))))
     known["requests"] = {"tokens": "another"}
-    setup = Setup(config, {"threads": 1, "path": "packed"}, known, ())
+    setup = WorkerSetup(config, {"threads": 1, "path": "packed"}, known, ())
     with pytest.raises(StudyError, match=r"worker on .*requests.tokens was another, is"):
         setup()
 
 
 def test_a_worker_with_another_version_of_the_program_refuses(small_search):
-    setup = Setup(load_config(small_search.write()), {}, {}, None, program="0.0.7")
+    setup = WorkerSetup(load_config(small_search.write()), {}, {}, None, program="0.0.7")
     with pytest.raises(StudyError, match=r"the same heterosis, the driver has 0\.0\.7, this one "):
         setup()
 
@@ -244,7 +244,7 @@ def test_what_a_worker_refuses_ends_the_search_with_its_reason(with_ray):
 def test_a_worker_that_cannot_be_made_costs_the_others_nothing(
     with_ray, monkeypatch, tmp_path, caplog, way, said
 ):
-    monkeypatch.setattr("heterosis.search.evaluate.ray_workers.STILLBIRTHS", 2)
+    monkeypatch.setattr("heterosis.search.evaluate.ray_workers.MAX_START_FAILURES", 2)
     section = WorkersSection(engine="ray", num=2, gpus_per_worker=0)
     workers = RayWorkers(section, partial(the_first_alone, tmp_path, way), gpus=0, keep=forget)
     try:
@@ -259,14 +259,14 @@ def test_a_worker_that_cannot_be_made_costs_the_others_nothing(
 
 @pytest.mark.slow
 def test_workers_that_never_come_up_end_the_search(with_ray, monkeypatch):
-    monkeypatch.setattr("heterosis.search.evaluate.ray_workers.STILLBIRTHS", 2)
+    monkeypatch.setattr("heterosis.search.evaluate.ray_workers.MAX_START_FAILURES", 2)
     with pytest.raises(StudyError, match=r"workers must come up, 2 in a row died before: .*logs"):
         scored(dies_at_once, 1)
 
 
 @pytest.mark.slow
 def test_a_worker_waits_for_its_card_and_a_person_is_told(with_ray, monkeypatch, caplog):
-    monkeypatch.setattr("heterosis.search.evaluate.ray_workers.PATIENCE", 1.0)
+    monkeypatch.setattr("heterosis.search.evaluate.ray_workers.WARN_AFTER", 1.0)
     workers = RayWorkers(WorkersSection(engine="ray"), tells_its_process, gpus=64, keep=forget)
     try:
         wait_until(workers, lambda: "no worker is there" in caplog.text)
@@ -291,7 +291,7 @@ def test_workers_that_would_wait_are_told(small_search, given, said):
     parts = open_parts(load_config(small_search.write(workers=RAY | {"num": 64} | given)))
     notes: list[str] = []
     reporter = type("Reporter", (), {"note": lambda _, text: notes.append(text)})()
-    make_hire(parts, {"device": "cpu"}, {}, reporter)
+    make_workers(parts, {"device": "cpu"}, {}, reporter)
     assert len(notes) == (said is not None)
     assert said is None or said in notes[0]
 

@@ -10,7 +10,7 @@ import pytest
 from heterosis.search.config.config import ConfigError
 from heterosis.search.config.load import load_config
 from heterosis.search.config.search import SearchSection
-from heterosis.search.propose.ask_tell import Flights
+from heterosis.search.propose.ask_tell import TrialQueue
 from heterosis.search.propose.pace import Pace, first_searched
 from heterosis.search.propose.stages import Stage, best_of, counts, narrowed, next_stage
 from heterosis.search.storage.candidate import SEARCHED, Candidate, candidate_of
@@ -169,7 +169,7 @@ def simulated(folder, section: SearchSection, pace: Pace, interrupted: bool, unt
         while True:
             journal = Journal(folder, write=True)
             found = [candidate_of(trial) for trial in journal.trials]
-            flights = Flights(plan, section)
+            flights = TrialQueue(plan, section)
             flights.recall(journal.trials, found)
             if not found:
                 given = at(0, 0.5, 0.5, kind="uniform", items=1)

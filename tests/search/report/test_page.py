@@ -219,7 +219,7 @@ class Heard(Tracker):
 def drawing(folder, code, clock):
     """A reporter that runs some Python instead of drawing; what that writes is in "drawn"."""
     code = f"open({str(folder / 'drawn')!r}, 'a').write('x'); {code}"
-    return page_refresh.Redrawing(Heard(), folder, [sys.executable, "-c", code], clock)
+    return page_refresh.PageRefresh(Heard(), folder, [sys.executable, "-c", code], clock)
 
 
 def wait_for(folder, text):

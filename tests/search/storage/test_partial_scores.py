@@ -6,7 +6,7 @@ from heterosis.evals.scores.store import ItemStore
 from heterosis.evals.tasks.splits import SEARCH
 from heterosis.merge.recipe.recipe import Recipe
 from heterosis.search.storage import partial_scores
-from heterosis.search.storage.partial_scores import Begun
+from heterosis.search.storage.partial_scores import PartialScores
 
 from ...evals.item_scores import scores
 from ..shuffled import Shuffled, raced, run_shuffled
@@ -31,8 +31,8 @@ def now():
     return [0.0]
 
 
-def opened(folder, now) -> Begun:
-    return Begun(folder, lambda write: write(), lambda: now[0])
+def opened(folder, now) -> PartialScores:
+    return PartialScores(folder, lambda write: write(), lambda: now[0])
 
 
 def test_what_was_met_is_found_by_the_next_run(tmp_path, now):

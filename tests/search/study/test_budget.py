@@ -95,10 +95,13 @@ def test_an_unreadable_moment_is_refused(small_search):
 @pytest.mark.usefixtures("in_utc")
 def test_a_deadline_is_settled_once_and_anew_when_the_person_changes_it():
     section = SearchSection(until="08:00")
-    settled = settle_deadline(section, {}, NOW)
-    known = {"config": {"search": {"until": "08:00"}}, "machine": {"deadline": settled}}
+    deadline = settle_deadline(section, {}, NOW)
+    known = {
+        "config": {"search": {"until": "08:00"}},
+        "machine": {"deadline": deadline},
+    }
     later = NOW + datetime.timedelta(days=3)
-    assert settle_deadline(section, known, later) == settled == "2026-11-25T08:00:00+00:00"
+    assert settle_deadline(section, known, later) == deadline == "2026-11-25T08:00:00+00:00"
     changed = settle_deadline(SearchSection(until="09:00"), known, later)
     assert changed == "2026-11-28T09:00:00+00:00"
     assert settle_deadline(SearchSection(trials=3), known, later) is None

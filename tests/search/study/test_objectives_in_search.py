@@ -9,7 +9,7 @@ from heterosis.merge.recipe.recipe import Recipe
 from heterosis.search.config.config import ConfigError
 from heterosis.search.config.load import load_config
 from heterosis.search.evaluate.objective import Objective
-from heterosis.search.evaluate.scoring import settled
+from heterosis.search.evaluate.scoring import objective_on_parents_scale
 from heterosis.search.leaderboard.formats import csv_text
 from heterosis.search.leaderboard.views import markdown, table
 from heterosis.search.storage.candidate import Candidate, candidate_of
@@ -187,5 +187,5 @@ def test_a_scale_needs_a_parent_that_was_scored():
     recipe = Recipe.uniform("linear", ("a", "b"), ("layers.0.attn",), 1.0)
     failed = Candidate(1, "parent:a", "parent", recipe, failure="NaN")
     with pytest.raises(StudyError, match="counts from the parents' scores, but none of them"):
-        settled(objective, [failed])
-    assert settled(objective, []) is objective
+        objective_on_parents_scale(objective, [failed])
+    assert objective_on_parents_scale(objective, []) is objective

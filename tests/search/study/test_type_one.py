@@ -10,7 +10,7 @@ from heterosis.evals.scores.scores import item_scores
 from heterosis.evals.scores.store import ItemStore
 from heterosis.evals.tasks.splits import CONFIRM, GUARD, SEARCH
 from heterosis.search.config.load import load_config
-from heterosis.search.evaluate.evaluator import Bench
+from heterosis.search.evaluate.evaluator import Evaluator
 from heterosis.search.evaluate.objective import Objective
 from heterosis.search.leaderboard.board import Leaderboard, read_leaderboard
 from heterosis.search.propose.baselines import null_baselines
@@ -95,7 +95,7 @@ def coin_study(folder, path, seed: int) -> Leaderboard:
     identity = {"objective": objective.to_dict()}
     journal.write_manifest({"config": config.to_dict(), "identity": identity, "machine": {}})
     done = Study(
-        Bench(coins, coins, objective),
+        Evaluator(coins, coins, objective),
         (Stage(space),),
         section,
         null_baselines(space, config.baselines),
