@@ -1,7 +1,4 @@
-"""What a person does with a finished study: the commands `dashboard`, `chat` and `reproduce`.
-
-Their options, and what a person reads; no torch until a command needs it.
-"""
+"""The command `heterosis chat`: talk to a candidate on a terminal, or answer one prompt."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .common import StudyArgument, console, quieten_libraries, say
+from .common import ModelDeviceOption, StudyArgument, quieten_libraries
 
 if TYPE_CHECKING:
     from ..models.chat import Conversation
@@ -19,28 +16,22 @@ if TYPE_CHECKING:
 def chat(
     study: StudyArgument,
     trial: Annotated[
-        int | None, typer.Argument(metavar="[TRIAL]", help="Trial; default: the winner.")
+        int | None, typer.Argument(metavar="TRIAL", help="Trial number; default: the winner.")
     ] = None,
     prompt: Annotated[
-        str | None, typer.Option("--prompt", "-p", help="Answer this once, and end.")
+        str | None, typer.Option("--prompt", "-p", help="Answer this prompt and exit.")
     ] = None,
-    system: Annotated[
-        str | None, typer.Option("--system", help="Text before the first turn.")
-    ] = None,
-    max_new_tokens: Annotated[
-        int, typer.Option("--max-new-tokens", min=1, help="Longest answer.")
-    ] = 256,
+    system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
     temperature: Annotated[
-        float, typer.Option("--temperature", min=0.0, help="0: the likeliest token each time.")
+        float, typer.Option(min=0.0, help="Sampling temperature; 0: greedy.")
     ] = 0.0,
-    device: Annotated[
-        str, typer.Option("--device", help="auto (as the study says), cpu, cuda, cuda:1.")
-    ] = "auto",
+    device: ModelDeviceOption = "auto",
 ) -> None:
-    """Talk to a candidate, merged again in memory; STUDY may also be a model's directory.
+    """Chat with a candidate, merged in memory; STUDY may also be a model directory.
 
-    Ctrl-C ends an answer, Ctrl-D or /exit the chat, /clear forgets what was said. Without a
-    terminal, all of standard input is one prompt.
+    Ctrl-C stops an answer, Ctrl-D or /exit ends the chat, /clear starts a new conversation.
+    Without a terminal, standard input is one prompt.
     """
     quieten_libraries()
     from ..models.chat import ChatSettings, Conversation
@@ -48,23 +39,22 @@ def chat(
 
     source = open_source(str(study) if trial is None else f"{study}:{trial}", device=device)
     settings = ChatSettings(system, max_new_tokens, temperature)
-    talk = Conversation(source.load(), source.tokenizer, settings)
+    conversation = Conversation(source.load(), source.tokenizer, settings)
     if prompt is None and sys.stdin.isatty():
-        _talk(talk, source.name)
+        _chat(conversation, source.name)
         return
-    talk.reply(sys.stdin.read() if prompt is None else prompt, _write)
+    conversation.reply(sys.stdin.read() if prompt is None else prompt, _write)
     _write("\n")
 
 
 def _write(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
+    typer.echo(text, nl=False)
 
 
-def _talk(talk: Conversation, name: str) -> None:
-    """Turn by turn, until the person ends it."""
-    kind = "" if talk.has_template else " (no chat template: it completes what you write)"
-    say(console(), f"{name}{kind}; Ctrl-D or /exit ends, /clear forgets")
+def _chat(conversation: Conversation, name: str) -> None:
+    """Answer turn by turn until the user ends the chat."""
+    kind = "" if conversation.has_template else " (no chat template: it completes your text)"
+    typer.echo(f"{name}{kind}; Ctrl-D or /exit ends, /clear starts anew")
     while True:
         try:
             text = input("> ")
@@ -77,14 +67,14 @@ def _talk(talk: Conversation, name: str) -> None:
         if text.strip() == "/exit":
             return
         if text.strip() == "/clear":
-            talk.clear()
+            conversation.clear()
         elif text.strip():
-            _answer(talk, text)
+            _answer(conversation, text)
 
 
-def _answer(talk: Conversation, text: str) -> None:
+def _answer(conversation: Conversation, text: str) -> None:
     try:
-        talk.reply(text, _write)
+        conversation.reply(text, _write)
     except ValueError as error:
         _write(str(error))
     _write("\n")

@@ -8,35 +8,30 @@ from typing import Annotated
 
 import typer
 
-from .common import console, quieten_libraries, say
+from .common import CONFIG, quieten_libraries
 
 
 def check(
-    config: Annotated[
-        str,
-        typer.Argument(metavar="CONFIG", help="A search.yaml, its folder, or a study's folder."),
-    ],
+    config: Annotated[str, CONFIG],
     layers: Annotated[
-        bool, typer.Option("--layers", help="Delta statistics of every layer group.")
+        bool, typer.Option("--layers", help="Print delta statistics of every layer group.")
     ] = False,
 ) -> None:
-    """Check parents, tasks, memory and time before a search is started; writes nothing.
+    """Check parents, tasks, memory and time before a search; writes nothing.
 
-    Of a study's folder: whether it can be continued and exported as it was begun.
+    CONFIG may also be a study's folder: can it be continued and exported?
     """
+    quieten_libraries()
+    from ..check import check, check_study
+    from ..config.load import load_with_options
     from ..storage.journal import JOURNAL
 
-    screen = console()
-    quieten_libraries()
     if (Path(config) / JOURNAL).is_file():
-        from ..check import check_study
-
-        for line in check_study(Path(config), layers):
-            say(screen, line)
-        return
-    from ..check import check as lines
-    from ..config.load import load_with_options
-
-    for line in lines(load_with_options(config), layers):
-        say(screen, line)
-    say(screen, f"ready: heterosis search {shlex.quote(config)}")
+        lines, ready = check_study(Path(config), layers), None
+    else:
+        lines = check(load_with_options(config), layers)
+        ready = f"ready: heterosis search {shlex.quote(config)}"
+    for line in lines:
+        typer.echo(line)
+    if ready:
+        typer.echo(ready)

@@ -1,10 +1,12 @@
-"""What the commands of the command line share: the screen, exit codes, quiet libraries."""
+"""Exit codes, the console, and the arguments and options that several commands share."""
 
 from __future__ import annotations
 
 import logging
 import os
 import sys
+from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -16,21 +18,69 @@ if TYPE_CHECKING:
 FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130
 
 
+class Turns(StrEnum):
+    """lm-eval's two words for whether each few-shot example is a turn."""
+
+    true = "true"
+    false = "false"
+
+
+CONFIG = typer.Argument(metavar="CONFIG", help="A search.yaml, its folder, or `quickstart`.")
+OUT = typer.Option("--out", "-o", metavar="DIR", help="Model directory to write.")
+StudyArgument = Annotated[
+    Path, typer.Argument(metavar="STUDY", help="Results folder of a study, such as results/NAME.")
+]
+MaxShardSizeOption = Annotated[
+    str, typer.Option(metavar="SIZE", help="Largest safetensors file, such as `5GB`.")
+]
+MergeDeviceOption = Annotated[
+    str, typer.Option(metavar="NAME", help="Where tensors are merged: cpu, cuda, cuda:1.")
+]
+ModelDeviceOption = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME", help="cpu, cuda, cuda:1; auto: the study's, or CUDA if available."
+    ),
+]
+DownloadOption = Annotated[
+    bool, typer.Option("--download", help="Download models that are not in the local cache.")
+]
+FewShotOption = Annotated[
+    int | None,
+    typer.Option(
+        "--num-fewshot", "-f", metavar="N", help="Examples per prompt; default: the task's."
+    ),
+]
+TemplateOption = Annotated[
+    bool,
+    typer.Option("--apply-chat-template", help="Render prompts with the model's chat template."),
+]
+SystemOption = Annotated[
+    str | None,
+    typer.Option(
+        "--system-instruction", metavar="TEXT", help="System turn, or text before every prompt."
+    ),
+]
+TurnsOption = Annotated[
+    Turns | None,
+    typer.Option(
+        "--fewshot-as-multiturn",
+        metavar="BOOL",
+        help="Whether each example is a turn: true or false; default: true with a template.",
+    ),
+]
+
+
 def console() -> Console:
-    """The screen: as wide as it is, or 200 columns where the output is no terminal."""
+    """Return the screen: the terminal's width, or 200 columns if the output is no terminal."""
     from rich.console import Console
 
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200
     return Console(width=width)
 
 
-def say(console: Console, message: str) -> None:
-    """Print a line as it is."""
-    console.print(message, markup=False, highlight=False, soft_wrap=True)
-
-
 def quieten_libraries() -> None:
-    """Leave the terminal to us: no progress bars, no banners of the libraries."""
+    """Turn off the progress bars and banners of all libraries."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     for name in ("lm_eval", "datasets", "optuna", "filelock"):
@@ -44,7 +94,7 @@ def quieten_libraries() -> None:
 
 
 def quieten_transformers() -> None:
-    """The same where transformers is all that speaks: no need to import the others."""
+    """Turn off the progress bars and banners of transformers, importing no other library."""
     for name in ("transformers", "httpx"):
         logging.getLogger(name).setLevel(logging.ERROR)
     import transformers
@@ -54,11 +104,19 @@ def quieten_transformers() -> None:
 
 
 def fail(message: str, code: int) -> NoReturn:
-    """End the process with one line on stderr."""
-    sys.stderr.write(f"heterosis: error: {message}\n")
+    """Print one line to stderr and exit."""
+    typer.echo(f"heterosis: error: {message}", err=True)
     sys.exit(code)
 
 
-StudyArgument = Annotated[
-    Path, typer.Argument(metavar="STUDY", help="A study's results folder, as results/NAME.")
-]
+def as_multiturn(word: Turns | None) -> bool | None:
+    """Return the value of `--fewshot-as-multiturn`."""
+    return None if word is None else word is Turns.true
+
+
+def announce_index(tasks: Sequence[str]) -> None:
+    """Announce the wait if lm-eval's index of tasks will be read."""
+    from ...evals.tasks.task_files import is_path
+
+    if any(not is_path(task) for task in tasks):
+        typer.echo("reading lm-eval's index of tasks (5 to 25 s)", err=True)

@@ -6,17 +6,17 @@ from typing import Annotated
 
 import typer
 
-from .common import StudyArgument, console, quieten_libraries, say
+from .common import StudyArgument, quieten_libraries
 
 
 def dashboard(
     study: StudyArgument,
-    host: Annotated[str, typer.Option("--host", help="Address to listen at.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port.")] = 8080,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8080,
 ) -> None:
-    """Open a study in optuna-dashboard, also while its search runs (pip: heterosis[dashboard]).
+    """Open a study in optuna-dashboard, even while its search runs (extra `dashboard`).
 
-    A copy of the journal is served, with a note on every trial; the study itself is only read.
+    Serves a copy of the journal with a note on every trial; the study is only read.
     """
     quieten_libraries()
     try:
@@ -27,7 +27,6 @@ def dashboard(
         ) from None
     from ..report.dashboard import mirrored
 
-    screen = console()
     with mirrored(study) as mirror:
-        say(screen, f"{study} is at http://{host}:{port}/dashboard/ (Ctrl-C ends)")
+        typer.echo(f"{study} is at http://{host}:{port}/dashboard/ (Ctrl-C ends)")
         run_server(mirror.storage, host=host, port=port)

@@ -1,21 +1,24 @@
-"""The command `heterosis eval`: lm-eval's own numbers of a directory or a trial."""
+"""The command `heterosis eval`: lm-eval's own scores of a model directory or a trial."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .common import FAILED, INTERRUPTED, console, fail, quieten_libraries, say
-from .lm_eval_options import (
-    ShotsOption,
+from .common import (
+    FAILED,
+    INTERRUPTED,
+    FewShotOption,
+    ModelDeviceOption,
     SystemOption,
     TemplateOption,
     TurnsOption,
-    _announce_index,
-    _turns,
+    announce_index,
+    as_multiturn,
+    fail,
+    quieten_libraries,
 )
 
 if TYPE_CHECKING:
@@ -25,27 +28,22 @@ if TYPE_CHECKING:
 def evaluate(
     model: Annotated[
         str,
-        typer.Argument(
-            metavar="MODEL",
-            help="A model directory, a study's folder (its winner), or STUDY:TRIAL.",
-        ),
+        typer.Argument(metavar="MODEL", help="Model directory, study (its winner) or STUDY:TRIAL."),
     ],
     tasks: Annotated[
         list[str],
-        typer.Option(
-            "--tasks", "-t", metavar="A,B", help="Names or YAML files, with commas between them."
-        ),
+        typer.Option("--tasks", "-t", metavar="A,B", help="Task names or YAML files."),
     ],
-    num_fewshot: ShotsOption = None,
+    num_fewshot: FewShotOption = None,
     batch_size: Annotated[
         str,
         typer.Option(
-            "--batch-size", "-b", metavar="N", help="Rows per pass; a number, auto, auto:N."
+            "--batch-size", "-b", metavar="N", help="Rows per pass: a number, auto or auto:N."
         ),
     ] = "1",
     limit: Annotated[
         float | None,
-        typer.Option("--limit", "-L", metavar="N", help="Documents per task, or share if < 1."),
+        typer.Option("--limit", "-L", metavar="N", help="Documents per task; a share if < 1."),
     ] = None,
     samples: Annotated[
         str | None,
@@ -53,7 +51,7 @@ def evaluate(
             "--samples",
             "-E",
             metavar="JSON",
-            help='Rows by task: {"TASK": [0, 3]}, or a JSON file.',
+            help='Documents by task: {"TASK": [0, 3]}, or a JSON file.',
         ),
     ] = None,
     apply_chat_template: TemplateOption = False,
@@ -61,43 +59,43 @@ def evaluate(
     fewshot_as_multiturn: TurnsOption = None,
     gen_kwargs: Annotated[
         str | None,
-        typer.Option(metavar="K=V", help="Over the tasks': max_gen_toks=64,... or JSON."),
+        typer.Option(
+            metavar="K=V", help="Override generation settings: max_gen_toks=64,... or JSON."
+        ),
     ] = None,
     output_path: Annotated[
         Path | None,
         typer.Option(
-            "--output-path", "-o", metavar="DIR", help="Folder or .json for lm-eval's results file."
+            "--output-path", "-o", metavar="DIR", help="Folder or .json file for lm-eval's results."
         ),
     ] = None,
     log_samples: Annotated[
-        bool, typer.Option("--log-samples", "-s", help="Write every answer, too.")
+        bool, typer.Option("--log-samples", "-s", help="Also write every answer.")
     ] = False,
-    device: Annotated[
-        str, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1; auto: CUDA if there.")
-    ] = "auto",
+    device: ModelDeviceOption = "auto",
     dtype: Annotated[
         str,
         typer.Option(
-            metavar="NAME", help="float32, bfloat16, float16; auto: as saved, or as searched."
+            metavar="NAME", help="float32, bfloat16 or float16; auto: as saved, or the study's."
         ),
     ] = "auto",
     softmax_dtype: Annotated[
         str,
-        typer.Option(
-            metavar="NAME", help="Of log-softmax; `auto`: the model's, lm-eval's own default."
-        ),
+        typer.Option(metavar="NAME", help="dtype of log-softmax; auto: the model's, as lm-eval."),
     ] = "float32",
     seed: Annotated[
         str,
         typer.Option(
-            metavar="N,N,N,N", help="Of Python, NumPy, torch, few-shot examples; or one for all."
+            metavar="N,N,N,N",
+            help="Seeds of Python, NumPy, torch, few-shot examples; or one for all.",
         ),
     ] = "0,1234,1234,1234",
     confirm_run_unsafe_code: Annotated[
-        bool, typer.Option("--confirm-run-unsafe-code", help="Let tasks run the model's code.")
+        bool,
+        typer.Option("--confirm-run-unsafe-code", help="Let tasks run code that the model writes."),
     ] = False,
 ) -> None:
-    """Evaluate a model by lm-eval's own loop: the number that one publishes.
+    """Evaluate a model with lm-eval's own loop, for scores to publish.
 
     Options are lm-eval's. Tasks, data and first prompts are checked before weights are read.
     """
@@ -110,14 +108,16 @@ def evaluate(
         batch_size=batch_size,
         limit=limit,
         samples=None if samples is None else read_samples(samples),
-        chat=ChatOptions(apply_chat_template, system_instruction, _turns(fewshot_as_multiturn)),
+        chat=ChatOptions(
+            apply_chat_template, system_instruction, as_multiturn(fewshot_as_multiturn)
+        ),
         gen_kwargs=None if gen_kwargs is None else read_settings(gen_kwargs),
         seeds=read_seeds(seed),
         output_path=output_path,
         log_samples=log_samples,
         confirm_run_unsafe_code=confirm_run_unsafe_code,
     )
-    names = [name.strip() for given in tasks for name in given.split(",") if name.strip()]
+    names = [name.strip() for word in tasks for name in word.split(",") if name.strip()]
     interrupted = False
     try:
         _evaluate(model, names, options, device, dtype, softmax_dtype)
@@ -130,7 +130,7 @@ def evaluate(
 def _evaluate(
     model: str, names: list[str], options: EvalOptions, device: str, dtype: str, softmax_dtype: str
 ) -> None:
-    """Find the model, check the tasks, load the model, evaluate, print."""
+    """Check the tasks, then load the model, evaluate it and print the results."""
     from ...evals.lm_eval_run import check_chat, evaluate_fully, open_tasks, tables
     from ...merge.engine.resident import resident_dtype
     from ..models.source import open_source
@@ -139,7 +139,7 @@ def _evaluate(
         resident_dtype(softmax_dtype)
     source = open_source(model, device=device, dtype=dtype)
     chat = check_chat(options.chat, source.tokenizer, source.name)
-    _announce_index(names)
+    announce_index(names)
     objects = open_tasks(names, options, chat)
     try:
         results, written = evaluate_fully(
@@ -153,11 +153,10 @@ def _evaluate(
     except OSError as error:
         fail(str(error), FAILED)
     for table in tables(results):
-        sys.stdout.write(table + "\n")
-    screen = console()
-    told = results["config"]["model_args"]
-    say(screen, ", ".join(f"{key} {value}" for key, value in told.items()))
+        typer.echo(table)
+    arguments = results["config"]["model_args"]
+    typer.echo(", ".join(f"{key} {value}" for key, value in arguments.items()))
     if options.limit is not None or options.samples is not None:
-        say(screen, "of some documents only: a number for trying out, not for publishing")
+        typer.echo("scored on some documents only: for a trial run, not for publishing")
     if written is not None:
-        say(screen, f"results: {written}")
+        typer.echo(f"results: {written}")

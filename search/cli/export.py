@@ -10,104 +10,93 @@ import typer
 
 from .common import (
     FAILED,
+    OUT,
+    DownloadOption,
+    MaxShardSizeOption,
+    MergeDeviceOption,
     StudyArgument,
     console,
     fail,
     quieten_libraries,
     quieten_transformers,
-    say,
 )
 
 
 def export(
     study: StudyArgument,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Model directory to write.")],
+    out: Annotated[Path, OUT],
     trial: Annotated[
         int | None, typer.Option(min=0, help="Trial to export; default: the winner.")
     ] = None,
-    max_shard_size: Annotated[
-        str, typer.Option(help="Largest safetensors file, as `5GB`.")
-    ] = "5GB",
+    max_shard_size: MaxShardSizeOption = "5GB",
 ) -> None:
-    """Write a candidate as a Hugging Face model directory, scored again from its own files."""
+    """Export a candidate as a Hugging Face model directory, verified by scoring its files."""
     quieten_libraries()
     from ..models.export import export as export_candidate
 
-    screen = console()
     done = export_candidate(study, out, trial, max_shard_size)
-    say(screen, f"{done.row.candidate.name} of {study} is in {done.folder}")
-    say(
-        screen,
-        f"scored again from the saved files: all {' and '.join(done.splits)} items come out alike",
-    )
-    say(screen, "lm-eval's own command line gives the confirm score:")
+    typer.echo(f"{done.row.candidate.name} of {study} is in {done.folder}")
+    typer.echo(f"verified: the saved files score the same on all {' and '.join(done.splits)} items")
+    typer.echo("lm-eval's command line gives the confirm score:")
     for command in done.commands:
-        say(screen, f"  {command}")
+        typer.echo(f"  {command}")
 
 
 def reproduce(
     recipe: Annotated[
-        Path, typer.Argument(metavar="RECIPE", help="recipe.json, or the directory of an export.")
+        Path, typer.Argument(metavar="RECIPE", help="A recipe.json, or the directory of an export.")
     ],
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Also write the model there.")
-    ] = None,
+    out: Annotated[Path | None, OUT] = None,
     model: Annotated[
         list[str] | None,
-        typer.Option("--model", metavar="NAME=PATH", help="Where base or a parent is now."),
+        typer.Option(metavar="NAME=PATH", help="Current path of the base or a parent."),
     ] = None,
-    device: Annotated[
-        str, typer.Option(help="Where tensors are merged: cpu, cuda, cuda:1.")
-    ] = "cpu",
-    max_shard_size: Annotated[
-        str, typer.Option(help="Largest safetensors file, as `5GB`.")
-    ] = "5GB",
-    download: Annotated[
-        bool, typer.Option("--download", help="Fetch models from the hub that are not here.")
-    ] = False,
+    device: MergeDeviceOption = "cpu",
+    max_shard_size: MaxShardSizeOption = "5GB",
+    download: DownloadOption = False,
 ) -> None:
-    """Make a merge again from its recipe.json, and compare every tensor's SHA-256.
+    """Repeat a merge from its recipe.json, and compare the SHA-256 of every tensor.
 
     Exit code 0: all are equal; 1: some differ. Without --out nothing is written.
     """
     quieten_transformers()
     from ...merge.files.writer import check_goal
     from ..models.reproduce import open_reproduction
-    from ..models.reproduce import reproduce as make_again
-    from .merge import describe, shown
+    from ..models.reproduce import reproduce as repeat
+    from .merge import describe, progress_bar
 
     if out is not None:
         check_goal(out)
-    screen = console()
-    merge, record = open_reproduction(recipe, _places(model or ()), download=download)
+    merge, record = open_reproduction(recipe, _paths(model or ()), download=download)
     for line in describe(merge):
-        say(screen, line)
-    with shown(screen) as on_tensor:
-        done = make_again(
+        typer.echo(line)
+    with progress_bar(console()) as on_tensor:
+        done = repeat(
             merge, record, out, device=device, max_shard_size=max_shard_size, on_tensor=on_tensor
         )
     if out is not None:
-        say(screen, f"wrote {out}")
+        typer.echo(f"wrote {out}")
     if done.differing:
-        versions = "; ".join(done.other_versions) or "packages are of the same versions"
+        versions = "; ".join(done.other_versions) or "package versions are the same"
         fail(
-            f"{len(done.differing)} of {len(record.weights)} tensors differ from what "
-            f"{merge.source} states: {_few(done.differing)} ({versions})",
+            f"{len(done.differing)} of {len(record.weights)} tensors differ from "
+            f"{merge.source}: {_first(done.differing)} ({versions})",
             FAILED,
         )
-    say(screen, f"reproduced: all {len(record.weights)} tensors have the SHA-256 that it states")
+    typer.echo(f"reproduced: all {len(record.weights)} tensors have the recorded SHA-256")
 
 
-def _places(given: Sequence[str]) -> dict[str, str]:
-    pairs = [text.partition("=") for text in given]
+def _paths(options: Sequence[str]) -> dict[str, str]:
+    """Return the path of each model from `NAME=PATH`."""
+    pairs = [text.partition("=") for text in options]
     for name, sign, path in pairs:
         if not (name and sign and path):
             raise ValueError(
-                f"`--model` must be NAME=PATH, as base=models/base, got `{name}{sign}{path}`"
+                f"`--model` must be NAME=PATH, such as base=models/base, got `{name}{sign}{path}`"
             )
     return {name: path for name, _, path in pairs}
 
 
-def _few(names: Sequence[str], count: int = 5) -> str:
+def _first(names: Sequence[str], count: int = 5) -> str:
     more = f" and {len(names) - count} more" if len(names) > count else ""
     return ", ".join(names[:count]) + more

@@ -1,7 +1,7 @@
-"""The command line: names, options and exit codes of the commands; no torch until one needs it.
+"""The command line: its commands, exit codes and logging; no torch until a command needs it.
 
-Exit codes: 0 done; 1 the run failed (a defect, or an export that does not verify); 2 the input is
-wrong; 130 ended early by Ctrl-C or SIGTERM, to be continued by the same command.
+Exit codes: 0 success; 1 the run failed (a defect, or an export that does not verify); 2 the input
+is wrong; 130 stopped early by Ctrl-C or SIGTERM, and the same command continues.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import typer
 
 from .chat import chat
 from .check import check
-from .common import FAILED, WRONG_INPUT, console, fail
+from .common import FAILED, WRONG_INPUT, fail
 from .dashboard import dashboard
 from .evaluate import evaluate
 from .export import export, reproduce
@@ -26,7 +26,7 @@ from .merge import merge
 from .report import report
 from .search import search
 from .show import compare, show
-from .tasks import list_or_show_tasks
+from .tasks import tasks
 
 app = typer.Typer(
     name="heterosis",
@@ -34,24 +34,34 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Search overnight for the best merge of fine-tuned models; read in the morning a "
+    help="Search for the best merge of fine-tuned language models, overnight and with a "
     "leaderboard that you can trust.",
 )
-ConfigArgument = Annotated[
-    str, typer.Argument(metavar="CONFIG", help="A search.yaml, its folder, or `quickstart`.")
-]
+app.command()(search)
+app.command()(check)
+app.command()(leaderboard)
+app.command()(show)
+app.command()(compare)
+app.command()(report)
+app.command()(dashboard)
+app.command()(chat)
+app.command()(export)
+app.command()(reproduce)
+app.command()(merge)
+app.command()(tasks)
+app.command("eval")(evaluate)
 
 
 @app.callback(invoke_without_command=True)
 def root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what is done.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
 ) -> None:
-    """Set up logging, quieten the libraries."""
+    """Set up logging."""
     if version:
         import importlib.metadata
 
-        console().print(importlib.metadata.version("heterosis"), highlight=False)
+        typer.echo(importlib.metadata.version("heterosis"))
         raise typer.Exit
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     logging.basicConfig(
@@ -60,23 +70,8 @@ def root(
     logging.getLogger("heterosis").setLevel(logging.INFO if verbose else logging.WARNING)
 
 
-app.command()(search)
-app.command()(check)
-app.command()(export)
-app.command()(merge)
-app.command("tasks")(list_or_show_tasks)
-app.command("eval")(evaluate)
-app.command()(chat)
-app.command()(reproduce)
-app.command()(dashboard)
-app.command()(leaderboard)
-app.command()(show)
-app.command()(compare)
-app.command("report")(report)
-
-
 def main() -> None:
-    """Run the command line; what went wrong is one line on stderr, and an exit code."""
+    """Run the command line; an error is one line on stderr and an exit code."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: drafts are removed
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -92,7 +87,7 @@ def main() -> None:
 
 
 def _is_ours(error: BaseException) -> bool:
-    """Whether our own code raised it, with a message for the person; all else is a defect."""
+    """Return whether our code raised it, with a message for the user; all else is a defect."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

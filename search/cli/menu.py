@@ -1,7 +1,7 @@
-"""What a person does with a winner as soon as its search has ended: by flags, or by a menu.
+"""What happens after a complete search: the actions of its flags, or a menu.
 
-The menu asks only where a person can answer: standard input and output are terminals, and no CI is
-set. Each of its choices is a flag of `heterosis search`, and a command; it says which.
+The menu needs a terminal for input and output, and no CI. Each choice is also a flag of `heterosis
+search` and a command of its own, which is printed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from .common import FAILED, console, say
+from .common import FAILED
 
 if TYPE_CHECKING:
     from ..config.config import Config
@@ -24,28 +24,28 @@ if TYPE_CHECKING:
 CHOICES = {
     "e": ("export", "export the winner"),
     "c": ("chat", "chat with the winner"),
-    "w": ("show", "show the winner: its recipe, and the questions it won and lost"),
+    "w": ("show", "show the winner: its recipe, and the items it won and lost"),
     "v": ("compare", "compare the winner with another candidate or baseline"),
-    "m": ("more", "more candidates"),
+    "m": ("more", "search more candidates"),
     "q": ("quit", "quit"),
 }
-"""Key -> word that does as well, and what it does."""
+"""Key -> the word that also chooses it, and its meaning."""
 
 
 def can_ask() -> bool:
-    """Whether there is a person to ask."""
+    """Return whether a user can answer."""
     return sys.stdin.isatty() and sys.stdout.isatty() and not os.environ.get("CI")
 
 
 @dataclass(frozen=True)
 class EndActions:
-    """What is to be done after a search without being asked.
+    """Actions after a search that were requested by flags.
 
     Attributes:
         show: Whether to show the winner.
         compare: Trial or name to compare the winner with.
-        export: Directory to write the winner to.
-        chat: Whether to chat with it.
+        export: Directory to export the winner to.
+        chat: Whether to chat with the winner.
     """
 
     show: bool = False
@@ -54,18 +54,18 @@ class EndActions:
     chat: bool = False
 
     def __bool__(self) -> bool:
-        """Whether there is any."""
+        """Return whether there is any."""
         return self != EndActions()
 
     def check(self) -> None:
-        """Refuse before the search what could not be done after it.
+        """Refuse before the search what would fail after it.
 
         Raises:
-            ValueError: If the directory cannot be written to, or there is nobody to chat with.
+            ValueError: If the directory cannot be written to, or there is no terminal to chat on.
         """
         if self.chat and not sys.stdin.isatty():
             raise ValueError(
-                "`search --chat` talks on a terminal; without one use "
+                "`search --chat` needs a terminal; without one use "
                 "`heterosis chat STUDY --prompt TEXT` after the search"
             )
         if self.export is not None:
@@ -73,8 +73,8 @@ class EndActions:
 
             check_goal(self.export)
 
-    def fulfil(self, study: Path) -> None:
-        """Do them, in the order of the attributes."""
+    def run(self, study: Path) -> None:
+        """Run the actions in the order of the attributes."""
         if self.show:
             _show(study)
         if self.compare is not None:
@@ -86,35 +86,34 @@ class EndActions:
 
 
 def ask_what_next(study: Path, run: Callable[[Config], None]) -> None:
-    """Ask until the person quits; does nothing where nobody can answer.
+    """Show the menu until the user quits; does nothing if no user can answer.
 
-    What goes wrong is told, and asked again: the study lies on the disk.
+    An error is printed and the menu shown again: the study is safe on disk.
 
     Args:
-        study: The study's results folder.
-        run: Goes on with a search.
+        study: Results folder of the study.
+        run: Runs a search.
     """
     while can_ask():
         try:
-            if not _next(study, run):
+            if not _ask(study, run):
                 return
         except (KeyboardInterrupt, EOFError):
-            sys.stdout.write("\n")
+            typer.echo()
             return
-        except typer.Exit:  # a search that was ended early has said so
+        except typer.Exit:  # a search that ended early has said so
             continue
-        except SystemExit as ended:  # one that failed, too
+        except SystemExit as ended:  # and so has one that failed
             if ended.code != FAILED:
                 raise
         except (ValueError, RuntimeError, OSError) as error:
-            say(console(), f"heterosis: error: {error}")
+            typer.echo(f"heterosis: error: {error}")
 
 
-def _next(study: Path, run: Callable[[Config], None]) -> bool:
-    """Do one thing that is chosen; return whether to ask again."""
-    screen = console()
+def _ask(study: Path, run: Callable[[Config], None]) -> bool:
+    """Ask once and run the choice; return whether to ask again."""
     for key, (_, meaning) in CHOICES.items():
-        say(screen, f"  {key}  {meaning}")
+        typer.echo(f"  {key}  {meaning}")
     choice = input("what next? [q] ").strip().lower() or "q"
     key = next((key for key, (word, _) in CHOICES.items() if choice in (key, word)), None)
     if key is None:
@@ -129,28 +128,28 @@ def _next(study: Path, run: Callable[[Config], None]) -> bool:
     elif key == "v":
         _compare(study, input("with which trial or name? [best parent] ").strip() or None)
     elif key == "m":
-        _more(study, _whole(input("how many? [50] ") or "50"), run)
+        _more(study, input("how many? [50] ").strip() or "50", run)
     return key != "q"
 
 
 def _export(study: Path, out: Path) -> None:
     from .export import export
 
-    _say_command("export", study, "--out", str(out))
+    _print_command("export", study, "--out", str(out))
     export(study, out)
 
 
 def _chat(study: Path) -> None:
     from .chat import chat
 
-    _say_command("chat", study)
+    _print_command("chat", study)
     chat(study)
 
 
 def _show(study: Path) -> None:
     from .show import show
 
-    _say_command("show", study)
+    _print_command("show", study)
     show(study)
 
 
@@ -160,26 +159,22 @@ def _compare(study: Path, other: str | None) -> None:
     from ..leaderboard.compare import WINNER
     from .show import compare
 
-    with_whom = other or read_leaderboard(study).best_parent
-    if with_whom is None:
-        raise ValueError(f"{study}: no parent has been confirmed; name whom to compare with")
-    _say_command("compare", study, WINNER, with_whom)
-    compare(str(study), WINNER, with_whom)
+    other = other or read_leaderboard(study).best_parent
+    if other is None:
+        raise ValueError(f"{study}: no parent is confirmed; name a trial to compare with")
+    _print_command("compare", study, WINNER, other)
+    compare(str(study), WINNER, other)
 
 
-def _more(study: Path, count: int, run: Callable[[Config], None]) -> None:
+def _more(study: Path, count: str, run: Callable[[Config], None]) -> None:
     from ..study.resume import continued
 
-    _say_command("search --continue", study, "--trials", str(count))
-    run(continued(study, count))
+    if not count.isdigit():
+        raise ValueError(f"the number of candidates must be a whole number, got {count!r}")
+    _print_command("search --continue", study, "--trials", count)
+    run(continued(study, int(count)))
 
 
-def _say_command(name: str, study: Path, *words: str) -> None:
+def _print_command(name: str, study: Path, *words: str) -> None:
     """Print the command that does the same."""
-    say(console(), f"heterosis {name} {shlex.join([str(study), *words])}")
-
-
-def _whole(text: str) -> int:
-    if not text.strip().isdigit():
-        raise ValueError(f"a number of candidates is a whole number, got {text!r}")
-    return int(text)
+    typer.echo(f"heterosis {name} {shlex.join([str(study), *words])}")

@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .common import FAILED, INTERRUPTED, console, fail, quieten_transformers, say
+from .common import (
+    FAILED,
+    INTERRUPTED,
+    OUT,
+    DownloadOption,
+    MaxShardSizeOption,
+    MergeDeviceOption,
+    console,
+    fail,
+    quieten_transformers,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,48 +33,41 @@ def merge(
         Path,
         typer.Argument(metavar="RECIPE", help="mergekit's YAML, a recipe.json, or its folder."),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Model directory to write.")],
-    max_shard_size: Annotated[
-        str, typer.Option(help="Largest safetensors file, as `5GB`.")
-    ] = "5GB",
-    device: Annotated[
-        str, typer.Option(help="Where tensors are merged: cpu, cuda, cuda:1.")
-    ] = "cpu",
+    out: Annotated[Path, OUT],
+    max_shard_size: MaxShardSizeOption = "5GB",
+    device: MergeDeviceOption = "cpu",
     mask_seed: Annotated[
-        int | None, typer.Option(min=0, help="Of random masks; default: the recipe's, else 0.")
+        int | None, typer.Option(min=0, help="Seed of random masks; default: RECIPE's, or 0.")
     ] = None,
     dtype: Annotated[
         str | None,
-        typer.Option(help="float32, bfloat16 or float16; default: RECIPE's, else the base's."),
+        typer.Option(help="float32, bfloat16 or float16; default: RECIPE's, or the base's."),
     ] = None,
     tokenizer: Annotated[
-        str | None, typer.Option(help="Where vocabularies differ: base or union.")
+        str | None, typer.Option(help="Vocabulary if the parents' differ: base or union.")
     ] = None,
-    download: Annotated[
-        bool, typer.Option("--download", help="Fetch models from the hub that are not here.")
-    ] = False,
+    download: DownloadOption = False,
 ) -> None:
-    """Merge models file to file, as mergekit's YAML or a recipe.json says.
+    """Merge models from files to files, as mergekit's YAML or a recipe.json specifies.
 
-    One tensor of each model is in memory at a time. Relative paths of models are taken from
-    RECIPE's directory, then from the working directory. What cannot be had as RECIPE asks is
-    refused; what is equal only in expectation or up to rounding is told in a note.
+    Memory holds one tensor of each model at a time. Relative model paths are taken from
+    RECIPE's directory, then from the working directory. Settings that cannot be
+    followed are errors; results equal only in expectation or up to rounding are noted.
     """
     try:
         quieten_transformers()
         from ...merge.files.file_merge import open_merge
         from ...merge.files.writer import check_goal, shard_bytes
 
-        screen = console()
         check_goal(out)
         shard_bytes(max_shard_size)
         opened = open_merge(
             recipe, mask_seed=mask_seed, dtype=dtype, tokenizer=tokenizer, download=download
         )
         for line in describe(opened):
-            say(screen, line)
-        for line in run_merge(opened, out, screen, device=device, max_shard_size=max_shard_size):
-            say(screen, line)
+            typer.echo(line)
+        for line in _write(opened, out, device=device, max_shard_size=max_shard_size):
+            typer.echo(line)
     except KeyboardInterrupt:
         fail("interrupted; nothing was written", INTERRUPTED)
     except OSError as error:
@@ -72,7 +75,7 @@ def merge(
 
 
 def describe(merge: FileMerge) -> Iterator[str]:
-    """Say what will be merged, and in what it differs from what the file asks for."""
+    """Yield the models, the recipe, and the notes on what differs from the file."""
     from ..format import recipe_line
 
     for owner, place in merge.parents.places.items():
@@ -83,8 +86,8 @@ def describe(merge: FileMerge) -> Iterator[str]:
 
 
 @contextmanager
-def shown(console: Console) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on a terminal; yields what is told bytes done and bytes in all."""
+def progress_bar(console: Console) -> Iterator[Callable[[int, int], None]]:
+    """Show a progress bar on a terminal; yields a function of bytes done and bytes in total."""
     from rich.progress import (
         BarColumn,
         DownloadColumn,
@@ -100,32 +103,22 @@ def shown(console: Console) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: progress.update(bar, completed=done, total=total)
 
 
-def run_merge(
-    merge: FileMerge, out: Path, console: Console, *, device: str, max_shard_size: str
-) -> Iterator[str]:
-    """Merge into a directory, with a progress bar on a terminal; then say what was written."""
+def _write(merge: FileMerge, out: Path, *, device: str, max_shard_size: str) -> Iterator[str]:
+    """Write the merged model, then yield what was written."""
     from ...merge.files.export import MERGEKIT_FILE
-    from ...merge.files.file_merge import merge_files
     from ..format import duration
-    from ..models.card import licence_texts, merge_card
+    from ..models.reproduce import write_merge
 
-    begun = time.monotonic()
-    with shown(console) as on_tensor:
-        folder = merge_files(
-            merge,
-            out,
-            card=merge_card(merge, out.absolute().name),
-            device=device,
-            max_shard_size=max_shard_size,
-            extra_files=licence_texts(merge.parents),
-            provenance={"source": merge.source.name},
-            on_tensor=on_tensor,
+    start = time.monotonic()
+    with progress_bar(console()) as on_tensor:
+        folder = write_merge(
+            merge, out, device=device, max_shard_size=max_shard_size, on_tensor=on_tensor
         )
     files = list(folder.glob("*.safetensors"))
     size = sum(path.stat().st_size for path in files)
     yield (
         f"wrote {folder}: {size / 1e6:,.1f} MB in {len(files)} weight file{'s'[: len(files) - 1]}, "
-        f"{duration(time.monotonic() - begun)}"
+        f"{duration(time.monotonic() - start)}"
     )
     if not (folder / MERGEKIT_FILE).is_file():
-        yield f"no {MERGEKIT_FILE}: mergekit has no words for this recipe (recipe.json says why)"
+        yield f"no {MERGEKIT_FILE}: mergekit cannot express this recipe (recipe.json says why)"

@@ -1,45 +1,41 @@
-"""The command `heterosis report`: pages of a study, or of all studies in a folder."""
+"""The command `heterosis report`: the HTML page of a study, or of all studies in a folder."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .common import console, say
-
 
 def report(
     study: Annotated[
-        Path, typer.Argument(metavar="[STUDY]", help="A study's folder, or a folder of studies.")
+        Path, typer.Argument(metavar="STUDY", help="Results folder of a study, or of many.")
     ] = Path("results"),
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="File to write; default: report.html or index.html."),
+        typer.Option(
+            "--out", "-o", metavar="FILE", help="Page to write; default: report.html or index.html."
+        ),
     ] = None,
 ) -> None:
-    """Draw a study as one HTML page that needs no network.
+    """Write the report of a study as one self-contained HTML page.
 
-    Of a folder of studies: a page for each, and one that lists them.
+    For a folder of studies: a page for each, and an index.
     """
     import optuna
 
+    from ..report.index import draw_index
     from ..report.page import draw
     from ..storage.journal import JOURNAL, find_studies
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-
-    screen = console()
     if (study / JOURNAL).is_file():
-        say(screen, f"report: {draw(study, out)[1]}")
-        return
-    from ..report.index import draw_index
-
-    folders = find_studies(study)
-    say(screen, f"index: {draw_index(study, folders, draw, _complain, out)}")
+        typer.echo(f"report: {draw(study, out)[1]}")
+    else:
+        index = draw_index(study, find_studies(study), draw, _warn, out)
+        typer.echo(f"index: {index}")
 
 
-def _complain(error: str) -> None:
-    sys.stderr.write(f"heterosis: {error}\n")
+def _warn(error: str) -> None:
+    typer.echo(f"heterosis: {error}", err=True)

@@ -1,4 +1,4 @@
-"""The command `heterosis search`: its options, what is printed, and a soft stop on Ctrl-C."""
+"""The command `heterosis search`, with a soft stop on Ctrl-C."""
 
 from __future__ import annotations
 
@@ -12,70 +12,70 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .common import FAILED, INTERRUPTED, console, fail, quieten_libraries, say
+from .common import CONFIG, FAILED, INTERRUPTED, console, fail, quieten_libraries
 
 if TYPE_CHECKING:
     from ..config.config import Config
 
-ResultsOption = Annotated[
-    Path | None, typer.Option("--results", help="Folder of the study; default results/NAME.")
-]
-
 
 def search(
-    config: Annotated[
-        str | None,
-        typer.Argument(metavar="CONFIG", help="A search.yaml, its folder, or `quickstart`."),
+    config: Annotated[str | None, CONFIG] = None,
+    results: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Results folder of the study; default: results/NAME."),
     ] = None,
-    results: ResultsOption = None,
     trials: Annotated[
         int | None,
         typer.Option(
-            min=0, help="Candidates to propose, overrides search.trials; with --continue: more."
+            min=0, help="Candidates to propose (search.trials); with --continue: how many more."
         ),
     ] = None,
     run_seed: Annotated[
-        int | None, typer.Option(min=0, help="Seed of the samplers; overrides search.run_seed.")
+        int | None, typer.Option(min=0, help="Seed of the samplers (search.run_seed).")
     ] = None,
     warm_start: Annotated[
         Path | None,
-        typer.Option(metavar="STUDY", help="A former study, whose best recipes are tried first."),
+        typer.Option(metavar="STUDY", help="An earlier study whose best recipes are tried first."),
     ] = None,
     continue_: Annotated[
         Path | None,
-        typer.Option("--continue", metavar="STUDY", help="Go on with a study, in place of CONFIG."),
+        typer.Option("--continue", metavar="STUDY", help="Study to continue, instead of CONFIG."),
     ] = None,
     menu: Annotated[
-        bool, typer.Option("--menu/--no-menu", help="Ask on a terminal what to do at the end.")
+        bool, typer.Option("--menu/--no-menu", help="On a terminal: show a menu after the search.")
     ] = True,
-    show_: Annotated[bool, typer.Option("--show", help="At the end: show the winner.")] = False,
+    show_: Annotated[bool, typer.Option("--show", help="Afterwards: show the winner.")] = False,
     compare_: Annotated[
         str | None,
-        typer.Option("--compare", metavar="TRIAL", help="At the end: compare the winner with it."),
+        typer.Option(
+            "--compare", metavar="TRIAL", help="Afterwards: compare the winner with TRIAL."
+        ),
     ] = None,
     export_: Annotated[
         Path | None,
-        typer.Option("--export", metavar="DIR", help="At the end: write the winner there."),
+        typer.Option("--export", metavar="DIR", help="Afterwards: export the winner to DIR."),
     ] = None,
-    chat_: Annotated[bool, typer.Option("--chat", help="At the end: chat with it.")] = False,
+    chat_: Annotated[
+        bool, typer.Option("--chat", help="Afterwards: chat with the winner.")
+    ] = False,
 ) -> None:
-    """Search for the best merge, or continue the search that lies in the results folder.
+    """Search for the best merge, or continue the search in the results folder.
 
-    The same command continues after Ctrl-C, a crash or a kill; no finished candidate is lost. What
-    is to be done at the end is done if the search ends by itself, and then no menu asks.
+    The same command continues after Ctrl-C, a crash or a kill; no finished candidate is lost.
+    `--show`, `--compare`, `--export` and `--chat` run after a complete search, without the menu.
     """
     from .menu import EndActions, ask_what_next
 
-    wishes = EndActions(show_, compare_, export_, chat_)
-    wishes.check()
-    loaded = _chosen(config, continue_, results, trials, run_seed, warm_start)
+    actions = EndActions(show_, compare_, export_, chat_)
+    actions.check()
+    loaded = _load(config, continue_, results, trials, run_seed, warm_start)
     _run(loaded)
-    wishes.fulfil(loaded.results_folder)
-    if menu and not wishes:
+    actions.run(loaded.results_folder)
+    if menu and not actions:
         ask_what_next(loaded.results_folder, _run)
 
 
-def _chosen(
+def _load(
     config: str | None,
     study: Path | None,
     results: Path | None,
@@ -83,28 +83,28 @@ def _chosen(
     run_seed: int | None,
     warm_start: Path | None,
 ) -> Config:
-    """The configuration that is named, or that of a study."""
+    """Return the configuration that is named, or that of the study to continue."""
     if (config is None) == (study is None):
         raise ValueError(
             "a search needs one of CONFIG and --continue STUDY; give a search.yaml or a study"
         )
     if study is None:
-        search = {"trials": trials, "run_seed": run_seed, "warm_start": warm_start}
         from ..config.load import load_with_options
 
-        return load_with_options(str(config), results, **search)
-    if any(given is not None for given in (results, run_seed, warm_start)):
+        options = {"trials": trials, "run_seed": run_seed, "warm_start": warm_start}
+        return load_with_options(str(config), results, **options)
+    if any(option is not None for option in (results, run_seed, warm_start)):
         raise ValueError(
-            "--continue keeps the study's folder, its seed and what it began with; leave out "
-            "--results, --run-seed and --warm-start"
+            "--continue keeps the study's folder, seed and warm start; leave out --results, "
+            "--run-seed and --warm-start"
         )
     from ..study.resume import continued
 
     return continued(study, trials)
 
 
-def _run(loaded: Config) -> None:
-    """Run a search, and print what it found."""
+def _run(config: Config) -> None:
+    """Run a search and print its result."""
     from ..leaderboard.sentences import found_lines
     from ..leaderboard.views import table
     from ..run import run_search
@@ -112,32 +112,32 @@ def _run(loaded: Config) -> None:
 
     screen = console()
     quieten_libraries()
-    remedy = "nothing finished is lost; the same command continues"
+    remedy = "finished candidates are kept; the same command continues"
     try:
         with make_reporter(screen) as reporter, soft_stop(reporter.note) as should_stop:
-            outcome = run_search(loaded, reporter, should_stop)
+            outcome = run_search(config, reporter, should_stop)
     except KeyboardInterrupt:
         fail(f"interrupted; {remedy}", INTERRUPTED)
     except OSError as error:
         fail(f"{error}; {remedy}", FAILED)
-    folder = loaded.results_folder
+    folder = config.results_folder
     screen.print(table(outcome.board, width=screen.width))
     for line in found_lines(outcome.board):
-        say(screen, line)
-    say(screen, f"report: {folder}/report.html, leaderboard.md and leaderboard.csv")
+        typer.echo(line)
+    typer.echo(f"report: {folder}/report.html, leaderboard.md and leaderboard.csv")
     if not outcome.finished:
-        say(screen, "ended early: the same command continues")
+        typer.echo("ended early: the same command continues")
         raise typer.Exit(INTERRUPTED)
     if outcome.board.winner:
-        say(screen, f"export the winner: heterosis export {shlex.quote(str(folder))} --out DIR")
+        typer.echo(f"export the winner: heterosis export {shlex.quote(str(folder))} --out DIR")
 
 
 @contextmanager
 def soft_stop(note: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C or SIGTERM into a soft end; a second one interrupts at once.
+    """Make the first Ctrl-C or SIGTERM a soft stop; a second one interrupts immediately.
 
     Yields:
-        A function that says whether the search should end after the current candidate.
+        A function that returns whether to stop after the current candidate.
     """
     asked = False
 
@@ -148,7 +148,7 @@ def soft_stop(note: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
         asked = True
         note(
             f"{signal.Signals(number).name}: finishing the current candidate, then confirming the "
-            "best; once more to stop at once (nothing finished is lost)"
+            "best; repeat to stop immediately (finished candidates are kept)"
         )
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -1,6 +1,6 @@
-"""The commands `heterosis show` and `heterosis compare`: one candidate laid open, or two.
+"""The commands `heterosis show` and `heterosis compare`: one candidate in detail, or two.
 
-Their options, and what a person reads. Loads tasks for their prompts, never weights.
+Loads tasks for their prompts, never weights.
 """
 
 from __future__ import annotations
@@ -11,11 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .common import StudyArgument, console, quieten_libraries, say
+from .common import StudyArgument, console, quieten_libraries
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from ...evals.scores.scores import ItemScores
     from ...evals.tasks.tasks import FrozenTask
     from ..leaderboard.board import Leaderboard, Row
@@ -24,20 +22,21 @@ if TYPE_CHECKING:
     Sides = tuple[tuple[Leaderboard, Row], tuple[Leaderboard, Row]]
 
 ItemsOption = Annotated[
-    int, typer.Option("--items", min=0, help="Items won and lost to print, of each this many.")
+    int, typer.Option("--items", min=0, help="Number of items won, and of items lost, to print.")
 ]
-TRIAL = "Trial number, name, or `winner`."
+TRIAL = "Trial number, name or `winner`."
 
 
 def show(
     study: StudyArgument,
-    trial: Annotated[str, typer.Argument(metavar="[TRIAL]", help=TRIAL)] = "winner",
+    trial: Annotated[str, typer.Argument(metavar="TRIAL", help=TRIAL)] = "winner",
     against: Annotated[
-        str | None, typer.Option("--against", help="Trial or name; default: the best parent.")
+        str | None,
+        typer.Option(metavar="TRIAL", help="Compare with it; default: the best parent."),
     ] = None,
     items: ItemsOption = 3,
 ) -> None:
-    """Show a candidate: its recipe by layer, its scores, the questions it won and lost."""
+    """Show a candidate: its recipe by layer, its scores, the items it won and lost."""
     quieten_libraries()
     from ..format import recipe_line
     from ..leaderboard.board import read_leaderboard
@@ -45,55 +44,51 @@ def show(
 
     screen, board = console(), read_leaderboard(study)
     row = find_row(board, trial)
-    say(screen, f"{row.candidate.name} of {board.name}{_stage(board, row)}: {row.verdict}")
-    say(screen, recipe_line(row.candidate.recipe, row.candidate.origin))
-    if row.candidate.failure:
-        say(screen, f"failed: {row.candidate.failure}")
+    candidate = row.candidate
+    stage = "" if candidate.stage is None else f", {board.stages[candidate.stage]}"
+    typer.echo(f"{candidate.name} of {board.name}{stage}: {row.verdict}")
+    typer.echo(recipe_line(candidate.recipe, candidate.origin))
+    if candidate.failure:
+        typer.echo(f"failed: {candidate.failure}")
         return
-    screen.print(recipe_table(row.candidate.recipe))
+    screen.print(recipe_table(candidate.recipe))
     screen.print(score_table(board, row))
     other = against or board.best_parent
     if other is not None and find_row(board, other) is not row:
         sides = ((board, row), (board, find_row(board, other)))
-        _print_difference(screen, sides, _shared(sides), items)
-
-
-def _stage(board: Leaderboard, row: Row) -> str:
-    """The stage of the search that a candidate is of, where there are several."""
-    place = row.candidate.stage
-    return "" if place is None else f", {board.stages[place]}"
+        _print_difference(sides, _shared_scores(sides), items)
 
 
 def compare(
     study: Annotated[
-        str, typer.Argument(metavar="STUDY", help="A study's folder; or A, as STUDY:TRIAL.")
+        str,
+        typer.Argument(metavar="STUDY", help="Results folder of a study; or A, as STUDY:TRIAL."),
     ],
     a: Annotated[str, typer.Argument(metavar="A", help=f"{TRIAL} Or B, as STUDY:TRIAL.")],
-    b: Annotated[str | None, typer.Argument(metavar="[B]", help=TRIAL)] = None,
+    b: Annotated[str | None, typer.Argument(metavar="B", help=TRIAL)] = None,
     items: ItemsOption = 3,
 ) -> None:
     """Compare two candidates: paired differences, recipes, the items on which they differ.
 
-    Of one study: `compare STUDY A B`. Of two: `compare STUDY:TRIAL STUDY:TRIAL`, where a STUDY
-    alone stands for its winner; they must have been scored on the same items, in the same way.
+    Of one study: `compare STUDY A B`. Of two: `compare STUDY:TRIAL STUDY:TRIAL`, where STUDY
+    alone means its winner; both must have been scored on the same items in the same way.
     """
     quieten_libraries()
     from ..leaderboard.board import read_leaderboard
     from ..leaderboard.compare import find_row, recipe_difference, split_place
 
     places = [(Path(study), a), (Path(study), b)] if b else [split_place(t) for t in (study, a)]
-    read = {folder: read_leaderboard(folder) for folder, _ in places}
-    screen, boards = console(), [read[folder] for folder, _ in places]
-    rows = [find_row(board, word) for board, (_, word) in zip(boards, places, strict=True)]
-    recipes = [row.candidate.recipe for row in rows]
-    sides = ((boards[0], rows[0]), (boards[1], rows[1]))
-    shared = _shared(sides)
-    screen.print(recipe_difference(recipes[0], recipes[1], _names(sides)))
-    _print_difference(screen, sides, shared, items)
+    boards = {folder: read_leaderboard(folder) for folder, _ in places}
+    first, second = ((boards[folder], find_row(boards[folder], word)) for folder, word in places)
+    sides = (first, second)
+    scores = _shared_scores(sides)
+    recipes = [row.candidate.recipe for _, row in sides]
+    console().print(recipe_difference(recipes[0], recipes[1], _names(sides)))
+    _print_difference(sides, scores, items)
 
 
 def _names(sides: Sides) -> list[str]:
-    """Names of two candidates; with their folders where they are of two studies."""
+    """Return the names of two candidates, with their folders if they are of two studies."""
     same = sides[0][0].folder == sides[1][0].folder
     return [
         row.candidate.name if same else f"{board.folder.name}: {row.candidate.name}"
@@ -101,54 +96,54 @@ def _names(sides: Sides) -> list[str]:
     ]
 
 
-def _print_difference(
-    screen: Console, sides: Sides, shared: tuple[str, Sequence[ItemScores]], count: int
-) -> None:
-    """Paired differences, then the items that one wins and the other loses."""
+def _print_difference(sides: Sides, shared: tuple[str, Sequence[ItemScores]], n_items: int) -> None:
+    """Print paired differences, then items that only one answers better."""
     from ..leaderboard.compare import difference_table, differing_items
 
     split, (ours, theirs) = shared
     board, other = (board for board, _ in sides)
-    one_rule = board.objective == other.objective
-    objective = board.objective if one_rule else None
-    screen.print(difference_table(objective, ours, theirs, _names(sides)))
-    if not one_rule:
+    same_objective = board.objective == other.objective
+    objective = board.objective if same_objective else None
+    console().print(difference_table(objective, ours, theirs, _names(sides)))
+    if not same_objective:
         phrases = " and ".join(b.objective.phrase for b in (board, other))
-        say(screen, f"objectives differ ({phrases}): compared task by task alone")
-    found = list(differing_items(ours, theirs))
-    won = [item for item in found if item.won]
-    lost = [item for item in found if not item.won]
-    say(screen, f"{split} items won: {len(won)}, lost: {len(lost)}, alike: {ours.n - len(found)}")
-    if count and found:
+        typer.echo(f"objectives differ ({phrases}): compared task by task only")
+    differing = list(differing_items(ours, theirs))
+    won = [item for item in differing if item.won]
+    lost = [item for item in differing if not item.won]
+    ties = ours.n - len(differing)
+    typer.echo(f"{split} items won: {len(won)}, lost: {len(lost)}, tied: {ties}")
+    if n_items and differing:
         tasks = {task.name: task for task in _tasks(board.folder)}
         for word, some in (("won", won), ("lost", lost)):
-            for item in some[:count]:
-                _print_item(screen, word, item, tasks[item.task])
+            for item in some[:n_items]:
+                _print_item(word, item, tasks[item.task])
 
 
-def _shared(sides: Sides) -> tuple[str, Sequence[ItemScores]]:
-    """The scores of both on the confirm items, or where one has none, on shared search items."""
+def _shared_scores(sides: Sides) -> tuple[str, Sequence[ItemScores]]:
+    """Return both scores on the confirm items, or on the shared search items if one has none."""
     from ...evals.scores.store import ItemStore
     from ...evals.tasks.splits import CONFIRM, SEARCH
     from ..leaderboard.compare import on_shared_items
     from ..storage.journal import StudyError
     from ..study.finalists import search_items
 
+    candidates = [(ItemStore(board.folder / "items"), row.candidate) for board, row in sides]
     for split in (CONFIRM, SEARCH):
-        own = [(ItemStore(board.folder / "items"), row.candidate) for board, row in sides]
-        found = [
+        ours, theirs = (
             search_items(store, c) if split == SEARCH else store.read(c.number, split)
-            for store, c in own
-        ]
-        scores = [each for each in found if each is not None]
-        if len(scores) == len(sides):
-            if sides[0][0].folder != sides[1][0].folder and not scores[0].fingerprint:
-                raise StudyError(
-                    f"{sides[0][0].folder}: scored by an earlier version, which kept no "
-                    "fingerprint: whether another study asked the same cannot be told; search again"
-                )
-            return split, on_shared_items(scores[0], scores[1], whole=split == CONFIRM)
-    (board, row), _ = next(pair for pair in zip(sides, found, strict=True) if pair[1] is None)
+            for store, c in candidates
+        )
+        if ours is None or theirs is None:
+            lacking = sides[0] if ours is None else sides[1]
+            continue
+        if sides[0][0].folder != sides[1][0].folder and not ours.fingerprint:
+            raise StudyError(
+                f"{sides[0][0].folder}: scored by an earlier version without fingerprints, so it "
+                "cannot be compared with another study; search again"
+            )
+        return split, on_shared_items(ours, theirs, whole=split == CONFIRM)
+    board, row = lacking
     raise StudyError(
         f"{board.folder}: {row.candidate.name} has no stored items (it failed, or they are lost); "
         "compare others, or run the search again"
@@ -156,7 +151,7 @@ def _shared(sides: Sides) -> tuple[str, Sequence[ItemScores]]:
 
 
 def _tasks(study: Path) -> Sequence[FrozenTask]:
-    """The study's tasks, prompts built."""
+    """Return the study's tasks with their prompts."""
     from ..config.config import Config
     from ..storage.journal import Journal
     from ..study.parts import open_parts
@@ -164,12 +159,12 @@ def _tasks(study: Path) -> Sequence[FrozenTask]:
     return open_parts(Config.model_validate(Journal(study).begun["config"])).tasks
 
 
-def _print_item(screen: Console, word: str, item: Item, task: FrozenTask) -> None:
+def _print_item(word: str, item: Item, task: FrozenTask) -> None:
     requests = task.prompts.instances[item.doc_id]
     values = " against ".join(f"{value:g}" for value in item.values)
-    say(screen, f"--- {word}: {item.task}, document {item.doc_id} ({values})")
-    say(screen, str(requests[0].args[0]))
+    typer.echo(f"--- {word}: {item.task}, document {item.doc_id} ({values})")
+    typer.echo(str(requests[0].args[0]))
     gold = task.prompts.gold.get(item.doc_id, ())
     choices: list[Any] = [list(request.args)[-1] for request in requests] if gold else []
-    right = [repr(choices[index]) for index in gold]
-    say(screen, f"--- right: {', '.join(right) or repr(task.prompts.targets[item.doc_id])}")
+    answers = [repr(choices[index]) for index in gold]
+    typer.echo(f"--- right: {', '.join(answers) or repr(task.prompts.targets[item.doc_id])}")

@@ -1,9 +1,8 @@
-"""The command `heterosis tasks`: which lm-eval tasks can run here."""
+"""The command `heterosis tasks`: which tasks can run here, and one rendered prompt."""
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from enum import StrEnum
@@ -12,14 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .common import console, quieten_libraries, say
-from .lm_eval_options import (
-    ShotsOption,
+from .common import (
+    FewShotOption,
     SystemOption,
     TemplateOption,
     TurnsOption,
-    _announce_index,
-    _turns,
+    announce_index,
+    as_multiturn,
+    console,
+    quieten_libraries,
 )
 
 if TYPE_CHECKING:
@@ -28,30 +28,30 @@ if TYPE_CHECKING:
 
 
 class ListFormat(StrEnum):
-    """How a list of tasks is written."""
+    """Output formats of a list of tasks."""
 
     table = "table"
     json = "json"
 
 
-def list_or_show_tasks(
+def tasks(
     what: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[WHAT]...",
-            help="Part of a name, a pattern as `mmlu_*`, a task's YAML file, or a folder of them.",
+            metavar="WHAT",
+            help="Part of a name, a pattern such as `mmlu_*`, a YAML file or a folder.",
         ),
     ] = None,
     all_tasks: Annotated[
-        bool, typer.Option("--all", help="Also what cannot run here, and what it lacks.")
+        bool, typer.Option("--all", help="Also list tasks that cannot run here, and why.")
     ] = False,
     show: Annotated[
-        bool, typer.Option("--show", help="Show one rendered prompt of the task WHAT.")
+        bool, typer.Option("--show", help="Show the first prompt of the task WHAT.")
     ] = False,
     format_: Annotated[
-        ListFormat, typer.Option("--format", help="How to write the list.")
+        ListFormat, typer.Option("--format", help="Output format.")
     ] = ListFormat.table,
-    num_fewshot: ShotsOption = None,
+    num_fewshot: FewShotOption = None,
     model: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Model directory whose chat template is applied."),
@@ -60,97 +60,97 @@ def list_or_show_tasks(
     system_instruction: SystemOption = None,
     fewshot_as_multiturn: TurnsOption = None,
 ) -> None:
-    """List the tasks that can run here, or show how a model meets one of them.
+    """List the tasks that can run here, or show one rendered prompt.
 
-    Without WHAT, those of lm-eval's tasks whose data are on this machine.
+    Without WHAT: lm-eval's tasks whose data are on this machine.
     """
-    asked = what or []
+    words = what or []
     quieten_libraries()
     from ...evals.tasks.chat import ChatOptions
 
-    chat = ChatOptions(apply_chat_template, system_instruction, _turns(fewshot_as_multiturn))
+    chat = ChatOptions(apply_chat_template, system_instruction, as_multiturn(fewshot_as_multiturn))
     if show:
-        _show(asked, num_fewshot, chat, model)
+        _show(words, num_fewshot, chat, model)
     elif num_fewshot is not None or model is not None or chat != ChatOptions():
         raise ValueError("options about prompts need `--show`, as in heterosis tasks NAME --show")
     else:
-        _list(asked, all_tasks, format_)
+        _list(words, all_tasks, format_)
 
 
-def _show(asked: Sequence[str], num_fewshot: int | None, options: Any, model: Path | None) -> None:
+def _show(words: Sequence[str], num_fewshot: int | None, options: Any, model: Path | None) -> None:
     """Print one rendered prompt."""
     from ...evals.tasks.rendering import show_task
 
-    if len(asked) != 1:
-        raise ValueError(f"`--show` must have one task to show, got {len(asked)}")
+    if len(words) != 1:
+        raise ValueError(f"`--show` must have one task to show, got {len(words)}")
     chat = _chat_of(options, model)
-    _announce_index(asked)
-    screen = console()
-    for line in show_task(asked[0], num_fewshot=num_fewshot, chat=chat):
-        say(screen, line)
+    announce_index(words)
+    for line in show_task(words[0], num_fewshot=num_fewshot, chat=chat):
+        typer.echo(line)
 
 
 def _chat_of(options: Any, model: Path | None) -> Chat:
-    """How prompts are wrapped for the model directory that is given, if one is needed."""
+    """Return how prompts are wrapped, with the model's template if it is applied."""
     from ...evals.lm_eval_run import check_chat
     from ...evals.tasks.chat import Chat
 
     if not options.apply_chat_template:
         return Chat(options)
     if model is None:
-        raise ValueError("`--apply-chat-template` needs `--model`, the directory of the template")
+        raise ValueError("`--apply-chat-template` needs `--model`, the directory with the template")
     from ..models.source import open_source
 
     return check_chat(options, open_source(str(model)).tokenizer, str(model))
 
 
-def _list(asked: Sequence[str], all_tasks: bool, format_: ListFormat) -> None:
-    """Print the tasks that fit what is asked."""
-    found = _found(asked)
-    shown = [each for each in found if all_tasks or each.problem is None]
+def _list(words: Sequence[str], all_tasks: bool, format_: ListFormat) -> None:
+    """Print the tasks that match."""
+    from ...evals.tasks.catalogue import remedy
+
+    matches = _matches(words)
+    shown = [each for each in matches if all_tasks or each.problem is None]
     if format_ is ListFormat.json:
-        sys.stdout.write(json.dumps([asdict(each) for each in shown], indent=1) + "\n")
+        typer.echo(json.dumps([asdict(each) for each in shown], indent=1))
         return
-    screen = console()
     if shown:
-        screen.print(_table(shown))
-    lacking = sum(each.problem is not None for each in found)
-    say(screen, f"{len(found) - lacking} of {len(found)} can run here")
-    if lacking and all_tasks:
-        from ...evals.tasks.catalogue import remedy
-
-        say(screen, f"where data sets are missing: {remedy()}")
-    elif lacking:
-        say(screen, "what the others lack, and what to do: the same command with --all")
+        console().print(_table(shown))
+    unusable = sum(each.problem is not None for each in matches)
+    typer.echo(f"{len(matches) - unusable} of {len(matches)} can run here")
+    if unusable and all_tasks:
+        typer.echo(f"if data sets are missing: {remedy()}")
+    elif unusable:
+        typer.echo("for what the others lack, and the remedy: the same command with --all")
 
 
-def _found(asked: Sequence[str]) -> list[Listed]:
-    """Tasks of the files and folders that are named, and lm-eval's that fit the patterns.
+def _matches(words: Sequence[str]) -> list[Listed]:
+    """Return the tasks of the files and folders, and lm-eval's that match the patterns.
 
     Raises:
-        TaskError: If a file or folder is not there, or a pattern fits nothing.
+        TaskError: If a file or folder does not exist, or a pattern matches nothing.
     """
     from ...evals.tasks.catalogue import builtin_index, list_tasks
     from ...evals.tasks.task_files import TaskError, is_path, nearest, read_task_file
 
-    found: list[Listed] = []
-    paths = [word for word in asked if is_path(word) or Path(word).is_dir()]
+    matches: list[Listed] = []
+    paths = [word for word in words if is_path(word) or Path(word).is_dir()]
     for path in map(Path, paths):
         if not path.exists():
             read_task_file(path)  # says what is there instead
-        tasks = list_tasks(folders=[path], builtin=False)
-        if not tasks:
+        in_folder = list_tasks(folders=[path], builtin=False)
+        if not in_folder:
             raise TaskError(f"{path}: no YAML file there defines a task; see `task:` and `group:`")
-        found += tasks
-    patterns = [word for word in asked if word not in paths]
-    _announce_index(patterns if asked else ["all"])
-    for pattern in patterns if asked else [None]:
-        tasks = list_tasks(pattern)
-        if not tasks:
+        matches += in_folder
+    patterns = [word for word in words if word not in paths]
+    announce_index(patterns if words else ["all"])
+    for pattern in patterns if words else [None]:
+        builtin = list_tasks(pattern)
+        if not builtin:
             near = nearest(str(pattern), builtin_index().all_tasks) or ";"
-            raise TaskError(f"lm-eval has no task that fits '{pattern}'{near} `*` fits any letters")
-        found += tasks
-    return list(dict.fromkeys(found))
+            raise TaskError(
+                f"lm-eval has no task that matches '{pattern}'{near} `*` matches any letters"
+            )
+        matches += builtin
+    return list(dict.fromkeys(matches))
 
 
 def _table(listed: Sequence[Listed]) -> Any:
@@ -160,11 +160,11 @@ def _table(listed: Sequence[Listed]) -> Any:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("task", overflow="fold")
     table.add_column("", justify="right", no_wrap=True)
-    lacking = any(each.problem for each in listed)
-    if lacking:
-        table.add_column("what it lacks", overflow="fold")
+    has_problems = any(each.problem for each in listed)
+    if has_problems:
+        table.add_column("problem", overflow="fold")
     for each in listed:
         count = f"{each.n_tasks} tasks" if each.n_tasks > 1 else ""
         row = [Text(each.name), Text(count), Text(each.problem or "")]
-        table.add_row(*row[: 3 if lacking else 2])
+        table.add_row(*row[: 3 if has_problems else 2])
     return table

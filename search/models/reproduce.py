@@ -92,7 +92,27 @@ def reproduce(
         return Reproduction(
             merge, record, merged_digests(merge, device=device, on_tensor=on_tensor)
         )
-    folder = merge_files(
+    folder = write_merge(
+        merge, out, device=device, max_shard_size=max_shard_size, on_tensor=on_tensor
+    )
+    return Reproduction(merge, record, read_record(folder).weights)
+
+
+def write_merge(
+    merge: FileMerge,
+    out: Path,
+    *,
+    device: str,
+    max_shard_size: str,
+    on_tensor: Callable[[int, int], None] | None,
+) -> Path:
+    """Write a merge as a model directory with its card and the parents' licences.
+
+    Raises:
+        ValueError: If ``out`` is taken, or a model holds NaN or infinity.
+        OSError: If writing fails; ``out`` is then as it was.
+    """
+    return merge_files(
         merge,
         out,
         card=merge_card(merge, out.absolute().name),
@@ -102,7 +122,6 @@ def reproduce(
         provenance={"source": merge.source.name},
         on_tensor=on_tensor,
     )
-    return Reproduction(merge, record, read_record(folder).weights)
 
 
 def _packages(versions: Mapping[str, str]) -> tuple[str, str]:

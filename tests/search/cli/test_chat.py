@@ -48,7 +48,10 @@ def test_more_candidates_by_the_studys_own_configuration(heterosis, study, tmp_p
     [
         ((), "a search needs one of CONFIG and --continue STUDY"),
         (("quickstart", "--continue", "x"), "a search needs one of CONFIG and --continue STUDY"),
-        (("--continue", "x", "--run-seed", 3), "--continue keeps the study's folder, its seed"),
+        (
+            ("--continue", "x", "--run-seed", 3),
+            "--continue keeps the study's folder, seed and warm start",
+        ),
         (("--continue", "nowhere"), "nowhere: holds no study"),
     ],
 )
@@ -60,7 +63,7 @@ def test_an_export_is_reproduced_to_the_bit(heterosis, exported, tmp_path):
     code, out, _ = heterosis("reproduce", exported)
     assert code == 0
     count = len(json.loads((exported / "recipe.json").read_text())["weights"])
-    assert f"reproduced: all {count} tensors have the SHA-256 that it states" in out
+    assert f"reproduced: all {count} tensors have the recorded SHA-256" in out
     code, out, _ = heterosis("reproduce", exported / "recipe.json", "--out", tmp_path / "again")
     assert code == 0
     name = "model.safetensors"

@@ -37,7 +37,7 @@ def test_a_directory(heterosis, tmp_path):
     assert code == 0
     assert "|quickstart_java|      1|none  |     0|acc   |" in out
     assert f"pretrained {MODEL}, dtype float32, softmax_dtype float32" in out
-    assert "a number for trying out, not for publishing" in out
+    assert "for a trial run, not for publishing" in out
     read = results(tmp_path)
     assert f"results: {tmp_path}" in out
     assert read["n-samples"]["quickstart_java"] == {"original": 2000, "effective": 40}

@@ -81,7 +81,7 @@ def test_every_choice_of_the_menu(search, again):
     child.expect("directory to write .exports/again.")
     child.sendline("")
     child.expect(f"heterosis export {re.escape(str(again))} --out exports/again")
-    child.expect("items come out alike")
+    child.expect("score the same on all .* items")
     child.expect("what next")
     child.sendline("c")
     child.expect("Ctrl-D or /exit ends")
@@ -96,7 +96,7 @@ def test_every_choice_of_the_menu(search, again):
     child.sendline("m")
     child.expect("how many")
     child.sendline("many")
-    child.expect("error: a number of candidates is a whole number, got 'many'")
+    child.expect("error: the number of candidates must be a whole number, got 'many'")
     child.expect("what next")
     child.sendline("m")
     child.expect("how many")
@@ -159,7 +159,7 @@ def test_every_choice_is_a_flag_and_then_nobody_is_asked(search, again):
     child.expect(f"heterosis show {re.escape(str(again))}")
     child.expect(f"heterosis compare {re.escape(str(again))} winner base")
     child.expect(f"heterosis export {re.escape(str(again))} --out out")
-    child.expect("items come out alike")
+    child.expect("score the same on all .* items")
     child.expect("Ctrl-D or /exit ends")
     child.sendeof()
     assert "what next" not in ended(child)
@@ -177,7 +177,7 @@ def test_flags_do_without_a_terminal(heterosis, again, tmp_path):
 
 def test_what_cannot_be_done_at_the_end_is_refused_at_the_start(heterosis, again, tmp_path):
     message = refused(heterosis("search", "--continue", again, "--chat"))
-    assert "`search --chat` talks on a terminal; without one use `heterosis chat STUDY" in message
+    assert "`search --chat` needs a terminal; without one use `heterosis chat STUDY" in message
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "file").touch()
     message = refused(heterosis("search", "--continue", again, "--export", tmp_path / "there"))

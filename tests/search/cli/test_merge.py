@@ -146,7 +146,7 @@ def test_what_mergekit_has_no_words_for_is_said(merge, config):
     code, said, _ = merge(path, "--out", folder / "two")
     assert code == 0
     assert said.splitlines()[-1] == (
-        "no mergekit_config.yml: mergekit has no words for this recipe (recipe.json says why)"
+        "no mergekit_config.yml: mergekit cannot express this recipe (recipe.json says why)"
     )
     assert not (folder / "two" / "mergekit_config.yml").exists()
 

@@ -33,7 +33,7 @@ def test_a_candidate_is_laid_open(heterosis, study):
     ours, theirs = (store.read(r.candidate.number, CONFIRM) for r in (board.winner, parent))
     won = int(np.sum(ours.value > theirs.value))
     lost = int(np.sum(ours.value < theirs.value))
-    assert f"confirm items won: {won}, lost: {lost}, alike: {ours.n - won - lost}" in out
+    assert f"confirm items won: {won}, lost: {lost}, tied: {ours.n - won - lost}" in out
     assert out.count("--- won: ") == min(won, 1)
     assert f"{board.winner.to_parent.value:+.4f}" in out
 
@@ -87,7 +87,7 @@ def test_studies_of_an_earlier_version_are_not_compared(heterosis, tmp_path):
     for name in "ab":
         make_study(tmp_path / name, searched(0.8))
     message = refused(heterosis("compare", tmp_path / "a", tmp_path / "b"))
-    assert "kept no fingerprint: whether another study asked the same cannot be told" in message
+    assert "scored by an earlier version without fingerprints, so it cannot be compared" in message
     assert heterosis("compare", tmp_path / "a", 4, 3, "--items", 0)[0] == 0
 
 

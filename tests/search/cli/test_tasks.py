@@ -94,4 +94,4 @@ def test_lm_evals_own_tasks(heterosis):
     assert "can run here" in out
     code, _, err = heterosis("tasks", "arcc")
     assert code == 2
-    assert "lm-eval has no task that fits 'arcc'; did you mean 'arc_" in err
+    assert "lm-eval has no task that matches 'arcc'; did you mean 'arc_" in err

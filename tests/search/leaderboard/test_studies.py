@@ -217,7 +217,7 @@ def test_ctrl_c_ends_the_watching(results, tmp_path):
     again = shutil.copytree(results, tmp_path / "again")
     child = spawned(again, "--watch", "--interval", "0.2")
     child.expect("7 studies")
-    child.expect("Ctrl-C ends the watching")
+    child.expect("Ctrl-C stops watching")
     child.sendintr()
     child.expect(pexpect.EOF)
     said = str(child.before)
