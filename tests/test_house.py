@@ -1,6 +1,7 @@
-"""Which room may import which, no circles, and what importing the command line costs."""
+"""Which room may import which, which words are used, what importing the command line costs."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -137,6 +138,54 @@ def test_no_folder_has_too_many_files():
 def test_every_file_opens_by_saying_what_it_knows():
     for path in IMPORTS:
         assert ast.get_docstring(ast.parse(path.read_text())), path
+
+
+DIALECT = (
+    r"whom",
+    r"alike",
+    r"so many",
+    r"(is|be|are|was) had",
+    r"in flight",
+    r"flights?",
+    r"taken apart",
+    r"takes? .{1,20} apart",
+    r"dissections?",
+    r"(ends?|end of) the night",
+    r"(is|are|was|were) told",
+    r"told (by|apart)",
+    r"(has|have) met",
+    r"lands|landed",
+    r"rivals?",
+    r"none such",
+    r"held against",
+    r"a person",
+    r"kept true",
+    r"judged",
+    r"stands? (in|for|beside|there)",
+)
+"""What this project used to say in place of the field's words: docs/glossary.md has those."""
+PROSE = ("*.py", "*.md", "*.j2", "*.js", "*.yaml")
+QUOTED = {"CHANGELOG.md", "test_house.py"}
+"""Files that may quote what was said before."""
+
+
+def prose_files() -> Iterator[Path]:
+    for folder in ("search", MERGE, EVALS, "docs", "tests", "benchmarks", "configs"):
+        for pattern in PROSE:
+            yield from (p for p in (ROOT / folder).rglob(pattern) if "vendor" not in p.parts)
+    yield from ROOT.glob("*.md")
+
+
+def test_files_use_the_words_of_the_field():
+    pattern = re.compile(rf"\b({'|'.join(DIALECT)})\b", re.IGNORECASE)
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
+        for path in prose_files()
+        if path.name not in QUOTED
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if pattern.search(line)
+    ]
+    assert not found, "\n".join(found)
 
 
 HEAVY = ("torch", "transformers", "lm_eval", "datasets", "optuna", "scipy", "numpy", "pandas")
