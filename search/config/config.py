@@ -1,13 +1,9 @@
-"""The configuration of a search: one YAML file, checked before anything is loaded.
-
-Knows the file as a whole, what its sections demand of each other, and where relative paths lie.
-Knows neither torch nor Optuna, so that a misspelt key is reported at once.
-"""
+"""The configuration of a search: all sections of the YAML file, checked against each other."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -35,46 +31,56 @@ class ConfigError(ValueError):
 
 
 def _as_place(value: Any) -> Path | str:
-    """Keep what looks like a hub id as a string; every other string is a path."""
+    """Return a hub id as a string, and any other string as a path."""
     if not isinstance(value, Path | str) or not str(value):
-        raise ValueError(f"must be a directory or a hub id as `org/name`, got {value!r}")
+        raise ValueError(f"must be a directory or a hub id such as `org/name`, got {value!r}")
     return value if isinstance(value, str) and HUB_ID.fullmatch(value) else Path(value)
 
 
 Place = Annotated[Path | str, BeforeValidator(_as_place)]
-"""A model: a Hugging Face directory, or a hub id ``ORG/NAME[@REVISION]``."""
+"""Hugging Face directory, or hub id ``ORG/NAME[@REVISION]``."""
 
 
 class Config(Section):
-    """A whole search. Paths are absolute once read."""
+    """The whole configuration of a search. Paths are absolute once read."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")
+    """Name of the study."""
     base: Place
+    """Model from which all parents were fine-tuned."""
     parents: dict[str, Place] = Field(min_length=1)
     """Name -> full fine-tune of the base, or LoRA adapter for it."""
     download: bool = False
-    """Whether hub ids that are not in the local cache may be fetched."""
+    """Whether to download hub ids that are not in the local cache."""
     made_by: str | None = None
     """Command that makes base and parents; shown when they are missing, never run."""
     tasks: tuple[TaskSection, ...] = Field(min_length=1)
+    """Tasks whose scores are optimised."""
     guard: tuple[TaskSection, ...] = ()
-    """Tasks that the search never sees, scored at the end: what must not get worse."""
+    """Tasks that must not get worse: never searched on, scored at the end."""
     splits: SplitsSection = SplitsSection()
+    """Split of the tasks' items into search and confirm items."""
     merge: MergeSection = MergeSection()
+    """How and where a recipe is merged."""
     space: SpaceSection = SpaceSection()
+    """Parameters that the search varies, and their bounds."""
     stages: tuple[StageSection, ...] = ()
-    """Coarse spaces first, then finer ones around what they have found; each with the keys of
-    `space` in which it differs. Empty: one stage, `space`."""
+    """Spaces from coarse to fine, each around the best candidate so far; keys that differ from
+    `space`. Empty: one stage, `space`."""
     search: SearchSection = SearchSection()
+    """How candidates are proposed, and how many."""
     baselines: BaselinesSection = BaselinesSection()
+    """Null baselines, scored before the search."""
     eval: EvalSection = EvalSection()
+    """How models are scored."""
     workers: WorkersSection | None = None
+    """Processes that score candidates; default: this one, one candidate at a time."""
     results: Path | None = None
-    """Folder of the study (relative to the working directory); default results/NAME."""
+    """Folder of the study (relative to the working directory); default: results/NAME."""
 
     @field_validator("parents")
     @classmethod
-    def _parent_names(cls, parents: dict[str, Path | str]) -> dict[str, Path | str]:
+    def _check_parent_names(cls, parents: dict[str, Path | str]) -> dict[str, Path | str]:
         for name in parents:
             if not PARENT_NAME.fullmatch(name) or name == "base":
                 raise ValueError(
@@ -84,7 +90,7 @@ class Config(Section):
         return parents
 
     @model_validator(mode="after")
-    def _coherent(self) -> Self:
+    def _check_sections(self) -> Self:
         if self.merge.method and self.space.method:
             raise ValueError(
                 f"`merge.method` ({self.merge.method}) and `space.method` exclude each other; "
@@ -92,29 +98,29 @@ class Config(Section):
             )
         if self.merge.device_map is not None and self.merge.device != "auto":
             raise ValueError(
-                f"`merge.device_map` says where the model lives, got `merge.device: "
+                "`merge.device_map` decides where the model is, got `merge.device: "
                 f"{self.merge.device}` as well; leave one out"
             )
-        self._coherent_space()
+        self._check_space()
         if self.stages:
             check_stages(self.stages, self.search)
             for number in range(len(self.stages)):
-                self._coherent_stage(number)
+                self._check_stage(number)
         _check_objective(self.search, self.tasks)
         return self
 
-    def _coherent_stage(self, number: int) -> None:
+    def _check_stage(self, number: int) -> None:
         try:
-            self.of_stage(number)._coherent_space()
+            self.of_stage(number)._check_space()
         except ValueError as error:
-            found = error.errors() if isinstance(error, ValidationError) else []
-            told = "; ".join(
-                ": ".join([*map(str, f["loc"]), f["msg"].removeprefix("Value error, ")])
-                for f in found
+            faults = error.errors() if isinstance(error, ValidationError) else []
+            lines = "; ".join(
+                ": ".join([*map(str, fault["loc"]), fault["msg"].removeprefix("Value error, ")])
+                for fault in faults
             )
-            raise ValueError(f"`stages.{number}`: {told or error}") from error
+            raise ValueError(f"`stages.{number}`: {lines or error}") from error
 
-    def _coherent_space(self) -> None:
+    def _check_space(self) -> None:
         rows = [METHODS[name] for name in self.methods]
         _check_use("lambda", self.space.lambda_ == (1.0, 1.0), rows, lambda row: row.uses_lambda)
         _check_use(
@@ -126,41 +132,36 @@ class Config(Section):
             if row.most_parents is not None and len(self.parents) > row.most_parents:
                 raise ValueError(
                     f"`{row.name}` merges at most {row.most_parents} parents at a time, got "
-                    f"{len(self.parents)}; leave out parents, or take another method"
+                    f"{len(self.parents)}; leave out parents, or use another method"
                 )
         _check_use("mask_seed", self.space.mask_seed is None, rows, lambda row: row.is_random)
         _check_optional(self.space.optional, self.parents)
         _check_kinds(self.space.modules, self.merge.layer_groups)
 
     def of_stage(self, number: int) -> Config:
-        """The same with the space of one stage, and no stages."""
+        """Return the configuration with the space of one stage, and no stages."""
         space = self.stages[number].over(self.space)
         return self.model_copy(update={"space": space, "stages": ()})
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """The methods of the search: one, or those that it chooses from."""
+        """Methods of the search: one, or those that it chooses from."""
         return self.space.method or (self.merge.method or DEFAULT_METHOD,)
 
     @property
     def optional(self) -> tuple[str, ...]:
-        """The parents that a candidate may leave out."""
-        named = self.space.optional
-        return tuple(self.parents) if named is True else named or ()
+        """Parents that a candidate may leave out."""
+        optional = self.space.optional
+        return tuple(self.parents) if optional is True else optional or ()
 
     @property
     def results_folder(self) -> Path:
-        """The folder of the study."""
+        """Folder of the study."""
         return self.results if self.results is not None else RESULTS / self.name
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values, keys as in the file."""
         return self.model_dump(mode="json", by_alias=True)
-
-
-def model_name(place: Path | str) -> str:
-    """Return a model's name as others know it: its hub id, or the last part of its path."""
-    return place.name if isinstance(place, Path) else place
 
 
 def _check_use(
@@ -170,49 +171,48 @@ def _check_use(
         return
     others = ", ".join(name for name, row in METHODS.items() if uses(row))
     names = ", ".join(f"`{row.name}`" for row in rows)
-    raise ValueError(f"`space.{key}` is not used by {names}; leave it out, or take {others}")
+    raise ValueError(f"`space.{key}` is not used by {names}; leave it out, or use {others}")
 
 
 def _check_parameter(name: str, bounds: tuple[float, float], rows: list[Method]) -> None:
     known = {p.name for row in rows for p in row.parameters}
-    found = [p for row in rows for p in row.parameters if p.name == name]
+    matches = [p for row in rows for p in row.parameters if p.name == name]
     names = ", ".join(f"`{row.name}`" for row in rows)
     if not known:
         raise ValueError(f"`space.parameters`: {names} has no parameters; leave out `{name}`")
-    if not found:
+    if not matches:
         raise ValueError(
-            f"`space.parameters`: `{name}` is no parameter of {names}; {hint(name, known)}"
+            f"`space.parameters`: {names} has no parameter `{name}`; {hint(name, known)}"
         )
-    low, high = max(p.low for p in found), min(p.high for p in found)
+    low, high = max(p.low for p in matches), min(p.high for p in matches)
     if not low <= bounds[0] <= bounds[1] <= high:
         raise ValueError(
-            f"`space.parameters.{name}` must lie in [{low:g}, {high:g}] ({found[0].unit}), got "
+            f"`space.parameters.{name}` must lie in [{low:g}, {high:g}] ({matches[0].unit}), got "
             f"[{bounds[0]:g}, {bounds[1]:g}]"
         )
 
 
-def _check_optional(named: bool | tuple[str, ...], parents: Iterable[str]) -> None:
-    known = list(parents)
-    if named and len(known) < 2:
+def _check_optional(optional: bool | tuple[str, ...], parents: Collection[str]) -> None:
+    if optional and len(parents) < 2:
         raise ValueError(
-            f"`space.optional` chooses among several parents, got {len(known)}; leave it out"
+            f"`space.optional` chooses among several parents, got {len(parents)}; leave it out"
         )
-    for parent in named if isinstance(named, tuple) else ():
-        if parent not in known:
+    for parent in optional if isinstance(optional, tuple) else ():
+        if parent not in parents:
             raise ValueError(
                 f"`space.optional` must be true or name parents, got `{parent}`; "
-                f"{hint(parent, known)}"
+                f"{hint(parent, parents)}"
             )
 
 
 def _check_kinds(modules: Iterable[str], layer_groups: Mapping[str, str]) -> None:
-    own = (LayerGroup.from_name(name.replace("{layer}", "0")) for name in layer_groups.values())
-    known = {*LAYER_KINDS, *INPUTS, HEAD, *(group.kind for group in own)}
+    groups = (LayerGroup.from_name(name.replace("{layer}", "0")) for name in layer_groups.values())
+    known = {*LAYER_KINDS, *INPUTS, HEAD, *(group.kind for group in groups)}
     for kind in modules:
         if kind not in known:
             raise ValueError(
                 f"`space.modules` must name module kinds, got `{kind}`; {hint(kind, known)} "
-                "(`merge.layer_groups` defines others)"
+                "(`merge.layer_groups` defines more)"
             )
 
 
@@ -220,13 +220,13 @@ def _check_objective(search: SearchSection, tasks: Sequence[TaskSection]) -> Non
     weighed = [task.task for task in tasks if task.weight != 1]
     if weighed and search.objective not in (None, *WEIGHED):
         raise ValueError(
-            f"`tasks.weight` counts for the objectives {' and '.join(WEIGHED)}, got `objective: "
+            f"`tasks.weight` is used by the objectives {' and '.join(WEIGHED)}, got `objective: "
             f"{search.objective}` and a weight for {', '.join(weighed)}; leave one out"
         )
     several = [task.task for task in tasks if len(task.optimize) > 1]
     if several and search.objective != "pareto":
         raise ValueError(
-            f"`tasks.optimize` may name several columns where `search.objective` is pareto, got "
+            "`tasks.optimize` may name several columns if `search.objective` is pareto, got "
             f"`{search.objective or 'none'}` and several for {', '.join(several)}; name one"
         )
     if search.objective == "pareto" and sum(len(task.optimize) for task in tasks) < 2:

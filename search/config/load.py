@@ -1,4 +1,4 @@
-"""Find, read and validate the YAML file of a search; apply options of the command line."""
+"""Find and read the YAML file of a search, make its paths absolute, apply command-line options."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from .scoring import TaskSection
 def load_with_options(
     name: str, results: Path | None = None, **search: int | Path | None
 ) -> Config:
-    """Read a configuration and lay the command line's options over it, those of `search` by key."""
-    loaded = load_config(find_config(name))
-    given = {key: value for key, value in search.items() if value is not None}
-    given |= {key: value.absolute() for key, value in given.items() if isinstance(value, Path)}
-    section = loaded.search.model_copy(update=given)
+    """Read a configuration and apply command-line options, those of the section `search` by key."""
+    config = load_config(find_config(name))
+    options = {key: value for key, value in search.items() if value is not None}
+    options |= {key: value.absolute() for key, value in options.items() if isinstance(value, Path)}
+    section = config.search.model_copy(update=options)
     update = {"search": section} | ({} if results is None else {"results": results})
-    return loaded.model_copy(update=update)
+    return config.model_copy(update=update)
 
 
 def find_config(name: str) -> Path:
-    """Find a configuration by path, or by the name of one that is shipped (``quickstart``).
+    """Return the file of a configuration: a path, its folder, or a shipped name (``quickstart``).
 
     Raises:
-        ConfigError: If there is neither.
+        ConfigError: If there is none.
     """
     path = Path(os.path.expanduser(name))  # noqa: PTH111 - an unknown ~user is left as it is
     if path.is_dir() and (path / "search.yaml").is_file():
@@ -61,10 +61,10 @@ class _OnceLoader(yaml.SafeLoader):
 
 
 def load_config(path: Path) -> Config:
-    """Read and check a configuration; relative paths are taken from the file's own directory.
+    """Read and check a configuration; relative paths are taken from the file's directory.
 
     Raises:
-        ConfigError: One line per fault, each with the key, the value and the law.
+        ConfigError: One line per fault, with the key, the value and the law.
     """
     try:
         data = yaml.load(path.read_text(encoding="utf-8"), Loader=_OnceLoader)
@@ -89,7 +89,7 @@ def _lines(error: ValidationError) -> list[str]:
             other[: len(fault["loc"])] == fault["loc"] for other in places if other != fault["loc"]
         )
         if fault["type"] == "too_short" and inside:
-            continue  # its faulty members were left out: they are told
+            continue  # too short without its faulty members, which are reported
         where = ".".join(str(part) for part in fault["loc"])
         what = fault["msg"].removeprefix("Value error, ")
         if fault["type"] == "missing":
@@ -114,8 +114,8 @@ def _with_absolute_paths(config: Config, folder: Path) -> Config:
             return section
         return section.model_copy(update={"task": str(absolute(section.task))})
 
-    former = config.search.warm_start
-    search = {"warm_start": former and former.absolute()}
+    warm_start = config.search.warm_start
+    search = {"warm_start": warm_start and warm_start.absolute()}
     return config.model_copy(
         update={
             "search": config.search.model_copy(update=search),

@@ -1,4 +1,4 @@
-"""The sections `tasks`, `guard`, `splits`, `eval` and `workers`. Knows no torch, no Optuna."""
+"""The sections `tasks`, `guard`, `splits`, `eval` and `workers`."""
 
 from __future__ import annotations
 
@@ -15,37 +15,36 @@ CHAT_KEYS = ("apply_chat_template", "system_instruction", "fewshot_as_multiturn"
 
 
 class WorkersSection(Section):
-    """Who scores the candidates; with this section the search goes by generations."""
+    """Processes that score candidates; with this section the search proceeds by generations."""
 
     engine: Literal["local", "ray"] = "local"
     """`local`: this process; `ray`: one actor per device, on all machines of a Ray cluster."""
     num: int = Field(default=1, ge=1)
-    """Candidates scored at the same time: the most that may ever be, if machines come and go."""
+    """Candidates scored at the same time; an upper bound if machines come and go."""
     most: int | None = Field(default=None, ge=1)
-    """Workers that generations are laid out for. Which candidates there are follows from it, never
-    from `num`; default: `num` as the study begins, at least 4. A study keeps it."""
+    """Workers for which generations are sized; it affects which candidates are proposed, `num` does
+    not. Fixed for a study; default: `num` when it begins, at least 4."""
     gpus_per_worker: float = Field(default=1, ge=0)
-    """Of each actor; 0 for CPUs."""
+    """GPUs of each actor; 0: CPU only."""
     cpus_per_worker: float = Field(default=1, ge=0)
-    """Of each actor: what Ray counts, and the number of threads is `eval.threads`."""
+    """CPUs of each actor as Ray counts them; the number of threads is `eval.threads`."""
     address: str | None = None
-    """Of a Ray cluster: `auto`, or `HOST:PORT`; without one it is started on this machine."""
+    """Ray cluster: `auto` or `HOST:PORT`; default: one is started on this machine."""
     timeout: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    """Seconds after which a candidate has failed."""
+    """Seconds after which a candidate fails; default: no limit."""
     generation: int | None = Field(default=None, ge=1)
-    """Candidates proposed from the same results; default: the sampler's population, or 16; as many
-    as `most` where that is more than 4 and the sampler is given no population."""
+    """Candidates proposed from the same results; default: the sampler's population, or 16; at
+    least `most` where that is above 4 and the sampler's arguments name no population."""
     ahead: int | None = Field(default=None, ge=0)
-    """Candidates of the next generation proposed beforehand, for workers that would wait;
-    default: a quarter of `generation`; where `most` is more than 4, at least `most`, and twice that
-    if candidates are raced."""
+    """Candidates of the next generation proposed early, for workers that would be idle; default: a
+    quarter of `generation`; with `most` above 4 at least `most`, or twice that with racing."""
 
     @model_validator(mode="after")
-    def _of_engine(self) -> WorkersSection:
+    def _check_engine(self) -> WorkersSection:
         if self.engine == "local" and (self.num > 1 or self.timeout is not None):
             raise ValueError(
-                "`engine: local` scores one candidate at a time and cannot break off, got `num: "
-                f"{self.num}`, `timeout: {self.timeout}`; leave them out, or take `engine: ray`"
+                "`engine: local` scores one candidate at a time, without a time limit, got `num: "
+                f"{self.num}`, `timeout: {self.timeout}`; leave them out, or use `engine: ray`"
             )
         return self
 
@@ -54,21 +53,21 @@ class EvalSection(Section):
     """How models are scored."""
 
     batch_size: int = Field(default=32, ge=1)
+    """Rows per forward pass."""
     batch_tokens: int | None = Field(default=None, ge=1)
-    """Most tokens of a forward pass where requests are packed; default: 256 for each of
-    `batch_size`."""
+    """Upper bound of tokens per forward pass of packed requests; default: 256 * `batch_size`."""
     threads: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = "auto"
-    """CPU threads of torch; `auto` measures at the start of the study and keeps to it."""
+    """CPU threads of torch; `auto`: measured once, at the start of the study."""
     apply_chat_template: bool = False
-    """Whether prompts are rendered by the base tokenizer's chat template, as lm-eval does."""
+    """Whether prompts are rendered with the base tokenizer's chat template, as lm-eval does."""
     system_instruction: str | None = None
-    """The system's turn in a chat template; without one, text that stands directly before every
-    prompt, as in lm-eval: end it with a line break."""
+    """System turn of the chat template; without a template, text directly before every prompt, as
+    in lm-eval: end it with a line break."""
     fewshot_as_multiturn: bool | None = None
-    """Whether few-shot examples are turns of their own; default: as `apply_chat_template`."""
+    """Whether each few-shot example is a turn; default: as `apply_chat_template`."""
 
     @model_validator(mode="after")
-    def _turns_of_a_template(self) -> EvalSection:
+    def _check_chat(self) -> EvalSection:
         ChatOptions(**self.chat)
         return self
 
@@ -82,36 +81,39 @@ class TaskSection(Section):
     """One lm-eval task that candidates are scored on."""
 
     task: str = Field(min_length=1)
-    """lm-eval task name, or the path of a task YAML (relative to this configuration)."""
+    """lm-eval task name, or path of a task YAML (relative to this configuration)."""
     num_fewshot: int | None = Field(default=None, ge=0)
+    """Examples per prompt; default: the task's."""
     metric: str | None = None
     """Metric, or ``metric,filter``; default: the task's first metric."""
     weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
-    """Share of this task in the objectives `weighted` and `harmonic`, relative to the others'."""
+    """Weight of this task in the objectives `weighted` and `harmonic`, relative to the others'."""
     optimize: tuple[TermColumn, ...] = (METRIC,)
-    """What counts of it: `metric`; `margin` of the right answer over its best rival, or its
-    `log_likelihood` (nats); `length` of generated answers (tokens, fewer are better). Several where
-    the objective is `pareto`."""
+    """What to optimise: `metric`; `margin` of the right answer over the best wrong one, or its
+    `log_likelihood` (nats); `length` of generated answers (tokens, fewer are better). Several with
+    the objective `pareto`."""
     max_items: int | None = Field(default=None, ge=1)
-    """At most this many docs of the task, those of lowest hash; default: all."""
+    """Upper bound of the task's documents, those of lowest hash; default: all."""
 
     @field_validator("optimize", mode="before")
     @classmethod
-    def _as_list(cls, value: Any) -> Any:
+    def _as_tuple(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
 
     @field_validator("optimize")
     @classmethod
-    def _each_once(cls, value: tuple[TermColumn, ...]) -> tuple[TermColumn, ...]:
+    def _check_distinct(cls, value: tuple[TermColumn, ...]) -> tuple[TermColumn, ...]:
         if not value or len(set(value)) != len(value):
             raise ValueError(f"must name one column or more, each once, got {list(value)}")
         return value
 
 
 class SplitsSection(Section):
-    """Which items the search sees, and which are kept for the confirmation."""
+    """How items are split into search items and confirm items."""
 
     search_share: float = Field(default=0.5, gt=0, lt=1)
+    """Share of a task's items that the search may use; the others are confirm items."""
     search_items: int | None = Field(default=None, ge=2)
-    """At most this many search items per task; default: all in the share."""
+    """Upper bound of search items per task; default: all of the share."""
     confirm_items: int | None = Field(default=None, ge=2)
+    """Upper bound of confirm items per task; default: all of the rest."""

@@ -1,4 +1,4 @@
-"""The sections `search`, `racing` and `baselines`. Knows no torch, no Optuna."""
+"""The sections `search`, `racing` and `baselines`, and the deadline of a search."""
 
 from __future__ import annotations
 
@@ -7,28 +7,34 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, FiniteFloat, field_validator, model_validator
 
 from .section import Section
 
 DAY = datetime.timedelta(days=1)
+ENDS = ("trials", "items", "hours", "until")
+"""Keys of `search` that end it."""
+DEFAULT_TRIALS = 200
+PARETO_SAMPLER = "NSGAIISampler"
+"""Default sampler for the objective `pareto`."""
+Rule = Literal["mean", "weighted", "min", "harmonic", "pareto"]
+Rate = Annotated[float, Field(ge=0, lt=1)]
 
 
 def deadline_of(until: str, now: datetime.datetime) -> datetime.datetime:
-    """The moment that a person means: the next such hour, or a date and an hour.
+    """Return the moment that `until` means: the next such time of day, or a date and time.
 
-    Without a zone it is what this machine's clock will show then: an hour to which it is put
-    forward or back in the night, for summer time, counts.
+    Without a zone it is local time on that day: a change to or from summer time before then counts.
 
     Args:
         until: ``08:00``, or ISO 8601 as ``2026-11-25T08:00``.
-        now: As this machine's clock shows it, without a zone.
+        now: Local time, without a zone.
 
     Returns:
-        With its zone.
+        The moment, with its zone.
 
     Raises:
-        ValueError: If it is neither.
+        ValueError: If `until` is neither.
     """
     try:
         hour = datetime.time.fromisoformat(until)
@@ -50,106 +56,90 @@ def _moment(until: str) -> datetime.datetime:
         ) from None
 
 
-ENDS = ("trials", "items", "hours", "until")
-"""Keys of `search` that say when it is enough."""
-DEFAULT_TRIALS = 200
-PARETO_SAMPLER = "NSGAIISampler"
-"""Default sampler where several values are told."""
-Rule = Literal["mean", "weighted", "min", "harmonic", "pareto"]
-
-
 class RacingSection(Section):
-    """When a candidate that is losing is stopped."""
+    """When a losing candidate is stopped."""
 
     first: int = Field(default=50, ge=2)
-    """Items after which the first test comes; the next ones at twice as many."""
+    """Items before the first test; each later test comes after twice as many."""
     alpha: float = Field(default=0.1, gt=0, lt=0.5)
-    """One-sided level at which a candidate is shown to be worse than the best so far, per test."""
+    """One-sided significance level of each test that a candidate is worse than the incumbent."""
 
 
 class SearchSection(Section):
     """How candidates are proposed, and how many."""
 
     trials: int | None = Field(default=None, ge=0)
-    """Candidates proposed by the sampler; the baselines come on top. Default: 200, or without end
-    where `items`, `hours` or `until` says when it is enough."""
+    """Candidates that the sampler proposes, beside the baselines; default: 200, or no limit if
+    `items`, `hours` or `until` ends the search."""
     items: int | None = Field(default=None, ge=1)
-    """Items that candidates may be scored on, all together."""
+    """Upper bound of items scored, over all candidates."""
     hours: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    """Time for everything, confirmation included; that of earlier runs counts."""
+    """Time of the whole study, with confirmation and earlier runs."""
     until: str | None = None
-    """When everything shall be done: `"08:00"` (the next such hour when the study begins), or a
-    moment as `2026-11-25T08:00`. 10 to 20 % of the time is kept for confirmation."""
+    """Deadline of the whole study: `"08:00"` (the next one when the study begins), or a moment as
+    `2026-11-25T08:00`. 10 to 20 % of the time is reserved for confirmation."""
     sampler: str = "CmaEsSampler"
-    """Any sampler class of ``optuna.samplers``; NSGAIISampler where the objective is `pareto`."""
+    """Sampler class of ``optuna.samplers``; NSGAIISampler with the objective `pareto`."""
     sampler_args: dict[str, Any] = Field(default_factory=dict)
-    """Arguments of that class, without its seed: that comes from ``run_seed``."""
+    """Arguments of that class, without its seed: `run_seed` decides that."""
     run_seed: int = Field(default=0, ge=0, lt=2**63)
+    """Seed of the samplers."""
     warm_start: Path | None = None
-    """Results folder of a former study with the same base and parents (relative to the working
+    """Results folder of an earlier study of the same base and parents (relative to the working
     directory): its best recipes are the first candidates, scored anew, and the search starts at the
-    best of them. None of its scores enters."""
+    best of them. None of its scores is used."""
     objective: Rule | None = None
-    """How the tasks' scores become what the sampler sees: one number, or with `pareto` one per
-    task. `weighted` is a mean by the tasks' weights. Default: `harmonic` where every task counts by
-    a share of right answers, else `mean` (`weighted` where tasks have weights)."""
+    """How the tasks' scores become the sampler's value: one number, or with `pareto` one per task.
+    `weighted` is their weighted mean. Default: `harmonic` if every task is scored by a share of
+    right answers, else `mean` (`weighted` if tasks have weights)."""
     normalize: bool = False
-    """Whether each task counts from the worst parent's score (0) to the best parent's (1), on the
+    """Whether to scale each task from the worst parent's score (0) to the best parent's (1) on the
     search items."""
     finalists: int = Field(default=5, ge=1)
     """Best candidates that are scored on the confirm and guard items at the end."""
     racing: RacingSection | Literal[False] = RacingSection()
-    """How candidates are stopped early; `false`: every candidate meets every item."""
+    """How candidates are stopped early; `false`: every candidate is scored on every item."""
     dissect: bool = True
-    """Whether the winner is taken apart at the end: its genes reset one at a time, then as many
-    together as can go without a loss."""
+    """Whether to ablate the winner at the end: reset its genes one at a time, then as many together
+    as possible without a loss."""
     rerolls: int = Field(default=3, ge=0)
-    """Other masks under which the winner is scored where it is taken apart and draws masks."""
+    """Other mask seeds under which an ablated winner with random masks is scored."""
 
     @field_validator("until")
     @classmethod
-    def _readable(cls, until: str | None) -> str | None:
+    def _check_until(cls, until: str | None) -> str | None:
         if until is not None:
             deadline_of(until, datetime.datetime.now())
         return until
 
     @model_validator(mode="before")
     @classmethod
-    def _some_end(cls, values: Any) -> Any:
+    def _default_trials(cls, values: Any) -> Any:
         if not isinstance(values, Mapping) or any(values.get(key) is not None for key in ENDS):
             return values
         return {**values, "trials": DEFAULT_TRIALS}
 
     @model_validator(mode="before")
     @classmethod
-    def _sampler_of_several(cls, values: Any) -> Any:
+    def _default_sampler(cls, values: Any) -> Any:
         if not isinstance(values, Mapping) or values.get("objective") != "pareto":
             return values
         return {"sampler": PARETO_SAMPLER, **values}
 
     @field_validator("sampler_args")
     @classmethod
-    def _no_seed(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+    def _check_sampler_args(cls, arguments: dict[str, Any]) -> dict[str, Any]:
         if "seed" in arguments:
             raise ValueError("must not hold `seed`, every trial has its own; use `search.run_seed`")
         return arguments
 
 
-Rate = Annotated[float, Field(ge=0, lt=1)]
-
-
 class BaselinesSection(Section):
-    """Null baselines: the merges that anyone would try first, scored before the search."""
+    """Null baselines, scored before the search: the merges that anyone would try first."""
 
-    lambdas: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] = (
-        0.2,
-        0.3,
-        0.4,
-        0.6,
-        0.8,
-        1.0,
-    )
-    """Of task arithmetic with weight 1 for every parent."""
+    lambdas: tuple[FiniteFloat, ...] = (0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
+    """Lambdas of task arithmetic with weight 1 for every parent."""
     ties_drop_rates: tuple[Rate, ...] = (0.8, 0.5)
-    """0.8 is the default of the TIES paper (the top 20 % are kept)."""
+    """Drop rates of TIES; 0.8 is the paper's default (the top 20 % are kept)."""
     dare_ties_drop_rates: tuple[Rate, ...] = (0.5, 0.9)
+    """Drop rates of DARE-TIES."""

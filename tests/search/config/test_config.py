@@ -1,10 +1,13 @@
 """The configuration file: what is accepted, and what each mistake is told."""
 
+import ast
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from heterosis.merge.recipe.methods import METHODS
-from heterosis.search.config.config import ConfigError, model_name
+from heterosis.search import config
+from heterosis.search.config.config import ConfigError
 from heterosis.search.config.load import find_config, load_config
 
 MINIMAL = """
@@ -46,12 +49,10 @@ def test_what_looks_like_a_hub_id_is_one_unless_such_a_directory_is_there(tmp_pa
     )
     config = load(tmp_path, text)
     assert (config.base, config.parents["a"]) == ("models/base", "some-org/a_7B@v1.0")
-    assert model_name(config.parents["a"]) == "some-org/a_7B@v1.0"
     assert type(config).model_validate(config.to_dict()) == config
     (tmp_path / "models/base").mkdir(parents=True)
     config = load(tmp_path, text)
     assert config.base == tmp_path / "models/base"
-    assert model_name(config.base) == "base"
 
 
 def test_a_number_is_the_interval_that_holds_it_alone(tmp_path):
@@ -95,10 +96,10 @@ def test_depth_shapes(tmp_path, depth, shape, count):
         ("merge: {compile: maybe}\n", r"merge.compile: .*'auto', True or False, got 'maybe'"),
         ("merge: {placement: moon}\n", r"merge.placement: .*'mapped', got 'moon'"),
         ("merge: {tokenizer: mine}\n", r"merge.tokenizer: .*'base' or 'union', got 'mine'"),
-        ("merge: {device_map: 3}\n", r"merge.device_map: must be a word as `auto`.* got 3"),
+        ("merge: {device_map: 3}\n", r"merge.device_map: must be a word such as `auto`.* got 3"),
         (
             "merge: {device: cpu, device_map: auto}\n",
-            "`merge.device_map` says where the model lives, got `merge.device: cpu` as well",
+            "`merge.device_map` decides where the model is, got `merge.device: cpu` as well",
         ),
         ('merge: {layer_groups: {"*": "A"}}\n', r"merge.layer_groups: .*got 'A'"),
         ('merge: {layer_groups: {"*": "layers.{layer}.q"}}\n', r"only where its pattern does"),
@@ -120,7 +121,7 @@ def test_depth_shapes(tmp_path, depth, shape, count):
         ("space: {drop_rate: 0.5}\n", r"`space.drop_rate` is not used by `task_arithmetic`"),
         ("space: {method: [ties]}\n", r"space.method: must name two or more methods, each once"),
         ("space: {method: [ties, ties]}\n", r"space.method: must name two or more methods"),
-        ("space: {method: [ties, tis]}\n", r"space.method: must be a known .* mean `ties`"),
+        ("space: {method: [ties, tis]}\n", r"space.method.1: must be a known .* mean `ties`"),
         (
             "merge: {method: ties}\nspace: {method: [ties, linear]}\n",
             r"`merge.method` \(ties\) and `space.method` exclude each other",
@@ -137,7 +138,7 @@ def test_depth_shapes(tmp_path, depth, shape, count):
         ),
         (
             "merge: {method: della}\nspace: {parameters: {epsilom: 0.1}}\n",
-            r"`epsilom` is no parameter of `della`; did you mean `epsilon`\?",
+            r"`della` has no parameter `epsilom`; did you mean `epsilon`\?",
         ),
         (
             "merge: {method: della}\nspace: {parameters: {epsilon: [0.1, 7]}}\n",
@@ -145,7 +146,7 @@ def test_depth_shapes(tmp_path, depth, shape, count):
         ),
         (
             "merge: {method: della}\nspace: {parameters: {epsilon: [0.2, 0.1]}}\n",
-            r"space.parameters: must be a number or \[low, high\]",
+            r"space.parameters.epsilon: must be a number or \[low, high\]",
         ),
         (
             "merge: {method: linear}\nspace: {lambda: 0.5}\n",
@@ -208,7 +209,7 @@ def test_methods_and_their_parameters(tmp_path):
         (
             "base: ./models/base",
             "base: 7",
-            "base: must be a directory or a hub id as `org/name`, got 7",
+            "base: must be a directory or a hub id such as `org/name`, got 7",
         ),
         ("name: tiny", "name: [", "not readable as YAML"),
         (MINIMAL, "- 1\n", "must be a YAML mapping"),
@@ -238,3 +239,13 @@ def test_the_readme_names_every_method_and_its_parameters():
         row = next(line for line in table.splitlines() if f"`{method.name}`" in line)
         for parameter in method.parameters:
             assert f"`{parameter.name}`" in row
+
+
+@pytest.mark.parametrize("file", sorted(Path(config.__file__).parent.glob("*.py")), ids=str)
+def test_every_key_is_documented(file):
+    sections = [node for node in ast.parse(file.read_text()).body if isinstance(node, ast.ClassDef)]
+    for section in sections:
+        for key, after in pairwise([*section.body, ast.Pass()]):
+            if isinstance(key, ast.AnnAssign):
+                is_text = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+                assert is_text, f"{section.name}.{ast.unparse(key.target)} has no docstring"

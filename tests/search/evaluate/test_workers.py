@@ -144,5 +144,5 @@ def test_the_state_of_cma_es_is_kept_once_for_each_generation(small_search):
 @pytest.mark.parametrize("given", [{"num": 2}, {"timeout": 3.0}])
 def test_this_process_scores_one_at_a_time(small_search, given):
     path = small_search.write(workers={"engine": "local", **given})
-    with pytest.raises(ConfigError, match="leave them out, or take `engine: ray`"):
+    with pytest.raises(ConfigError, match="leave them out, or use `engine: ray`"):
         load_config(path)

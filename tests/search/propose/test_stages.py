@@ -281,21 +281,21 @@ def test_a_staged_search_that_is_killed_again_and_again_ends_alike(small_search,
 @pytest.mark.parametrize(
     ("stages", "message"),
     [
-        ([{"depth": "constant"}], "`stages` must be two or more, got one; write its keys in"),
-        ([{}, {"trials": 9}], "last stage takes what is left of the budget, got `trials: 9`"),
-        ([{}, {"share": 0.9}], "last stage takes what is left of the budget, got `share: 0.9`"),
+        ([{"depth": "constant"}], "`stages` must be two or more, got one; move its keys to"),
+        ([{}, {"trials": 9}], "last stage takes the rest of the budget, got `trials: 9`"),
+        ([{}, {"share": 0.9}], "last stage takes the rest of the budget, got `share: 0.9`"),
         (
             [{"width": 0.3}, {}],
-            "first stage has nothing to lie around, got `width: 0.3`; leave",
+            "first stage has no earlier candidate to center on, got `width: 0.3`; leave",
         ),
         (
             [{"trials": 3}, {"share": 0.3}, {}],
-            "or none does, got `trials: 3`, `share: 0.3`",
+            "or none has, got `trials: 3`, `share: 0.3`",
         ),
-        ([{"trials": 3}, {}, {}], "or none does, got `trials: 3`, nothing; give `trials` to each"),
+        ([{"trials": 3}, {}, {}], "or none has, got `trials: 3`, nothing; give `trials` to each"),
         (
             [{"trials": 12}, {}],
-            "12 trials before the last one, got `search.trials: 12` in all",
+            "12 trials before the last one, got `search.trials: 12` in total",
         ),
         ([{"share": 0.7}, {"share": 0.5}, {}], "shares that sum to 1.2; lower them"),
         ([{"trials": 3, "share": 0.3}, {}], "exclude each other, got `trials: 3` and `share: 0.3`"),

@@ -119,7 +119,7 @@ def test_a_front_is_told_searched_and_shown(small_search):
                 "tasks": [{"task": TASKS[0], "weight": 2.0}, {"task": TASKS[1]}],
                 "search": {"objective": "mean"},
             },
-            "`tasks.weight` counts for the objectives weighted and harmonic, got `objective: mean`",
+            "`tasks.weight` is used by the objectives weighted and harmonic, got `objective: mean`",
         ),
         ({"tasks": [{"task": TASKS[0]}], "search": {"objective": "pareto"}}, "needs two tasks"),
         (
