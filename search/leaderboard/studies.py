@@ -14,7 +14,7 @@ from typing import Any
 from ...evals.scores.fingerprint import differing, fingerprint_of
 from ..evaluate.objective import Objective
 from ..format import recipe_line
-from ..storage.journal import UNREADABLE, NotBegun, is_held
+from ..storage.journal import UNREADABLE, NotBegun, is_locked
 from ..study.budget import time_spent
 from .board import Leaderboard, Row, read_leaderboard
 from .columns import Fields, Record, difference_fields, filled, score_fields
@@ -74,7 +74,7 @@ def read_line(folder: Path, *, held: bool | None = None) -> Line:
         folder: The study's.
         held: Whether a search is at work there; default: look.
     """
-    held = is_held(folder) if held is None else held
+    held = is_locked(folder) if held is None else held
     try:
         board = read_leaderboard(folder)
     except NotBegun as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Group
 from rich.text import Text
 
-from ..storage.files import write_whole
+from ..storage.files import write_atomically
 from .board import Leaderboard, Row
 from .columns import (
     GUARD_MARK,
@@ -134,5 +134,5 @@ def write_views(board: Leaderboard) -> tuple[Path, Path]:
     """Write leaderboard.md and .csv into the study's folder, each whole or not at all."""
     pages = {"leaderboard.md": markdown(board), "leaderboard.csv": csv_text(board)}
     for name, text in pages.items():
-        write_whole(board.folder / name, text)
+        write_atomically(board.folder / name, text)
     return board.folder / "leaderboard.md", board.folder / "leaderboard.csv"

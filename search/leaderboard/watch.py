@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..storage.journal import is_held, stamp
+from ..storage.journal import file_stamp, is_locked
 from .studies import DAMAGED, FINISHED, Line, read_line
 
 if TYPE_CHECKING:
@@ -38,8 +38,8 @@ class Follower:
         return [self._line(folder) for folder in self._find()]
 
     def _line(self, folder: Path) -> Line:
-        held = is_held(folder)  # before anything is read: what is read of an ended search is whole
-        seen = stamp(folder)
+        held = is_locked(folder)  # read first: what an ended search left is complete
+        seen = file_stamp(folder)
         known = self._known.get(folder)
         if known is not None and known[0] == seen:
             return known[1].at_work(held)

@@ -22,7 +22,7 @@ from ..format import p_value, recipe_line, score, signed
 from ..leaderboard.board import Leaderboard, Row, read_leaderboard
 from ..leaderboard.sentences import found_lines
 from ..storage.candidate import candidate_of
-from ..storage.journal import JOURNAL, UNREADABLE, Journal, stamp
+from ..storage.journal import JOURNAL, UNREADABLE, Journal, file_stamp
 from ..study.page_refresh import SHARE
 
 log = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ class Mirror:
     def _follow(self) -> None:
         if self._append() and self._version:
             self._note_new_trials()
-        at = stamp(self._source.parent)
+        at = file_stamp(self._source.parent)
         if at == self._at or self._clock() < self._due:
             return
         begun = time.thread_time()

@@ -16,8 +16,8 @@ from urllib.parse import quote
 
 from ..leaderboard.board import Leaderboard, read_leaderboard
 from ..leaderboard.sentences import verdict_sentence
-from ..storage.files import write_whole
-from ..storage.journal import JOURNAL, UNREADABLE, StudyError, find_studies, stamp
+from ..storage.files import write_atomically
+from ..storage.journal import JOURNAL, UNREADABLE, StudyError, file_stamp, find_studies
 from .html import TABLES, embedded, now, render, script, text
 from .page import REPORT
 from .plots import in_points
@@ -99,8 +99,10 @@ def draw_index(
             entries.append({"name": folder.name, "error": str(error)})
         else:
             link = path.resolve().as_uri() if out else f"{quote(folder.name)}/{path.name}"
-            entries.append(index_entry(board, link) | {"folder": folder.name, "at": stamp(folder)})
-    write_whole(goal, index_page(entries))
+            entries.append(
+                index_entry(board, link) | {"folder": folder.name, "at": file_stamp(folder)}
+            )
+    write_atomically(goal, index_page(entries))
     return goal
 
 
@@ -124,7 +126,7 @@ def keep_index(board: Leaderboard) -> Path | None:
         return None
     before = _entries(goal)
     entries = [_kept(f, before, board) for f in find_studies(results)]
-    write_whole(goal, index_page(entries))
+    write_atomically(goal, index_page(entries))
     return goal
 
 
@@ -136,7 +138,7 @@ def _holds_studies_alone(results: Path) -> bool:
 
 def _kept(folder: Path, before: Mapping[str, Entry], board: Leaderboard) -> Entry:
     """A study's line: of the search that has ended, or as it was, or read anew."""
-    at, known = stamp(folder), before.get(folder.name, {})
+    at, known = file_stamp(folder), before.get(folder.name, {})
     link = f"{quote(folder.name)}/{REPORT}" if (folder / REPORT).is_file() else None
     if folder == board.folder.absolute():
         found = index_entry(board, link)

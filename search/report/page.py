@@ -16,7 +16,7 @@ from ...evals.stats.comparison import Difference
 from ..format import duration, score
 from ..leaderboard.board import Leaderboard, read_leaderboard
 from ..leaderboard.sentences import luck_lines, verdict_sentence
-from ..storage.files import write_whole
+from ..storage.files import write_atomically
 from ..storage.journal import Journal
 from .html import PLOTS, TABLES, embedded, now, render, script, text
 from .importance import Importances, importances
@@ -36,7 +36,7 @@ def write_report(board: Leaderboard, journal: Journal, out: Path | None = None) 
         out: The file; default: ``report.html`` in the study's folder.
     """
     path = out or board.folder / REPORT
-    write_whole(path, page(board, journal.begun, _estimated(board, journal)))
+    write_atomically(path, page(board, journal.begun, _estimated(board, journal)))
     return path
 
 

@@ -1,17 +1,17 @@
-"""A candidate: a recipe and its scores, as the study keeps it.
+"""A candidate: a recipe and its scores, one row of a study.
 
-Knows how a candidate is written into an Optuna trial and read back: user attributes and values.
-The study's journal is the only record; leaderboard and export are derived from what is read here.
+Knows how a candidate is written as the user attribute of an Optuna trial, and how it is read back.
+The journal is a study's only record: leaderboard and export are derived from what is read here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Generic, Self, TypeVar, overload
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
 
 from optuna.trial import FrozenTrial, TrialState
-from pydantic import TypeAdapter
+from pydantic import Field, PlainSerializer, TypeAdapter
 
 from ...evals.scores.audit import Audit
 from ...evals.scores.scores import TaskScore
@@ -19,211 +19,148 @@ from ...merge.recipe.recipe import Recipe
 from .journal import StudyError
 
 ATTRIBUTE = "candidate"
+"""Name of the user attribute."""
 SEARCHED = "candidate"
-"""Kind of what the sampler proposes."""
+"""Kind of the candidates that a sampler proposes."""
 REROLL, RESET, SIMPLIFIED = VARIANTS = ("reroll", "reset", "simplified")
-"""Kinds of what a winner is taken apart into (dissection.py)."""
-T = TypeVar("T")
+"""Kinds of ablation variants (study/ablation.py)."""
+_OPTIONAL = ("elapsed", "terms", "stage", "origin")
+"""Fields that are written only where they are set."""
 
-
-class Lazy(Generic[T]):
-    """A dataclass field that holds a value, or what makes it: then the first look does, once.
-
-    As ``field: Lazy[T] = Lazy()``. The field takes a ``T`` or a function without arguments that
-    returns one, is always read as a ``T``, and has no default.
-    """
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        """Learn where in its owner the value is kept."""
-        self._made, self._maker = f"_{name}", f"_make_{name}"
-
-    @overload
-    def __get__(self, owner: None, kind: type) -> Self: ...
-    @overload
-    def __get__(self, owner: object, kind: type) -> T: ...
-    def __get__(self, owner: object | None, kind: type) -> T | Self:
-        """Return the value; AttributeError of the class itself says that there is no default."""
-        if owner is None:
-            raise AttributeError(self._made)
-        held = vars(owner)
-        if self._made not in held:
-            held[self._made] = held.pop(self._maker)()
-        return held[self._made]
-
-    def __set__(self, owner: object, value: T | Callable[[], T]) -> None:
-        """Keep a value, or what makes it."""
-        vars(owner)[self._maker if callable(value) else self._made] = value
+_UNREAD = Field(default_factory=lambda: None, validation_alias="not in the journal")
+"""A field that pydantic writes but does not read."""
+_ROUNDED = PlainSerializer(lambda seconds: None if seconds is None else round(seconds, 4))
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One row of the study.
+    """One row of a study; its fields are the keys of the journal's user attribute.
 
     Attributes:
         number: Trial number in the journal, from 0.
-        name: Of a baseline as in ``baselines``; of a candidate ``candidate NUMBER``.
-        kind: A baseline's kind, ``candidate``, or one of VARIANTS.
-        recipe: All that determines the merge. Of thousands few are looked at, and decoding takes
-            longer than all else: it may be given as what decodes it.
+        name: Baseline's name as in ``baselines``, ``candidate NUMBER``, or the variant's name.
+        kind: Baseline's kind, ``candidate``, or one of VARIANTS.
+        recipe: Everything that determines the merge. Read from disk it is decoded on first use:
+            few of thousands are looked at, and decoding takes longer than all the rest.
         value: Objective on the search items; None if the candidate failed.
         scores: Task name -> score on the search items.
-        audit: Task name -> how its generated answers came about; no entry for other tasks.
-        values: What the sampler was told, where that is several values.
-        terms: Term of the objective -> its score there, of those that are no task's own score.
-        items: How many items it was scored on.
-        raced: Whether it was stopped before it had met all items; value and scores are estimates.
-        seconds: Spent on loading and scoring.
-        elapsed: Of a searched one, seconds of the search since the one before it was kept, however
-            many are scored side by side; None where that was not kept.
-        failure: Why there is no value, or None.
-        of: Of a variant, the winner's number.
-        reset: Of a variant, the groups of genes that are as in the uniform merge.
-        stage: Of a searched one, the place of its stage in the search's; None where there is one.
-        origin: Whose recipe of a former study it is, or None.
+        audit: Task name -> audit of its generated answers; no entry for other tasks.
+        items: Number of items it was scored on.
+        raced: Whether racing stopped it before all items; value and scores are then estimates.
+        seconds: Time spent on loading and scoring.
+        elapsed: Searched candidates: seconds of search time since the previous one was kept,
+            however many are scored in parallel; None in studies that did not record it.
+        failure: Reason why there is no value, or None.
+        terms: Objective term -> score, for terms that are not a task's metric.
+        of: Variants: the winner's number.
+        reset: Variants: the groups of genes set as in the uniform merge.
+        stage: Searched candidates: index of the search stage; None in a search of one stage.
+        origin: Name of the warm-start candidate it was copied from, or None.
+        values: Values of a multi-objective search, as told to the sampler; kept by the trial.
     """
 
     number: int
     name: str
     kind: str
-    recipe: Lazy[Recipe] = Lazy()
+    recipe: Annotated[Recipe, _UNREAD, PlainSerializer(Recipe.to_dict)]
     value: float | None = None
     scores: Mapping[str, TaskScore] = field(default_factory=dict)
     audit: Mapping[str, Audit] = field(default_factory=dict)
-    values: tuple[float, ...] = ()
-    terms: Mapping[str, TaskScore] = field(default_factory=dict)
     items: int = 0
     raced: bool = False
-    seconds: float = 0.0
-    elapsed: float | None = None
+    seconds: Annotated[float, _ROUNDED] = 0.0
+    elapsed: Annotated[float | None, _ROUNDED] = None
     failure: str | None = None
+    terms: Mapping[str, TaskScore] = field(default_factory=dict)
     of: int | None = None
     reset: tuple[str, ...] = ()
     stage: int | None = None
     origin: str | None = None
+    values: tuple[float, ...] = ()
+
+    def __getattr__(self, name: Literal["recipe"]) -> Recipe:
+        """Decode the recipe of a candidate that was read from disk."""
+        if name != "recipe" or "_decode" not in vars(self):
+            raise AttributeError(name)
+        recipe = vars(self)["recipe"] = vars(self)["_decode"]()
+        return recipe
 
     @property
     def objective_scores(self) -> dict[str, TaskScore]:
-        """Scores of all that an objective may look at, by term."""
+        """Scores of everything that an objective may use, by term."""
         return {**self.scores, **self.terms}
 
     @property
     def told(self) -> tuple[float, ...] | None:
-        """What a sampler hears: one value or several; None if the candidate failed."""
+        """Value or values for the sampler; None if the candidate failed."""
         return None if self.value is None else self.values or (self.value,)
 
     @property
     def is_searched(self) -> bool:
-        """Whether the sampler has proposed it."""
+        """Whether a sampler proposed it."""
         return self.kind == SEARCHED
 
     @property
     def is_baseline(self) -> bool:
-        """Whether it was given beforehand."""
+        """Whether it is a baseline."""
         return not self.is_searched and not self.is_variant
 
     @property
     def is_variant(self) -> bool:
-        """Whether it is a winner's, but for what is asked about."""
+        """Whether it is an ablation variant of a winner."""
         return self.kind in VARIANTS
 
     def to_attribute(self) -> dict[str, Any]:
-        """Return what is kept in the trial's user attributes."""
-        return {
-            "number": self.number,
-            "name": self.name,
-            "kind": self.kind,
-            "recipe": self.recipe.to_dict(),
-            "scores": {task: asdict(score) for task, score in self.scores.items()},
-            "audit": {task: asdict(audit) for task, audit in self.audit.items()},
-            "items": self.items,
-            "raced": self.raced,
-            "seconds": round(self.seconds, 4),
-            **({} if self.elapsed is None else {"elapsed": round(self.elapsed, 4)}),
-            "failure": self.failure,
-            **({"value": self.value} if self.values else {}),
-            **(
-                {"terms": {t: asdict(score) for t, score in self.terms.items()}}
-                if self.terms
-                else {}
-            ),
-            **({"of": self.of, "reset": list(self.reset)} if self.is_variant else {}),
-            **({} if self.stage is None else {"stage": self.stage}),
-            **({} if self.origin is None else {"origin": self.origin}),
-        }
+        """Return the user attribute of the candidate's trial."""
+        left_out = {"values"} if self.values else {"values", "value"}
+        if not self.is_variant:
+            left_out |= {"of", "reset"}
+        left_out |= {key for key in _OPTIONAL if getattr(self, key) in (None, {})}
+        vars(self)["recipe"] = self.recipe  # decoded, and where pydantic reads it
+        return CANDIDATE.dump_python(self, exclude=left_out)
 
 
-@dataclass
-class Kept:
-    """A candidate as the user attribute of a trial has it; what older versions did not keep is
-    optional. See `Candidate` for what each is.
-    """
-
-    number: int
-    name: str
-    kind: str
-    scores: dict[str, TaskScore]
-    seconds: float
-    failure: str | None
-    audit: dict[str, Audit] = field(default_factory=dict)
-    value: float | None = None
-    terms: dict[str, TaskScore] = field(default_factory=dict)
-    items: int | None = None
-    raced: bool = False
-    elapsed: float | None = None
-    of: int | None = None
-    reset: tuple[str, ...] = ()
-    stage: int | None = None
-    origin: str | None = None
-
-    def candidate(
-        self, place: int, values: Sequence[float], recipe: Callable[[], Recipe]
-    ) -> Candidate:
-        """The candidate of a trial.
-
-        Args:
-            place: The trial's number in the journal.
-            values: What the sampler was told; none if it failed.
-            recipe: Decodes its recipe.
-
-        Raises:
-            StudyError: If a record is missing or stands twice: items would go to the wrong recipe.
-        """
-        if self.number != place:
-            raise StudyError(
-                f"the journal's records must be whole and in order, got number {self.number} in "
-                f"place {place} ({self.name}); restore the journal from a backup"
-            )
-        scored = sum(score.n for score in self.scores.values())
-        return Candidate(
-            number=self.number,
-            name=self.name,
-            kind=self.kind,
-            recipe=recipe,
-            value=values[0] if len(values) == 1 else self.value,
-            values=tuple(values) if len(values) > 1 else (),
-            scores=self.scores,
-            terms=self.terms,
-            audit=self.audit,
-            items=scored if self.items is None else self.items,
-            raced=self.raced,
-            seconds=self.seconds,
-            elapsed=self.elapsed,
-            failure=self.failure,
-            of=self.of,
-            reset=self.reset,
-            stage=self.stage,
-            origin=self.origin,
-        )
-
-
-_KEPT = TypeAdapter(Kept)
+CANDIDATE = TypeAdapter(Candidate)
 
 
 def candidate_of(trial: FrozenTrial) -> Candidate:
-    """Read a candidate back from a finished trial of the journal; raises as `Kept.candidate`."""
-    kept = trial.user_attrs[ATTRIBUTE]
-    values = tuple(trial.values or ()) if trial.state == TrialState.COMPLETE else ()
-    recipe = kept["recipe"]
-    return _KEPT.validate_python(kept).candidate(
-        trial.number, values, lambda: Recipe.from_dict(recipe)
+    """Read a candidate back from a finished trial of the journal; raises as `with_trial`."""
+    attribute = trial.user_attrs[ATTRIBUTE]
+    values = trial.values if trial.state == TrialState.COMPLETE else None
+    return with_trial(
+        CANDIDATE.validate_python(attribute),
+        trial.number,
+        values or (),
+        lambda: Recipe.from_dict(attribute["recipe"]),
     )
+
+
+def with_trial(
+    candidate: Candidate, place: int, values: Sequence[float], decode: Callable[[], Recipe]
+) -> Candidate:
+    """Complete a candidate that was just validated, in place, with what its trial says.
+
+    Args:
+        candidate: As its user attribute has it, without a recipe.
+        place: Number of the trial in the journal.
+        values: Values that the sampler was told; none if the candidate failed.
+        decode: Returns its recipe; called on first use.
+
+    Raises:
+        StudyError: If a record is missing or doubled: items would go to the wrong recipe.
+    """
+    if candidate.number != place:
+        raise StudyError(
+            f"the journal's records must be complete and in order, got number {candidate.number} "
+            f"in place {place} ({candidate.name}); restore the journal from a backup"
+        )
+    state = vars(candidate)
+    del state["recipe"]
+    state["_decode"] = decode
+    if len(values) == 1:
+        state["value"] = values[0]
+    else:
+        state["values"] = tuple(values)
+    if not candidate.items:  # studies before racing did not record it
+        state["items"] = sum(score.n for score in candidate.scores.values())
+    return candidate

@@ -1,6 +1,6 @@
-"""A full disk does not end the night: the search waits for room, and says so once.
+"""Writing to disk: whole files or none, and patience while the disk is full.
 
-Knows what the system calls a full disk, and nothing of what is written.
+Knows the system's errors of a full disk, and nothing of what is written.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,45 +18,51 @@ T = TypeVar("T")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-def with_room(
-    write: Callable[[], T],
-    note: Callable[[str], None],
-    should_stop: Callable[[], bool],
-    sleep: Callable[[float], None] = time.sleep,
-) -> T:
-    """Write, as often as it takes until the disk has room for it.
+@dataclass(frozen=True)
+class Disk:
+    """A disk that may be full: writes are retried until there is room.
 
-    Args:
-        write: Writes whole or not at all, so that it can be called again.
-        note: Tells a person.
-        should_stop: Whether somebody would rather end the search.
-        sleep: Waits so many seconds.
-
-    Returns:
-        What ``write`` returns.
-
-    Raises:
-        OSError: If ``should_stop`` while the disk is full, or for any other reason.
+    Attributes:
+        note: Tells the user.
+        should_stop: Whether the user wants to end the search instead of waiting.
+        sleep: Waits for a number of seconds.
     """
-    waited = 0
-    while True:
-        try:
-            done = write()
-        except OSError as error:
-            if error.errno not in _FULL or should_stop():
-                raise
-            if not waited:
-                note(f"{error}: the search waits until there is room, then goes on; Ctrl-C ends it")
-            waited += 1
-            sleep(PAUSE)
-            continue
-        if waited:
-            note("there is room on the disk again: going on")
-        return done
+
+    note: Callable[[str], None]
+    should_stop: Callable[[], bool]
+    sleep: Callable[[float], None] = time.sleep
+
+    def write(self, write: Callable[[], T]) -> T:
+        """Call what writes, again and again while the disk is full.
+
+        Args:
+            write: Writes everything or nothing, so that it can be called again.
+
+        Returns:
+            What ``write`` returns.
+
+        Raises:
+            OSError: If ``should_stop`` while the disk is full, or for any other reason.
+        """
+        is_waiting = False
+        while True:
+            try:
+                result = write()
+            except OSError as error:
+                if error.errno not in _FULL or self.should_stop():
+                    raise
+                if not is_waiting:
+                    self.note(f"{error}: the search waits until there is room; Ctrl-C ends it")
+                is_waiting = True
+                self.sleep(PAUSE)
+                continue
+            if is_waiting:
+                self.note("there is room on the disk again: the search continues")
+            return result
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a small text file whole or not at all."""
+def write_atomically(path: Path, text: str) -> None:
+    """Write a small text file completely or not at all."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         temporary.write_text(text, encoding="utf-8")

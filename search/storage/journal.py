@@ -1,8 +1,8 @@
-"""The study on disk: Optuna's journal, one line per finished candidate, one writer at a time.
+"""A study's journal: Optuna's file format, one line per finished candidate, one writer at a time.
 
-Every `suggest_*` of a stored trial is an fsync, so the sampler's study lives in memory and each
-finished trial is mirrored here by one `add_trial`. A run that was killed loses at most the
-candidate in flight; a half-written last line is cut off at the next start.
+Every `suggest_*` of a stored trial costs an fsync, so the sampler's study lives in memory and each
+finished trial is copied here by one `add_trial`. A killed run loses at most the unfinished
+candidates; an incomplete last line is cut off at the next start.
 """
 
 from __future__ import annotations
@@ -29,25 +29,28 @@ MANIFEST = "manifest"
 
 
 class StudyError(ValueError):
-    """A results folder that cannot be used as asked; the message says why and what to do."""
+    """A results folder that cannot be used as requested; the message gives reason and remedy."""
 
 
 class NotBegun(StudyError):  # noqa: N818 - a state, which passes
-    """A study whose search is still starting, or ended while it was."""
+    """A study without a manifest: its search is still starting, or was killed at the start."""
 
 
-WARN_AFTER = 0.5
-"""Seconds that a search waits for the lock: who looks whether it is held lets it go at once."""
+UNREADABLE = (OSError, LookupError, TypeError, ValueError)
+"""Errors of reading a study that is damaged or being written right now; a StudyError is a
+ValueError."""
+LOCK_TIMEOUT = 0.5
+"""Seconds that a search waits for the lock: `is_locked` of another process holds it briefly."""
 
 
 @contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """Hold a results folder against other processes; the lock dies with the process.
+    """Lock a results folder against other processes; the lock ends with the process.
 
     Raises:
-        StudyError: If another process holds it.
+        StudyError: If another process has locked it, or it cannot be written to.
     """
-    lock = FileLock(folder / LOCK, timeout=WARN_AFTER)
+    lock = FileLock(folder / LOCK, timeout=LOCK_TIMEOUT)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
@@ -58,7 +61,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
         ) from None
     except OSError as error:
         raise StudyError(
-            f"{folder}: not a folder that can be written to ({error}); give another by --results"
+            f"{folder}: not a folder that can be written to ({error}); give another with --results"
         ) from error
     try:
         yield
@@ -66,8 +69,8 @@ def lock_folder(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def is_held(folder: Path) -> bool:
-    """Whether a search is at work in a folder; false where that cannot be told."""
+def is_locked(folder: Path) -> bool:
+    """Return whether a search is running in a folder; false if that cannot be determined."""
     if not (folder / LOCK).is_file():
         return False
     lock = FileLock(folder / LOCK, timeout=0)
@@ -82,12 +85,12 @@ def is_held(folder: Path) -> bool:
 
 
 class Journal:
-    """The record of one study.
+    """The journal of one study.
 
     Args:
         folder: The study's results folder.
-        write: Whether this process may write: then the folder must be locked by the caller.
-        n_values: Values of each trial, where the study is made.
+        write: Whether this process may write; the caller must then hold the folder's lock.
+        n_values: Values per trial of a new study.
 
     Raises:
         StudyError: If there is no study in the folder and ``write`` is false, or the journal
@@ -100,7 +103,7 @@ class Journal:
         if write:
             cut_torn_tail(self.path)
         elif not self.path.is_file():
-            raise StudyError(f"{folder}: holds no study ({JOURNAL} is missing)")
+            raise no_study(folder)
         try:
             self._study = self._open(write, n_values)
         except (ValueError, KeyError, TypeError, AssertionError) as error:
@@ -109,7 +112,7 @@ class Journal:
 
     def _open(self, write: bool, n_values: int) -> optuna.Study:
         storage = JournalStorage(
-            JournalFileBackend(str(self.path), lock_obj=_HeldLock(str(self.path)))
+            JournalFileBackend(str(self.path), lock_obj=_FolderLock(str(self.path)))
         )
         names = [study.study_name for study in storage.get_all_studies()]
         if names:
@@ -125,17 +128,17 @@ class Journal:
 
     @property
     def trials(self) -> list[FrozenTrial]:
-        """All finished trials, in order of number."""
+        """Finished trials in order of number."""
         return self._study.get_trials(deepcopy=False)
 
     def append(self, trial: FrozenTrial) -> None:
-        """Add a finished trial: one line, on disk when this returns.
+        """Write a finished trial as one line, which is on disk when this returns.
 
         Raises:
-            OSError: If it cannot be written; the journal is then as before.
-            StudyError: As `check_alone`.
+            OSError: If it cannot be written; the journal is then unchanged.
+            StudyError: As `check_unchanged`.
         """
-        self.check_alone()
+        self.check_unchanged()
         try:
             self._study.add_trial(trial)
         except OSError:
@@ -143,48 +146,48 @@ class Journal:
             raise
         self._size = self.path.stat().st_size
 
-    def check_alone(self) -> None:
-        """Refuse to write where the journal is not as this process has left it.
+    def check_unchanged(self) -> None:
+        """Check that the journal is as this process left it.
 
-        The lock does not tell: it goes with the folder, if that is removed under a search and
-        another search makes it anew.
+        The lock alone cannot tell: it disappears with a folder that is removed during a search,
+        and another search may create the folder again.
 
         Raises:
-            StudyError: If the folder was removed, or somebody else has written.
+            StudyError: If the folder was removed, or another process has written.
         """
         size = self.path.stat().st_size if self.path.is_file() else None
         if size != self._size:
             raise StudyError(
                 f"{self.path}: must be written by this search alone, but was removed or changed "
                 f"while it ran ({self._size} bytes were left there, now "
-                f"{'nothing' if size is None else size}); nothing more is written there: see who "
-                "uses the folder, then run the same command again"
+                f"{'nothing' if size is None else size}); nothing more is written there: see what "
+                "else uses the folder, then run the same command again"
             )
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """What was searched, with what; empty before the study has begun."""
+        """Configuration, identity and machine of the study; empty before it has begun."""
         return self._study.user_attrs.get(MANIFEST, {})
 
     @property
     def begun(self) -> dict[str, Any]:
-        """The manifest of a study that has begun.
+        """The manifest of a study that must have begun.
 
         Raises:
-            NotBegun: If it has not: its search is still starting, or ended while it was.
+            NotBegun: If it has none.
         """
         if not self.manifest:
             raise not_begun(self.folder)
         return self.manifest
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
-        """Record what is searched."""
+        """Write the manifest."""
         self._study.set_user_attr(MANIFEST, dict(manifest))
         self._size = self.path.stat().st_size
 
 
 def damaged(path: Path, reason: object) -> StudyError:
-    """What is said of a journal that cannot be read."""
+    """Return the error for a journal that cannot be read."""
     return StudyError(
         f"{path}: the journal is damaged ({reason}); restore it from a backup, or search in "
         "another folder with --results"
@@ -192,18 +195,23 @@ def damaged(path: Path, reason: object) -> StudyError:
 
 
 def not_begun(folder: Path) -> NotBegun:
-    """What is said of a study without a manifest."""
+    """Return the error for a study without a manifest."""
     return NotBegun(f"{folder}: this study has not begun yet; run its search again")
 
 
-class _HeldLock(JournalFileOpenLock):
-    """Stands for the folder's lock, which the writing process holds all the time.
+def no_study(folder: Path) -> StudyError:
+    """Return the error for a folder without a journal."""
+    return StudyError(f"{folder}: holds no study ({JOURNAL} is missing)")
+
+
+class _FolderLock(JournalFileOpenLock):
+    """Optuna's lock as a no-op: the writing process holds the folder's lock throughout.
 
     Optuna's own lock file survives a kill and costs the next start 30 seconds.
     """
 
     def acquire(self) -> bool:
-        """Do nothing: the folder is locked."""
+        """Do nothing: the folder is locked already."""
         return True
 
     def release(self) -> None:
@@ -211,19 +219,19 @@ class _HeldLock(JournalFileOpenLock):
 
 
 def cut_torn_tail(path: Path) -> int:
-    """Cut a journal back to its last whole record; return the bytes that were cut."""
+    """Cut a journal back to its last complete record; return the number of bytes cut."""
     if not path.is_file():
         return 0
     data = path.read_bytes()
-    whole = len(data) if data.endswith(b"\n") else data.rfind(b"\n") + 1
-    last = data.rfind(b"\n", 0, max(whole - 1, 0)) + 1
-    if whole and not _is_record(data[last:whole]):
-        whole = last
-    torn = len(data) - whole
+    end = len(data) if data.endswith(b"\n") else data.rfind(b"\n") + 1
+    last = data.rfind(b"\n", 0, max(end - 1, 0)) + 1
+    if end and not _is_record(data[last:end]):
+        end = last
+    torn = len(data) - end
     if torn:
-        log.warning("%s: the last record was not written whole; %d bytes were cut off", path, torn)
+        log.warning("%s: the last record is incomplete; %d bytes were cut off", path, torn)
         with path.open("r+b") as file:
-            file.truncate(whole)
+            file.truncate(end)
             os.fsync(file.fileno())
     return torn
 
@@ -243,30 +251,24 @@ def find_studies(results: Path) -> list[Path]:
     """
     if (results / JOURNAL).is_file():
         return [results]
-    found = sorted(path.parent for path in results.glob(f"*/{JOURNAL}"))
-    if not found:
+    studies = sorted(path.parent for path in results.glob(f"*/{JOURNAL}"))
+    if not studies:
         raise StudyError(
             f"{results}: holds no study; give the folder that a search printed, as results/NAME"
         )
-    return found
+    return studies
 
 
-UNREADABLE = (OSError, LookupError, TypeError, ValueError)
-"""What reading a study may raise that is damaged, or written to this moment; a StudyError is a
-ValueError."""
+def file_stamp(folder: Path) -> list[int]:
+    """Return sizes and times of a study's files, which change with every write.
 
-
-def stamp(folder: Path) -> list[int]:
-    """What is another after any change of journal or items: confirmation adds items, no trial.
-
-    Args:
-        folder: The study's.
+    The items count too: confirmation writes items, but no trial.
     """
-    found: list[int] = []
+    stamp: list[int] = []
     for path in (folder / JOURNAL, folder / "items"):
         try:
             status = path.stat()
         except OSError:
             continue
-        found += [status.st_size, status.st_mtime_ns]
-    return found
+        stamp += [status.st_size, status.st_mtime_ns]
+    return stamp

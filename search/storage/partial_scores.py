@@ -1,7 +1,7 @@
-"""What candidates in flight have met: kept after each rung, so that a kill loses one rung of each.
+"""Partial scores of unfinished candidates, saved after every rung.
 
-Knows the item store's files; no sampler, no race. Of a candidate that lands nothing stays here: its
-items are in the study's own store then.
+So a kill costs each candidate at most one rung. Knows the item store's files; no sampler, no race.
+When a candidate is finished its items are in the study's own store, and nothing of it stays here.
 """
 
 from __future__ import annotations
@@ -16,74 +16,72 @@ from ...evals.scores.scores import ItemScores
 from ...evals.scores.store import ItemStore
 from ...evals.tasks.splits import SEARCH
 from ...merge.recipe.recipe import Recipe
+from .files import Disk
 
 SECONDS = 1.0
-"""Of scoring, from which they are worth a file: less is soon scored again."""
+"""Scoring time that is worth a file: less is soon repeated."""
 
 
 @dataclass
 class _Pending:
     recipe: Recipe
-    kept_at: float
+    saved_at: float
 
-    def mark(self, fingerprint: str) -> str:
-        """What scores are of: the recipe, and the requests of a fingerprint."""
-        return f"{self.recipe.digest} {fingerprint}"
+    def fingerprint(self, requests: str) -> str:
+        """Return the fingerprint of a file: the recipe, and the fingerprint of the requests."""
+        return f"{self.recipe.digest} {requests}"
 
 
 class PartialScores:
-    """The scores of unfinished candidates, in a folder of their own.
+    """Scores of unfinished candidates, in a folder of their own.
 
     Args:
-        folder: Made when something is kept.
-        write: Calls what writes, as often as the disk needs.
-        clock: Tells seconds.
+        folder: Created by the first save.
+        disk: Writes them.
+        clock: Returns seconds.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        write: Callable[[Callable[[], object]], None],
-        clock: Callable[[], float] = time.monotonic,
+        self, folder: Path, disk: Disk, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._folder, self._write, self._clock = folder, write, clock
-        self._flying: dict[int, _Pending] = {}
+        self._folder, self._disk, self._clock = folder, disk, clock
+        self._pending: dict[int, _Pending] = {}
 
     def begin(self, number: int, recipe: Recipe, fingerprint: str) -> ItemScores | None:
-        """Take up a candidate.
+        """Register a candidate.
 
         Args:
             number: Its number in the journal.
-            recipe: Its own; what another recipe of this number has met does not count.
-            fingerprint: Of the requests that are scored now.
+            recipe: Its recipe; scores of another recipe with this number do not count.
+            fingerprint: Fingerprint of the requests that are scored now.
 
         Returns:
-            What it has met in an earlier run; None if that is nothing.
+            Its scores from an earlier run; None if there are none.
         """
-        flight = self._flying[number] = _Pending(recipe, self._clock())
-        met = self._store.read(number, SEARCH) if self._folder.is_dir() else None
-        if met is None or met.fingerprint != flight.mark(fingerprint):
+        pending = self._pending[number] = _Pending(recipe, self._clock())
+        scores = self._store.read(number, SEARCH) if self._folder.is_dir() else None
+        if scores is None or scores.fingerprint != pending.fingerprint(fingerprint):
             return None
-        return replace(met, fingerprint=fingerprint)
+        return replace(scores, fingerprint=fingerprint)
 
-    def keep(self, number: int, met: ItemScores) -> None:
-        """Keep all that a candidate has met so far; a no-op soon after the last time."""
-        flight = self._flying[number]
-        if self._clock() - flight.kept_at < SECONDS:
+    def save(self, number: int, scores: ItemScores) -> None:
+        """Save a candidate's scores so far; a no-op within SECONDS of the last time."""
+        pending = self._pending[number]
+        if self._clock() - pending.saved_at < SECONDS:
             return
-        marked = replace(met, fingerprint=flight.mark(met.fingerprint))
-        self._write(lambda: self._store.append(number, SEARCH, marked))
-        flight.kept_at = self._clock()
+        marked = replace(scores, fingerprint=pending.fingerprint(scores.fingerprint))
+        self._disk.write(lambda: self._store.append(number, SEARCH, marked))
+        pending.saved_at = self._clock()
 
-    def land(self, number: int) -> None:
-        """Forget a candidate: its items are where they belong."""
-        self._flying.pop(number)
+    def finish(self, number: int) -> None:
+        """Remove a finished candidate."""
+        self._pending.pop(number)
         if self._folder.is_dir():
             self._store.drop([number])
 
     def close(self) -> None:
-        """Remove the folder, unless a candidate is in flight."""
-        if not self._flying:
+        """Remove the folder, unless a candidate is unfinished."""
+        if not self._pending:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     @property

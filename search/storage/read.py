@@ -1,8 +1,8 @@
-"""A study's journal, read for looking at it: its manifest and candidates, at one go.
+"""Read a study's journal for viewing: its manifest and candidates, in one pass.
 
-Optuna's own reader builds every trial, with its distributions and whatever a sampler has kept: what
-a search needs that goes on, and seconds of work for thousands of trials. This one knows how Optuna
-writes a line, and takes from it what a leaderboard shows. It changes nothing.
+Optuna's own reader builds every trial with its distributions and the sampler's state: a search that
+continues needs them, at seconds of work for thousands of trials. This reader knows Optuna's line
+format and takes only what a leaderboard shows. It writes nothing.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from optuna.trial import TrialState
 from pydantic import TypeAdapter, ValidationError
 
 from ...merge.recipe.recipe import Recipe
-from .candidate import ATTRIBUTE, Candidate, Kept
-from .journal import JOURNAL, MANIFEST, StudyError, damaged, not_begun
+from .candidate import ATTRIBUTE, Candidate, with_trial
+from .journal import JOURNAL, MANIFEST, damaged, no_study, not_begun
 
 _STUDY_ATTRIBUTE, _TRIAL = 2, 4
-"""Operations of Optuna's journal that are looked at: a study's attribute is set, a trial added."""
+"""Operation codes of Optuna's journal that are read: set a study's attribute, add a trial."""
 
 
 @dataclass(frozen=True)
 class StudyRecord:
-    """What a journal says.
+    """Contents of a journal.
 
     Attributes:
-        manifest: What was searched, with what; empty before the study has begun.
-        candidates: All that are finished, in order of number; recipes are decoded when asked for.
+        manifest: The study's configuration, identity and machine.
+        candidates: Finished candidates in order of number; recipes are decoded on first use.
     """
 
     manifest: Mapping[str, Any]
@@ -39,12 +39,12 @@ class StudyRecord:
 
 @dataclass
 class _Attributes:
-    candidate: Kept
+    candidate: Candidate
 
 
 @dataclass
 class _Line:
-    """A line of the journal; what is not named here is not read."""
+    """A line of the journal; fields that are not named here are ignored."""
 
     op_code: int
     user_attr: dict[str, Any] = field(default_factory=dict)
@@ -54,8 +54,8 @@ class _Line:
     user_attrs: _Attributes | None = None
 
     @property
-    def told(self) -> tuple[float, ...]:
-        """What the sampler was told of a trial."""
+    def sampler_values(self) -> tuple[float, ...]:
+        """Values that the sampler was told; none of a failed trial."""
         if self.state != TrialState.COMPLETE:
             return ()
         return self.values or (() if self.value is None else (self.value,))
@@ -65,35 +65,36 @@ _LINE = TypeAdapter(_Line)
 
 
 def read_record(folder: Path) -> StudyRecord:
-    """Read the study in a folder; a last line that is not written whole does not count.
+    """Read the study in a folder; an incomplete last line does not count.
 
     Raises:
-        StudyError: If there is none, it has not begun, or its journal is damaged.
+        StudyError: If there is no study, it has not begun, or its journal is damaged.
     """
     path = folder / JOURNAL
     if not path.is_file():
-        raise StudyError(f"{folder}: holds no study ({JOURNAL} is missing)")
+        raise no_study(folder)
     manifest: Mapping[str, Any] = {}
     candidates: list[Candidate] = []
-    *whole, _ = path.read_bytes().split(b"\n")
-    for place, text in enumerate(whole, 1):
+    *lines, _ = path.read_bytes().split(b"\n")
+    for number, text in enumerate(lines, 1):
         try:
             line = _LINE.validate_json(text)
         except ValidationError as error:
-            if place == len(whole):
+            if number == len(lines):
                 break
             reason = error.errors(include_url=False)[0]["msg"]
-            raise damaged(path, f"line {place}: {reason}") from error
+            raise damaged(path, f"line {number}: {reason}") from error
         if line.op_code == _STUDY_ATTRIBUTE:
             manifest = line.user_attr.get(MANIFEST, manifest)
         elif line.op_code == _TRIAL and line.user_attrs is not None:
-            kept = line.user_attrs.candidate
-            candidates.append(kept.candidate(len(candidates), line.told, _recipe_of(text)))
+            candidate = line.user_attrs.candidate
+            place = len(candidates)
+            candidates.append(with_trial(candidate, place, line.sampler_values, _decoder(text)))
     if not manifest:
         raise not_begun(folder)
     return StudyRecord(manifest, tuple(candidates))
 
 
-def _recipe_of(text: bytes) -> Callable[[], Recipe]:
-    """What decodes the recipe of a trial's line."""
+def _decoder(text: bytes) -> Callable[[], Recipe]:
+    """Return what decodes the recipe of a trial's line."""
     return lambda: Recipe.from_dict(json.loads(text)["user_attrs"][ATTRIBUTE]["recipe"])

@@ -31,7 +31,7 @@ class Confirmation:
         self,
         evaluator: Evaluator,
         store: ItemStore,
-        write: Callable[[Callable[[], object]], None],
+        write: Callable[[Callable[[], object]], object],
         note: Callable[[str], None],
     ) -> None:
         self._evaluator, self._store, self._write, self._note = evaluator, store, write, note

@@ -28,7 +28,7 @@ from ..propose.pace import first_searched
 from ..propose.space import Params
 from ..propose.stages import Stage
 from ..storage.candidate import REROLL, Candidate, candidate_of
-from ..storage.files import with_room
+from ..storage.files import Disk
 from ..storage.journal import Journal, StudyError
 from ..storage.partial_scores import PartialScores
 from .ablation import Variant, ablation_of, dissect
@@ -76,7 +76,8 @@ class Study:
         self._candidates = [candidate_of(trial) for trial in journal.trials]
         self._race: Race | None = None
         self._rivals = Rivals(self._items)
-        self._begun = PartialScores(store.folder / "begun", self._written)
+        self._written = Disk(reporter.note, should_stop).write
+        self._begun = PartialScores(store.folder / "begun", Disk(reporter.note, should_stop))
         self._confirmation = Confirmation(evaluator, store, self._written, reporter.note)
         self._finalists: list[Candidate] = []
         self._kept_at = 0.0
@@ -163,7 +164,7 @@ class Study:
             return
         self._tell_stage()
         self._kept_at = self._budget.elapsed
-        workers = self._make_workers(self._evaluator, self._race, self._begun.keep)
+        workers = self._make_workers(self._evaluator, self._race, self._begun.save)
         try:
             limit = self._search_with(workers)
         finally:
@@ -207,7 +208,7 @@ class Study:
                 results[result.number] = result
                 waits = result.number != flying[0].candidate.number
                 if waits and isinstance(result.scores, ItemScores):
-                    self._begun.keep(result.number, result.scores)
+                    self._begun.save(result.number, result.scores)
 
     def _ask_into(self, queue: deque[PendingTrial]) -> str | None:
         """Propose all that can be proposed now; return which limit forbids more."""
@@ -246,7 +247,7 @@ class Study:
         candidate, scores = self._told_by(blank, result.scores, flight.rivals)
         candidate = with_value(candidate, self._objective)
         self._keep(self._flights.land(flight, candidate), candidate, scores)
-        self._begun.land(candidate.number)
+        self._begun.finish(candidate.number)
         self._reporter.forecast(self._budget.total(self._candidates))
 
     def _stage(self, name: str, missing: int, total: int) -> None:
@@ -284,7 +285,7 @@ class Study:
 
     def _keep(self, trial: FrozenTrial, candidate: Candidate, scores: ItemScores | None) -> None:
         """Write items first: a journal line promises that they are there."""
-        self._journal.check_alone()
+        self._journal.check_unchanged()
         if scores is not None and candidate.value is not None:
             self._written(lambda: self._store.append(candidate.number, SEARCH, scores))
         self._written(lambda: self._journal.append(trial))
@@ -324,9 +325,6 @@ class Study:
             self._reporter.finished(candidate, self._confirmation.confirm(candidate))
         self._written(self._store.compact)
         return True
-
-    def _written(self, write: Callable[[], object]) -> None:
-        with_room(write, self._reporter.note, self._should_stop)
 
     def _dissect(self) -> bool:
         """Take the winner apart; return whether that came to its end."""

@@ -19,7 +19,7 @@ from heterosis.search.leaderboard.studies import (
 )
 from heterosis.search.leaderboard.studies_table import studies_markdown
 from heterosis.search.leaderboard.watch import Follower, is_over
-from heterosis.search.storage.journal import JOURNAL, Journal, StudyError, is_held, lock_folder
+from heterosis.search.storage.journal import JOURNAL, Journal, StudyError, is_locked, lock_folder
 
 from ..conftest import refused
 from ..studies import fingerprinted, make_study, searched
@@ -75,7 +75,7 @@ def test_what_cannot_be_compared_or_read_is_said_with_the_reason(lines):
         "a and c cannot be compared: other objective (mean of skill_a, skill_b and minimum of "
         "skill_a, skill_b)." in page
     )
-    assert "torn (damaged): the journal's records must be whole and in order" in page
+    assert "torn (damaged): the journal's records must be complete and in order" in page
     assert "young (not begun): " in page
     table = [line for line in page.splitlines() if line.startswith("|")]
     assert len(table) == 2 + len(lines)
@@ -134,14 +134,14 @@ def test_the_table_of_studies_fits(heterosis, results, monkeypatch, width):
 
 def test_the_lock_tells_whether_a_search_is_at_work(tmp_path):
     folder = fingerprinted(tmp_path / "study", searched(0.8))
-    assert not is_held(folder)
+    assert not is_locked(folder)
     with lock_folder(folder):
-        assert is_held(folder)
+        assert is_locked(folder)
         assert read_line(folder).state == RUNNING
         held = pytest.raises(StudyError, match="another process is searching in this folder")
         with held, lock_folder(folder):
             pass
-    assert not is_held(folder)
+    assert not is_locked(folder)
     assert read_line(folder).state == FINISHED
 
 

@@ -1,4 +1,4 @@
-"""A full disk: the search waits, loses nothing, and ends equal to one that had room."""
+"""A full disk: the search waits, loses nothing, and gives the same result as with room."""
 
 import errno
 import os
@@ -8,14 +8,14 @@ import time
 
 import optuna
 import pytest
-from heterosis.search.storage.files import PAUSE, with_room
+from heterosis.search.storage.files import PAUSE, Disk
 from heterosis.search.storage.journal import JOURNAL, Journal
 
 from ..studies import record, run
 
 
 def full(times: int):
-    """Something to write that fails so often."""
+    """Something to write that fails a number of times."""
     left = [times]
 
     def write() -> str:
@@ -27,29 +27,29 @@ def full(times: int):
     return write
 
 
-def test_a_write_is_tried_until_there_is_room():
+def test_a_write_is_retried_until_there_is_room():
     notes, pauses = [], []
-    assert with_room(full(3), notes.append, lambda: False, pauses.append) == "written"
+    assert Disk(notes.append, lambda: False, pauses.append).write(full(3)) == "written"
     assert pauses == [PAUSE] * 3
     assert len(notes) == 2
     assert "No space left on device: 'items': the search waits until there is room" in notes[0]
-    assert notes[1] == "there is room on the disk again: going on"
-    assert with_room(full(0), notes.append, lambda: False, pauses.append) == "written"
+    assert notes[1] == "there is room on the disk again: the search continues"
+    assert Disk(notes.append, lambda: False, pauses.append).write(full(0)) == "written"
     assert len(notes) == 2
 
 
-def test_whoever_wants_to_end_does_not_wait_and_other_errors_pass():
+def test_a_stop_ends_the_wait_and_other_errors_are_raised():
     with pytest.raises(OSError, match="No space left"):
-        with_room(full(1), print, lambda: True, lambda _: pytest.fail("waited"))
+        Disk(print, lambda: True, lambda _: pytest.fail("waited")).write(full(1))
 
     def refused() -> None:
         raise PermissionError(errno.EACCES, "Permission denied", "items")
 
     with pytest.raises(PermissionError):
-        with_room(refused, print, lambda: False, lambda _: pytest.fail("waited"))
+        Disk(print, lambda: False, lambda _: pytest.fail("waited")).write(refused)
 
 
-def test_a_journal_line_that_did_not_fit_leaves_the_journal_as_before(tmp_path, monkeypatch):
+def test_a_journal_line_that_does_not_fit_leaves_the_journal_unchanged(tmp_path, monkeypatch):
     journal = Journal(tmp_path, write=True)
     journal.append(optuna.trial.create_trial(value=1.0))
     before = (tmp_path / JOURNAL).read_bytes()
@@ -84,7 +84,9 @@ def small_disk(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_search_on_a_full_disk_goes_on_when_there_is_room(small_search, small_disk, monkeypatch):
+def test_a_search_on_a_full_disk_continues_when_there_is_room(
+    small_search, small_disk, monkeypatch
+):
     monkeypatch.setattr("heterosis.search.storage.files.PAUSE", 0.1)
     whole = small_search.write()
     run(whole)

@@ -60,7 +60,7 @@ def test_a_record_cut_anywhere_costs_that_record_alone(tmp_path, caplog):
         assert [trial.value for trial in journal.trials] == [0, 1]
         journal.append(finished(2.0))
         assert [trial.value for trial in Journal(tmp_path).trials] == [0, 1, 2]
-    assert "not written whole" in caplog.text
+    assert "the last record is incomplete" in caplog.text
 
 
 def test_a_reader_of_a_torn_journal_sees_the_whole_records(tmp_path):

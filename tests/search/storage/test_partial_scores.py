@@ -1,4 +1,4 @@
-"""What candidates in flight have met is kept, and scored once."""
+"""Rungs of unfinished candidates are saved, and scored once."""
 
 import pytest
 from heterosis.evals.scorer.scorer import Scorer
@@ -6,6 +6,7 @@ from heterosis.evals.scores.store import ItemStore
 from heterosis.evals.tasks.splits import SEARCH
 from heterosis.merge.recipe.recipe import Recipe
 from heterosis.search.storage import partial_scores
+from heterosis.search.storage.files import Disk
 from heterosis.search.storage.partial_scores import PartialScores
 
 from ...evals.item_scores import scores
@@ -22,7 +23,7 @@ class Killed(BaseException):
 
 @pytest.fixture
 def at_once(monkeypatch):
-    """Rungs of tiny models are kept, too."""
+    """Save the rungs of tiny models, too."""
     monkeypatch.setattr(partial_scores, "SECONDS", 0.0)
 
 
@@ -32,55 +33,55 @@ def now():
 
 
 def opened(folder, now) -> PartialScores:
-    return PartialScores(folder, lambda write: write(), lambda: now[0])
+    return PartialScores(folder, Disk(print, lambda: False), lambda: now[0])
 
 
-def test_what_was_met_is_found_by_the_next_run(tmp_path, now):
+def test_the_next_run_reads_saved_rungs(tmp_path, now):
     first = opened(tmp_path / "begun", now)
     assert first.begin(3, A, "requests") is None
     now[0] = partial_scores.SECONDS
-    first.keep(3, SOME)
+    first.save(3, SOME)
     again = opened(tmp_path / "begun", now)
-    met = again.begin(3, A, SOME.fingerprint)
-    assert met is not None
-    assert (met.fingerprint, met.value.tolist()) == (SOME.fingerprint, [1.0, 0.0, 1.0])
+    scores = again.begin(3, A, SOME.fingerprint)
+    assert scores is not None
+    assert (scores.fingerprint, scores.value.tolist()) == (SOME.fingerprint, [1.0, 0.0, 1.0])
     assert again.begin(4, A, SOME.fingerprint) is None
 
 
-def test_another_recipe_or_other_requests_begin_anew(tmp_path, now):
+def test_another_recipe_or_other_requests_start_over(tmp_path, now):
     first = opened(tmp_path / "begun", now)
     first.begin(3, A, "")
     now[0] = partial_scores.SECONDS
-    first.keep(3, SOME)
+    first.save(3, SOME)
     again = opened(tmp_path / "begun", now)
     assert again.begin(3, B, SOME.fingerprint) is None
     assert again.begin(3, A, "other requests") is None
     assert again.begin(3, A, SOME.fingerprint) is not None
 
 
-def test_what_is_soon_scored_again_is_not_kept(tmp_path, now):
-    kept = opened(tmp_path / "begun", now)
-    kept.begin(0, A, "")
+def test_rungs_of_a_second_are_not_saved(tmp_path, now):
+    partial = opened(tmp_path / "begun", now)
+    partial.begin(0, A, "")
     now[0] = 0.9 * partial_scores.SECONDS
-    kept.keep(0, SOME)
+    partial.save(0, SOME)
     assert not (tmp_path / "begun").exists()
     now[0] = partial_scores.SECONDS
-    kept.keep(0, SOME)
+    partial.save(0, SOME)
     assert ItemStore(tmp_path / "begun").has(0, SEARCH)
 
 
-def test_nothing_stays_of_what_has_landed(tmp_path, now):
-    kept = opened(tmp_path / "begun", now)
+def test_finished_candidates_are_removed(tmp_path, now):
+    partial = opened(tmp_path / "begun", now)
     for number in (0, 1):
-        kept.begin(number, A, "")
+        partial.begin(number, A, "")
         now[0] += partial_scores.SECONDS
-        kept.keep(number, SOME)
-    kept.land(0)
+        partial.save(number, SOME)
+    partial.finish(0)
     assert ItemStore(tmp_path / "begun").keys() == {(1, SEARCH)}
-    kept.close()
+    partial.close()
     assert (tmp_path / "begun").exists()
-    kept.land(1)
-    kept.close()
+    partial.finish(1)
+    partial.close()
     assert not (tmp_path / "begun").exists()
 
 
@@ -99,7 +100,9 @@ def killed_in_a_rung(monkeypatch, calls: int) -> list[int]:
     return begins
 
 
-def test_a_killed_search_goes_on_within_the_candidate(small_search, tmp_path, monkeypatch, at_once):
+def test_a_killed_search_continues_within_the_candidate(
+    small_search, tmp_path, monkeypatch, at_once
+):
     path = raced(small_search, racing={"first": 10, "alpha": 0.001})
     run_shuffled(path, tmp_path / "whole", 1)
     with monkeypatch.context() as patch, pytest.raises(Killed):
@@ -115,7 +118,7 @@ def test_a_killed_search_goes_on_within_the_candidate(small_search, tmp_path, mo
     assert not (tmp_path / "killed/items/begun").exists()
 
 
-def test_what_waits_for_the_candidates_before_it_is_not_scored_again(
+def test_a_candidate_that_waits_for_earlier_ones_is_not_scored_again(
     small_search, tmp_path, monkeypatch, at_once
 ):
     path = raced(small_search)
@@ -132,9 +135,9 @@ def test_what_waits_for_the_candidates_before_it_is_not_scored_again(
         patch.setattr(Shuffled, "wait", dying)
         run_shuffled(path, tmp_path / "killed", 5, seed=3)
     waiting = ItemStore(tmp_path / "killed/items/begun").keys()
-    landed = sum(name.startswith("candidate") for name, *_ in record(tmp_path / "killed"))
+    finished = sum(name.startswith("candidate") for name, *_ in record(tmp_path / "killed"))
     assert len(waiting) > 1
     begins = killed_in_a_rung(monkeypatch, 0)
     run_shuffled(path, tmp_path / "killed", 5)
-    assert begins.count(0) == 14 - landed - len(waiting)
+    assert begins.count(0) == 14 - finished - len(waiting)
     assert record(tmp_path / "killed") == record(tmp_path / "whole")

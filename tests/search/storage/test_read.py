@@ -1,4 +1,4 @@
-"""The journal read for looking at it: the same as Optuna reads, and what is damaged is said."""
+"""The reader for views: it gives what Optuna's reader gives, and names what is damaged."""
 
 import math
 
@@ -34,7 +34,7 @@ def write(folder, candidates, n_values: int = 1) -> None:
         journal.append(proposer.given(params, c.told, c.to_attribute()))
 
 
-def test_candidates_are_those_that_optunas_reader_gives_and_those_that_were_written(tmp_path):
+def test_candidates_are_read_as_written_and_as_by_optunas_reader(tmp_path):
     write(tmp_path, ODD)
     record = read_record(tmp_path)
     assert list(record.candidates) == ODD
@@ -43,7 +43,7 @@ def test_candidates_are_those_that_optunas_reader_gives_and_those_that_were_writ
     assert record.candidates[0].recipe is record.candidates[0].recipe
 
 
-def test_several_values_come_back(tmp_path):
+def test_several_values_are_read_back(tmp_path):
     several = [
         Candidate(n, f"c{n}", "candidate", RECIPE, 0.5, SCORES, values=(0.25, n), items=9)
         for n in range(3)
@@ -52,7 +52,7 @@ def test_several_values_come_back(tmp_path):
     assert list(read_record(tmp_path).candidates) == several
 
 
-def test_a_study_of_old_that_kept_less_is_read(tmp_path):
+def test_a_study_of_an_older_version_with_fewer_fields_is_read(tmp_path):
     write(tmp_path, ODD[:1])
     path = tmp_path / JOURNAL
     text = path.read_text()
@@ -64,7 +64,7 @@ def test_a_study_of_old_that_kept_less_is_read(tmp_path):
     assert candidate_of(Journal(tmp_path).trials[0]) == ODD[0]
 
 
-def test_a_record_that_is_not_written_whole_does_not_count(tmp_path):
+def test_an_incomplete_last_record_does_not_count(tmp_path):
     write(tmp_path, ODD)
     whole = (tmp_path / JOURNAL).read_bytes()
     for torn in (whole[:-1], whole[:-300], whole[: whole[:-1].rfind(b"\n") + 1] + b"\0\0\n"):
@@ -73,7 +73,7 @@ def test_a_record_that_is_not_written_whole_does_not_count(tmp_path):
         assert (tmp_path / JOURNAL).read_bytes() == torn, "a reader changes nothing"
 
 
-def test_damage_a_missing_record_and_a_missing_study_are_said(tmp_path):
+def test_damage_a_missing_record_and_a_missing_study_are_errors(tmp_path):
     with pytest.raises(StudyError, match=r"holds no study \(study.journal is missing\)"):
         read_record(tmp_path)
     (tmp_path / JOURNAL).write_bytes(b"")
@@ -85,11 +85,11 @@ def test_damage_a_missing_record_and_a_missing_study_are_said(tmp_path):
     with pytest.raises(StudyError, match=r"journal is damaged \(line 4: .*restore it from a back"):
         read_record(tmp_path)
     (tmp_path / JOURNAL).write_bytes(b"".join([*lines[:3], *lines[4:]]))
-    with pytest.raises(StudyError, match=r"must be whole and in order, got number 2 in place 1"):
+    with pytest.raises(StudyError, match=r"must be complete and in order, got number 2 in place 1"):
         read_record(tmp_path)
 
 
-def test_a_recipe_is_decoded_when_somebody_looks_at_it(tmp_path, monkeypatch):
+def test_a_recipe_is_decoded_on_first_use(tmp_path, monkeypatch):
     write(tmp_path, ODD)
     decoded, real = [], Recipe.from_dict
 
