@@ -1,7 +1,7 @@
-"""What scores a recipe: engine and scorer together, and what a candidate may fail for.
+"""The evaluator: a recipe in, item scores or a typed failure out.
 
-Knows no study. Weights or scores that are not finite and memory that ran out are reasons; all other
-errors are ours and propagate.
+Knows the engine and the scorer; no study. A candidate fails where weights or scores are not finite
+or memory runs out; all other errors are defects of the program and propagate.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import Enum
 from typing import TypeVar
 
 import torch
@@ -23,47 +24,69 @@ from .objective import Objective
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-_NO_MEMORY = "out of memory"
+
+
+class FailureKind(Enum):
+    """Causes of a candidate's failure."""
+
+    NON_FINITE = "weights or scores are not finite"
+    MEMORY = "memory ran out"
+    DEATH = "its worker died again and again"
+    TIMEOUT = "it took too long"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A candidate's failure.
+
+    Attributes:
+        kind: Its cause.
+        reason: Text for the journal and the leaderboard.
+    """
+
+    kind: FailureKind
+    reason: str
 
 
 @dataclass(frozen=True)
 class Evaluator:
-    """What scores a recipe: the engine, the scorer and the objective."""
+    """Engine, scorer and objective.
+
+    Attributes:
+        engine: Materialises recipes.
+        scorer: Scores the resident model.
+        objective: Combines the scores.
+        halved: Makes a scorer of half the batch size, for a candidate that ran out of memory.
+    """
 
     engine: MergeEngine
     scorer: Scorer
     objective: Objective
     halved: Callable[[], Scorer] | None = None
-    """Makes a scorer of half the batch, for a candidate whose scoring took too much memory."""
 
-    def score(self, recipe: Recipe, split: str) -> ItemScores | str:
-        """Materialise and score a recipe.
-
-        Returns:
-            Its scores, or the reason why there are none: weights or scores that are not finite,
-            or memory that ran out. All other errors are ours and propagate.
-        """
+    def score(self, recipe: Recipe, split: str) -> ItemScores | Failure:
+        """Materialise a recipe and score it on a split."""
         return self._scored(recipe, lambda: self.scorer.score(split), split)
 
     def race(
         self,
         recipe: Recipe,
         is_enough: Callable[[ItemScores], bool],
-        met: ItemScores | None = None,
-    ) -> ItemScores | str:
+        partial: ItemScores | None = None,
+    ) -> ItemScores | Failure:
         """Materialise a recipe and score it on the search items, rung by rung, until it is enough.
 
         Args:
-            recipe: What to load.
-            is_enough: Looks at the scores after each rung.
-            met: Its scores of the first rungs, which are not scored again.
+            recipe: The recipe.
+            is_enough: Called with the scores after each rung.
+            partial: Scores of the first rungs, which are not scored again.
 
         Returns:
-            As `score`; of the items that it has met.
+            Scores of all rungs up to the last one scored.
         """
 
         def rungs() -> ItemScores:
-            for scores in self.scorer.rungs(SEARCH, met):
+            for scores in self.scorer.rungs(SEARCH, partial):
                 if is_enough(scores):
                     break
             return scores
@@ -72,36 +95,41 @@ class Evaluator:
 
     def _scored(
         self, recipe: Recipe, work: Callable[[], ItemScores], split: str
-    ) -> ItemScores | str:
-        loaded = _tried(lambda: self.engine.load(recipe))
-        if isinstance(loaded, str):
+    ) -> ItemScores | Failure:
+        loaded = _attempt(lambda: self.engine.load(recipe))
+        if isinstance(loaded, Failure):
             return loaded
-        scores, make = _tried(work), self.halved
-        if make is None or not isinstance(scores, str) or not scores.startswith(_NO_MEMORY):
+        scores, halved = _attempt(work), self.halved
+        if halved is None or isinstance(scores, ItemScores):
             return scores
-        log.warning("%s: scoring this candidate once more, in batches of half the size", scores)
-        again = _tried(lambda: make().score(split))
-        return f"{again} (in batches of half the size)" if isinstance(again, str) else again
+        if scores.kind is not FailureKind.MEMORY:
+            return scores
+        log.warning("%s: scoring again in batches of half the size", scores.reason)
+        again = _attempt(lambda: halved().score(split))
+        if isinstance(again, Failure):
+            return replace(again, reason=f"{again.reason} (in batches of half the size)")
+        return again
 
 
-def _tried(work: Callable[[], T]) -> T | str:
-    """The work, or why it could not be done: what a candidate may fail for."""
+def _attempt(work: Callable[[], T]) -> T | Failure:
+    """Return the work's result, or a failure for the errors that a candidate may fail with."""
     try:
         return work()
     except (MergeFailure, NonFiniteScore) as error:
-        return str(error)
+        return Failure(FailureKind.NON_FINITE, str(error))
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        reason = f"{_NO_MEMORY}: {' '.join(str(error).split())[:200]}"
+        reason = f"out of memory: {' '.join(str(error).split())[:200]}"
+    # The traceback, which refers to the tensors, is released by now.
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    return reason
+    return Failure(FailureKind.MEMORY, reason)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell an exhausted memory, of host or device, from other errors."""
+    """Return whether an error says that memory of the host or a device ran out."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     text = str(error).lower()

@@ -26,6 +26,7 @@ from typing import Any
 from ...evals.scores.scores import ItemScores
 from ..config.scoring import WorkersSection
 from ..storage.journal import StudyError
+from .evaluator import Failure, FailureKind
 from .ray_cluster import connect, disconnect
 from .workers import Job, Keep, Result, Score
 
@@ -249,7 +250,8 @@ class RayWorkers:
             self._again.append(job)
             return None
         seconds = time.monotonic() - worker.since
-        return Result(job.number, f"its worker died {deaths} times: {reason}", seconds)
+        failure = Failure(FailureKind.DEATH, f"its worker died {deaths} times: {reason}")
+        return Result(job.number, failure, seconds)
 
     def _retry_start(self, worker: _Worker, reason: str) -> None:
         """Try again for a worker that died before it was ready, but not for ever."""
@@ -288,7 +290,7 @@ class RayWorkers:
         seconds = time.monotonic() - since
         self._replace(worker)
         reason = f"took longer than workers.timeout, {self._section.timeout:g} s"
-        return Result(job.number, reason, seconds)
+        return Result(job.number, Failure(FailureKind.TIMEOUT, reason), seconds)
 
     def _look_around(self) -> None:
         """Say when there is no worker at all."""

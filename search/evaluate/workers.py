@@ -15,7 +15,7 @@ from ...evals.scores.scores import ItemScores
 from ...evals.stats.racing import Race
 from ...evals.tasks.splits import SEARCH
 from ...merge.recipe.recipe import Recipe
-from .evaluator import Evaluator
+from .evaluator import Evaluator, Failure
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,12 @@ class Result:
 
     Attributes:
         number: The candidate's.
-        scores: Of the items that it has met, or the reason why there are none.
+        scores: Scores of the rungs up to the last one scored, or why there are none.
         seconds: Spent on loading and scoring.
     """
 
     number: int
-    scores: ItemScores | str
+    scores: ItemScores | Failure
     seconds: float
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from ...evals.scores.scores import ItemScores
 from ...evals.scores.store import ItemStore
 from ...evals.tasks.splits import CONFIRM, GUARD, SEARCH
-from ..evaluate.evaluator import Evaluator
+from ..evaluate.evaluator import Evaluator, Failure
 from ..evaluate.objective import Objective
 from ..format import score
 from ..storage.candidate import Candidate
@@ -67,7 +67,7 @@ class Confirmation:
             if met is None or not is_time():
                 return None
             found = self._evaluator.race(candidate.recipe, lambda _: False, met)
-            rest = found if isinstance(found, str) else found.added_to(met)
+            rest = found if isinstance(found, Failure) else found.added_to(met)
             if not self._kept(candidate, REST, rest):
                 return None
             whole = completed(self._store, candidate, objective)
@@ -78,11 +78,11 @@ class Confirmation:
             )
         return completed(self._store, candidate, objective)
 
-    def _kept(self, candidate: Candidate, split: str, scores: ItemScores | str) -> int:
+    def _kept(self, candidate: Candidate, split: str, scores: ItemScores | Failure) -> int:
         """Keep items, or say why there are none; return how many."""
-        if isinstance(scores, str):
+        if isinstance(scores, Failure):
             items = "the other search items" if split == REST else split
-            self._note(f"{candidate.name}: not scored on {items}: {scores}")
+            self._note(f"{candidate.name}: not scored on {items}: {scores.reason}")
             return 0
         self._write(lambda: self._store.append(candidate.number, split, scores))
         return scores.n

@@ -18,7 +18,7 @@ from ...evals.stats.comparison import Difference
 from ...evals.stats.racing import Race
 from ...evals.tasks.splits import CONFIRM, SEARCH
 from ..config.search import SearchSection
-from ..evaluate.evaluator import Evaluator
+from ..evaluate.evaluator import Evaluator, Failure
 from ..evaluate.racing import Rivals, open_race
 from ..evaluate.scoring import estimated, objective_on_parents_scale, scored, with_value
 from ..evaluate.workers import Job, LocalWorkers, Result, Workers
@@ -118,9 +118,9 @@ class Study:
             if is_there or candidate.is_baseline != baselines:
                 continue
             scores = self._scored(candidate, lambda seen, c=candidate: seen.n >= c.items)
-            if isinstance(scores, str):
+            if isinstance(scores, Failure):
                 raise StudyError(
-                    f"{candidate.name}: its lost items cannot be scored again: {scores}"
+                    f"{candidate.name}: its lost items cannot be scored again: {scores.reason}"
                 )
             self._written(lambda c=candidate, s=scores: self._store.append(c.number, SEARCH, s))
             self._reporter.note(f"{candidate.name}: items were lost and have been scored again")
@@ -266,18 +266,18 @@ class Study:
         return self._told_by(replace(candidate, seconds=time.monotonic() - start), scores, ())
 
     def _told_by(
-        self, candidate: Candidate, scores: ItemScores | str, rivals: tuple[ItemScores, ...]
+        self, candidate: Candidate, scores: ItemScores | Failure, rivals: tuple[ItemScores, ...]
     ) -> tuple[Candidate, ItemScores | None]:
         """A candidate with its scores by task and term; against its rivals' if it was stopped."""
-        if isinstance(scores, str):
-            return replace(candidate, failure=scores), None
+        if isinstance(scores, Failure):
+            return replace(candidate, failure=scores.reason), None
         if self._race is None or scores.n == self._evaluator.scorer.items(SEARCH):
             return scored(candidate, scores, self._objective), scores
         return estimated(candidate, scores, self._objective, self._race, rivals), scores
 
     def _scored(
         self, candidate: Candidate, is_enough: Callable[[ItemScores], bool]
-    ) -> ItemScores | str:
+    ) -> ItemScores | Failure:
         """Score on the search items: rung by rung if there is a race, baselines at once."""
         if self._race is None or candidate.is_baseline:
             return self._evaluator.score(candidate.recipe, SEARCH)

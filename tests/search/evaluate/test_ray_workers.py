@@ -14,6 +14,7 @@ from heterosis.merge.recipe.recipe import Recipe
 from heterosis.search.config.config import ConfigError
 from heterosis.search.config.load import load_config
 from heterosis.search.config.scoring import WorkersSection
+from heterosis.search.evaluate.evaluator import Failure, FailureKind
 from heterosis.search.evaluate.ray_cluster import check_ray
 from heterosis.search.evaluate.ray_workers import RayWorkers
 from heterosis.search.evaluate.workers import Job, Keep, Result
@@ -52,13 +53,18 @@ def test_without_ray_the_remedy_is_told(monkeypatch, small_search):
         run(path)
 
 
+def answer(job: Job, text: str) -> Result:
+    """A result that carries a text."""
+    return Result(job.number, Failure(FailureKind.NON_FINITE, text), 0.0)
+
+
 def odd_ones_die():
     """Scores even numbers; the process dies over odd ones."""
 
     def score(job: Job, _: Keep) -> Result:
         if job.number % 2:
             os.kill(os.getpid(), signal.SIGKILL)
-        return Result(job.number, "even", 0.0)
+        return answer(job, "even")
 
     return score
 
@@ -71,7 +77,7 @@ def the_first_time_dies(marks):
         if not mark.exists():
             mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return Result(job.number, "the second time", 0.0)
+        return answer(job, "the second time")
 
     return score
 
@@ -108,7 +114,7 @@ def test_a_worker_with_another_version_of_the_program_refuses(small_search):
 
 
 def tells_its_process():
-    return lambda job, _: Result(job.number, str(os.getpid()), 0.0)
+    return lambda job, _: answer(job, str(os.getpid()))
 
 
 def score_one(workers, number: int) -> str:
@@ -118,7 +124,7 @@ def score_one(workers, number: int) -> str:
     found = []
     while not found:
         found = workers.wait()
-    return found[0].scores
+    return found[0].scores.reason
 
 
 def wait_until(workers, is_so) -> None:
@@ -131,7 +137,7 @@ def wait_until(workers, is_so) -> None:
 def sleeps():
     def score(job: Job, _: Keep) -> Result:
         time.sleep(600 if job.number == 1 else 0.01)
-        return Result(job.number, "slept", 0.0)
+        return answer(job, "slept")
 
     return score
 
@@ -150,7 +156,7 @@ def the_first_alone(folder, way: str):
         if way == "dies":
             dies_at_once()
         raise StudyError("worker on elsewhere: other parents") from None
-    return lambda job, _: Result(job.number, "scored", 0.0)
+    return lambda job, _: answer(job, "scored")
 
 
 def dies_at_once():
@@ -167,7 +173,7 @@ def reasons(workers, count: int) -> dict[int, str]:
             number += 1
         for result in workers.wait():
             assert result.number not in found
-            found[result.number] = result.scores
+            found[result.number] = result.scores.reason
     return found
 
 
@@ -199,7 +205,7 @@ def test_a_candidate_whose_worker_died_is_begun_anew(with_ray, tmp_path):
 def dies_after_a_rung(job: Job, keep: Keep) -> Result:
     """The process dies soon after the first rung; whoever has it already goes on."""
     if job.met is not None:
-        return Result(job.number, f"went on from {job.met.n}", 0.0)
+        return answer(job, f"went on from {job.met.n}")
     keep(job.number, SOME)
     time.sleep(2)
     os.kill(os.getpid(), signal.SIGKILL)
