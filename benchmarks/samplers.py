@@ -167,7 +167,7 @@ class Replay:
         """A search without an end: first the best baseline, then candidate by candidate."""
         proposer, known = Proposer(space, section), list(self.baselines(space))
         for params, scores in known:
-            proposer.given(params, (self.value(scores),), {})
+            proposer.add(params, (self.value(scores),), {})
         best = max((scores for _, scores in known), key=self.value)
         yield Step(0, self.value(best))
         race = self.race([scores for _, scores in known])

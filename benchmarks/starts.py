@@ -2,7 +2,7 @@
 
     python benchmarks/starts.py LANDSCAPE.npz --out results/reference/search
 
-Replays on a recorded landscape. The search is the product's own: stages, flights, proposers and
+Replays on a recorded landscape. The search is the product's own: stages, queue, proposers and
 race; a surrogate answers in place of models. Legend: s seeds, t steps of a search.
 """
 
@@ -134,7 +134,7 @@ class Searcher:
         if start.warm:
             plan, opening = with_warm_start(plan, self._given(start.warm)), plan[-1].space
         section = SearchSection(sampler=start.sampler, run_seed=seed, items=1)
-        self._flights, self._record = TrialQueue(plan, section), Record()
+        self._queue, self._record = TrialQueue(plan, section), Record()
         self._begin(opening)
 
     def _given(self, warm: str) -> list[tuple[str, Recipe]]:
@@ -167,7 +167,7 @@ class Searcher:
                 candidate = Candidate(
                     number, baseline.name, baseline.kind, recipe, value, items=scores.n
                 )
-                self._record.add(candidate, self._flights.given(baseline.params, candidate))
+                self._record.add(candidate, self._queue.add(baseline.params, candidate))
                 known.append(scores)
         self._best = max(known, key=self._replay.value)
         self._race = self._replay.race(known)
@@ -179,21 +179,21 @@ class Searcher:
 
     def run(self, items: int) -> Floats:
         """Items spent and the best score so far, after each candidate (t, 2)."""
-        budget, flights, record = Budget(Limits(items=items), 0), self._flights, self._record
+        budget, queue, record = Budget(Limits(items=items), 0), self._queue, self._record
         ends, spent = rung_ends(self._order.size), 0
         steps = [(0, self._replay.value(self._best))]
         while budget.spent(self.candidates) is None:
-            if flights.is_between:
-                flights.begin_stage(record.trials, record.candidates)
-            if flights.end_stage(budget.used(self.candidates)):
+            if queue.is_between_stages:
+                queue.begin_stage(record.trials, record.candidates)
+            if queue.end_stage(budget.used(self.candidates)):
                 continue
-            flight = flights.ask(len(record.candidates))
-            scores = self._answers(flight.candidate.recipe)
+            pending = queue.ask(len(record.candidates))
+            scores = self._answers(pending.candidate.recipe)
             end, value = self._replay.raced(self._race, scores, self._best, self._order, ends)
             is_raced = end < self._order.size
-            done = replace(flight.candidate, value=value, items=end, raced=is_raced)
-            record.add(done, flights.land(flight, done))
-            flights.tell()
+            done = replace(pending.candidate, value=value, items=end, raced=is_raced)
+            record.add(done, queue.finish(pending, done))
+            queue.tell()
             spent += end
             if not is_raced and value > self._replay.value(self._best):
                 self._best = scores

@@ -1,7 +1,7 @@
-"""A study's race: opened when the baselines are scored, the same whenever the study goes on.
+"""The race of a study: its references, rungs and incumbents.
 
-Knows the item store and the scorer by what they do; the rules of racing are those of
-`evals/stats/racing.py`.
+Opened when the baselines are scored; a resumed study opens the same race. Knows candidates, the
+item store and the scorer; the tests that stop a candidate are in `evals/stats/racing.py`.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ def open_race(
     section: SearchSection,
     objective: Objective,
 ) -> Race | None:
-    """Fix what candidates are raced by, the order of the search items and the scorer's rungs.
+    """Open the race: choose its references and plan the scorer's rungs.
 
     Args:
-        scorer: Its rungs of the search items are planned.
+        scorer: Gets the order of the search items and the ends of the rungs.
         store: Holds the baselines' items.
-        candidates: All that are finished.
-        section: How candidates are raced, and the seed of the order.
-        objective: What they are raced for.
+        candidates: All finished candidates.
+        section: Settings of the race, and the seed of the order.
+        objective: Combines the scores.
 
     Returns:
-        None where candidates are not raced: it is switched off, no baseline has a score, or one
-        rung takes all items.
+        None if candidates are not raced: racing is off, no baseline has a score, or one rung holds
+        all items.
     """
     if not section.racing or len(rung_ends(scorer.items(SEARCH), section.racing.first)) == 1:
         return None
@@ -54,96 +54,96 @@ def open_race(
 
 
 def plan_rungs(scorer: Scorer, race: Race, section: SearchSection) -> None:
-    """Give a scorer the rungs of a race: the same on every worker."""
+    """Plan a scorer's rungs for a race: the same on every worker."""
     assert section.racing
     ends = rung_ends(scorer.items(SEARCH), section.racing.first)
     scorer.plan_rungs(SEARCH, item_order(race.references, section.run_seed), ends)
 
 
 def _references(store: ItemStore, candidates: Sequence[Candidate]) -> tuple[ItemScores, ...]:
-    """Items of the better half of the baselines.
+    """Return the items of the better half of the baselines.
 
-    The search begins among them, so what they disagree on, or nearly, is what good candidates
-    differ by. Parents of which each can do its own task alone disagree on nearly everything.
+    The search begins among them, so the items on which they disagree, or nearly, are those by which
+    good candidates differ. The other half may hold parents that solve one task each and disagree on
+    nearly everything.
     """
-    known = [(c.value, c) for c in candidates if c.is_baseline and c.value is not None]
-    best = better_half([value for value, _ in known])
-    read = [store.read(known[place][1].number, SEARCH) for place in best]
-    return tuple(scores for scores in read if scores is not None)
+    baselines = [(c.value, c) for c in candidates if c.is_baseline and c.value is not None]
+    best = better_half([value for value, _ in baselines])
+    items = [store.read(baselines[index][1].number, SEARCH) for index in best]
+    return tuple(scores for scores in items if scores is not None)
 
 
 def better_half(values: Sequence[float]) -> list[int]:
-    """Places of the better half of some values, two at least, best first; equals in their order."""
-    order = sorted(range(len(values)), key=lambda place: -values[place])
+    """Return the indices of the better half of values, at least two, best first (stable)."""
+    order = sorted(range(len(values)), key=lambda index: -values[index])
     return order[: max(len(values) // 2, 2)]
 
 
 def rungs_up_to(scorer: Scorer, items: int) -> ItemScores:
-    """Scores of the search items, rung by rung, until so many are scored."""
-    found: Iterator[ItemScores] = scorer.rungs(SEARCH)
-    return next(scores for scores in found if scores.n >= items)
+    """Score the search items rung by rung, until at least ``items`` are scored."""
+    rungs: Iterator[ItemScores] = scorer.rungs(SEARCH)
+    return next(scores for scores in rungs if scores.n >= items)
 
 
 MOST_INCUMBENTS = 8
-"""Of a front, with whom a candidate is compared."""
+"""Largest number of incumbents, where several values make a front."""
 
 
 class Incumbents:
-    """The best of the candidates that it was shown, in order of number."""
+    """The best of the candidates added so far, in order of number."""
 
     def __init__(self) -> None:
         self._best: list[Candidate] = []
 
-    def see(self, candidate: Candidate) -> None:
-        """Look at one more candidate; those that were not scored on all items do not count."""
+    def add(self, candidate: Candidate) -> None:
+        """Consider one more candidate; one that was not scored on all items does not count."""
         if candidate.value is None or candidate.raced or candidate.is_variant:
             return
         if candidate.values:
-            tried = [*self._best, candidate]
-            front = is_on_front(np.array([c.values for c in tried]))
-            self._best = [c for c, is_best in zip(tried, front.tolist(), strict=True) if is_best]
+            both = [*self._best, candidate]
+            front = is_on_front(np.array([c.values for c in both]))
+            self._best = [c for c, is_best in zip(both, front.tolist(), strict=True) if is_best]
         elif not self._best or candidate.value > (self._best[0].value or 0.0):
             self._best = [candidate]
 
     @property
-    def chosen(self) -> list[Candidate]:
-        """The best, the earlier of equals; none before there is one.
+    def members(self) -> list[Candidate]:
+        """The best candidate, the first of equal ones; empty before any has a value.
 
-        Of several values the front, at most MOST_INCUMBENTS of it, those that stand apart.
+        With several values, up to MOST_INCUMBENTS members of the front, the least crowded first.
         """
         if len(self._best) < 2:
             return list(self._best)
-        members = front_members(np.array([c.values for c in self._best]))
-        return [self._best[index] for index in members[:MOST_INCUMBENTS]]
+        order = front_members(np.array([c.values for c in self._best]))
+        return [self._best[index] for index in order[:MOST_INCUMBENTS]]
 
 
-class Rivals:
+class IncumbentItems:
     """Items of the incumbents that a proposal knew.
 
     Args:
-        read: Search items of a candidate.
+        read: Reads the search items of a candidate.
     """
 
     def __init__(self, read: Callable[[Candidate], ItemScores]) -> None:
         self._read = read
         self._incumbents = Incumbents()
-        self._looked = self._searched = 0
+        self._n_added = self._n_searched = 0
         self._items: dict[int, ItemScores] = {}
 
-    def known(self, candidates: Sequence[Candidate], known: int) -> tuple[ItemScores, ...]:
-        """Items of the best of the baselines and the first searched candidates.
+    def of_proposal(self, candidates: Sequence[Candidate], n_known: int) -> tuple[ItemScores, ...]:
+        """Return the items of the best of the baselines and the first searched candidates.
 
         Args:
-            candidates: All that are finished, more of them with each call.
-            known: How many searched ones count: never fewer than before.
+            candidates: All finished candidates, more of them with each call.
+            n_known: Number of searched candidates that the proposal knew; never decreases.
         """
-        for candidate in candidates[self._looked :]:
-            if candidate.is_searched and self._searched >= known:
+        for candidate in candidates[self._n_added :]:
+            if candidate.is_searched and self._n_searched >= n_known:
                 break
-            self._searched += candidate.is_searched
-            self._looked += 1
-            self._incumbents.see(candidate)
-        chosen = self._incumbents.chosen
-        held = self._items
-        self._items = {c.number: held.get(c.number) or self._read(c) for c in chosen}
+            self._n_searched += candidate.is_searched
+            self._n_added += 1
+            self._incumbents.add(candidate)
+        cached, members = self._items, self._incumbents.members
+        self._items = {c.number: cached.get(c.number) or self._read(c) for c in members}
         return tuple(self._items.values())

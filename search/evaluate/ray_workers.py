@@ -180,19 +180,19 @@ class RayWorkers:
         return [result for result in found if result is not None]
 
     def _collect_rungs(self, worker: _Worker) -> None:
-        """Keep what a worker's candidate has met: whoever gets it next goes on from there."""
+        """Keep partial scores: if the worker dies, the next one goes on from there."""
         import ray
         from ray.exceptions import RayError
 
         try:
-            number, met = ray.get(worker.rung)
+            number, partial = ray.get(worker.rung)
         except RayError:
             worker.rung = None
             return
         worker.rung = _next_rung(worker.actor)
         if worker.job is not None and worker.job.number == number:
-            worker.job = replace(worker.job, met=met)
-            self._keep(number, met)
+            worker.job = replace(worker.job, partial=partial)
+            self._keep(number, partial)
 
     def _taken(self, worker: _Worker) -> Result | None:
         """Take what a worker has sent: a result, that it is ready or there, or that it is gone."""

@@ -1,4 +1,7 @@
-"""Attach scores, estimates and the objective's value to candidates. Knows no model."""
+"""Attach scores, estimates and the objective's value to candidates.
+
+Knows candidates, item scores and the objective; no model.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +19,10 @@ from .objective import Objective
 
 
 def objective_on_parents_scale(objective: Objective, candidates: Sequence[Candidate]) -> Objective:
-    """The objective on the parents' scale, where it asks for one and any candidate is finished.
+    """Return the objective on the parents' scale, if it asks for one and any candidate is finished.
 
     Raises:
-        StudyError: If it does, and no parent could be scored.
+        StudyError: If it asks for one and no parent has scores.
     """
     parents = [c for c in candidates if c.kind == "parent" and c.scores]
     if not objective.normalize or not candidates:
@@ -36,29 +39,29 @@ def objective_on_parents_scale(objective: Objective, candidates: Sequence[Candid
 Scores = dict[str, TaskScore]
 
 
-def scored(candidate: Candidate, scores: ItemScores, objective: Objective) -> Candidate:
-    """A candidate with the scores of all its items, not combined yet."""
+def with_scores(candidate: Candidate, scores: ItemScores, objective: Objective) -> Candidate:
+    """Return a candidate with its scores by task and term, before they are combined."""
     by_term = {} if objective.is_plain else objective.seen(scores).task_scores()
     return _with(candidate, scores, scores.task_scores(), by_term)
 
 
-def estimated(
+def with_estimates(
     candidate: Candidate,
     scores: ItemScores,
     objective: Objective,
     race: Race,
-    rivals: tuple[ItemScores, ...],
+    incumbents: tuple[ItemScores, ...],
 ) -> Candidate:
-    """A candidate that was stopped, with what it would have scored on all items.
+    """Return a candidate that the race has stopped, with estimates of its scores on all items.
 
     Args:
-        candidate: Whose they are.
-        scores: Of the items that it has met.
-        objective: What its terms are.
-        race: In which it was stopped.
-        rivals: Items of those whom it was raced against; it has lost against one at least.
+        candidate: The candidate.
+        scores: Scores of the items before it was stopped.
+        objective: Names the terms.
+        race: The race.
+        incumbents: Items of its incumbents; it has lost against at least one.
     """
-    best = next(rival for rival in rivals if race.is_lost(scores, rival))
+    best = next(incumbent for incumbent in incumbents if race.is_lost(scores, incumbent))
     by_term = {} if objective.is_plain else race.estimates(scores, best, objective.terms)
     by_task = race.estimates(scores, best, plain_terms(scores.tasks))
     return replace(_with(candidate, scores, by_task, by_term), raced=True)
@@ -69,7 +72,7 @@ def _with(candidate: Candidate, scores: ItemScores, by_task: Scores, by_term: Sc
 
 
 def with_value(candidate: Candidate, objective: Objective) -> Candidate:
-    """A candidate with what its scores make; failed if that is no number."""
+    """Return a candidate with the objective's value; failed if that is not finite."""
     if candidate.failure is not None:
         return candidate
     by_term = {term: score.value for term, score in candidate.objective_scores.items()}

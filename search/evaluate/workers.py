@@ -1,7 +1,8 @@
-"""The seam between a study and what scores its candidates: jobs out, item scores back.
+"""The interface between a study and the workers that score its candidates.
 
-An engine knows recipes and item scores; no sampler, no journal. `local` scores in this process;
-`ray_workers` holds the other one. The driver alone proposes, learns and writes.
+Knows jobs and results, and the workers of `engine: local`, which score in this process
+(`ray_workers.py` has the others). Workers know no sampler and no journal: only the driver proposes,
+tells and writes.
 """
 
 from __future__ import annotations
@@ -20,35 +21,35 @@ from .evaluator import Evaluator, Failure
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker needs to know of a candidate.
+    """A candidate to be scored.
 
     Attributes:
-        number: The candidate's number in the journal.
-        recipe: What to load.
-        rivals: Items of whom it is raced against; none: it meets all items.
-        met: Its own of the first rungs, if an earlier run has scored them.
+        number: Its number in the journal.
+        recipe: Its recipe.
+        incumbents: Items of the incumbents of its race; none: it is scored on all items.
+        partial: Its scores of the first rungs, if they are known from an earlier attempt.
     """
 
     number: int
     recipe: Recipe
-    rivals: tuple[ItemScores, ...]
-    met: ItemScores | None = None
+    incumbents: tuple[ItemScores, ...]
+    partial: ItemScores | None = None
 
 
 Keep = Callable[[int, ItemScores], None]
-"""Hears what the candidate of a number has met so far, after each rung but its last."""
+"""Keeps the partial scores of the candidate of a number, after each rung but its last."""
 Score = Callable[[Job, Keep], "Result"]
-"""Does a job."""
+"""Scores a job."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a job.
+    """The result of a job.
 
     Attributes:
-        number: The candidate's.
+        number: The candidate's number.
         scores: Scores of the rungs up to the last one scored, or why there are none.
-        seconds: Spent on loading and scoring.
+        seconds: Time spent on loading and scoring.
     """
 
     number: int
@@ -57,49 +58,49 @@ class Result:
 
 
 class Workers(Protocol):
-    """Scores jobs, several at a time. Closed by whoever made it.
+    """Scores jobs, several at a time; closed by its maker.
 
-    Rungs are heard of in `wait`, by the thread that calls it.
+    Partial scores are kept within `wait`, by the thread that calls it.
     """
 
     @property
     def idle(self) -> int:
-        """How many jobs can begin now."""
+        """Number of jobs that can begin now."""
         ...
 
     def submit(self, job: Job) -> None:
-        """Begin a job; not more than are idle."""
+        """Begin a job; at most `idle` of them."""
         ...
 
     def wait(self) -> list[Result]:
-        """Return the results that are in, at least one; or none after a while, to look around."""
+        """Wait for results and return them; an empty list if none arrives for a while."""
         ...
 
     def close(self) -> None:
-        """Free what the workers hold; jobs in flight are given up."""
+        """Free the workers' resources; unfinished jobs are given up."""
         ...
 
 
 def score_job(evaluator: Evaluator, race: Race | None, job: Job, keep: Keep) -> Result:
-    """Load and score a candidate; stop it at the first rung at which it has lost its race."""
+    """Load and score a candidate, up to the first rung at which it has lost its race."""
     start, total = time.monotonic(), evaluator.scorer.items(SEARCH)
 
-    def is_over(seen: ItemScores) -> bool:
-        return seen.n == total or (
-            race is not None and any(race.is_lost(seen, rival) for rival in job.rivals)
+    def is_over(scores: ItemScores) -> bool:
+        return scores.n == total or (
+            race is not None and any(race.is_lost(scores, items) for items in job.incumbents)
         )
 
-    def is_enough(seen: ItemScores) -> bool:
-        if not (over := is_over(seen)):
-            keep(job.number, seen)
+    def is_enough(scores: ItemScores) -> bool:
+        if not (over := is_over(scores)):
+            keep(job.number, scores)
         return over
 
-    if job.met is not None and is_over(job.met):
-        scores = job.met
-    elif race is None or not job.rivals:
+    if job.partial is not None and is_over(job.partial):
+        scores = job.partial
+    elif race is None or not job.incumbents:
         scores = evaluator.score(job.recipe, SEARCH)
     else:
-        scores = evaluator.race(job.recipe, is_enough, job.met)
+        scores = evaluator.race(job.recipe, is_enough, job.partial)
     return Result(job.number, scores, time.monotonic() - start)
 
 
@@ -108,8 +109,8 @@ class LocalWorkers:
 
     Args:
         evaluator: Scores recipes.
-        race: How candidates are stopped early, or None.
-        keep: Hears of rungs.
+        race: Stops candidates early; None: all are scored on all items.
+        keep: Keeps partial scores.
     """
 
     def __init__(self, evaluator: Evaluator, race: Race | None, keep: Keep) -> None:
@@ -122,7 +123,7 @@ class LocalWorkers:
         return 0 if self._job else 1
 
     def submit(self, job: Job) -> None:
-        """See `Workers`; the work is done in `wait`."""
+        """See `Workers`; the job is scored in `wait`."""
         assert self._job is None
         self._job = job
 
@@ -133,4 +134,4 @@ class LocalWorkers:
         return [score_job(self._evaluator, self._race, job, self._keep)]
 
     def close(self) -> None:
-        """See `Workers`: nothing is held."""
+        """See `Workers`; there is nothing to free."""

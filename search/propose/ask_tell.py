@@ -1,6 +1,6 @@
-"""Candidates between proposal and journal: asked, in flight, landed, told.
+"""Trials between ask and tell, in the order of their numbers.
 
-Knows the stages of a search, their proposers and their pace. Asks and tells happen in order of
+Knows the stages of a search, their proposers and their pace. Trials are asked and told in order of
 number, at moments that follow from the numbers alone; results may come in any order.
 """
 
@@ -22,114 +22,118 @@ from .stages import Stage, StageStart, first_stage, next_stage
 
 @dataclass
 class PendingTrial:
-    """A searched candidate that the sampler has not been told yet.
+    """A searched candidate whose values the sampler does not have yet.
 
     Attributes:
-        trial: The proposer's.
-        candidate: Blank while it is not scored.
-        known: How many searched candidates its proposal knew.
-        rivals: Items of whom it is raced against: the best of those.
-        landed: Whether it is in the journal.
+        trial: The proposer's trial.
+        candidate: Without scores until it is finished.
+        n_known: Number of searched candidates that its proposal knew.
+        incumbents: Items of the best of those, against which it is raced.
+        is_finished: Whether it is in the journal.
     """
 
     trial: Trial | int
     candidate: Candidate
-    known: int
-    rivals: tuple[ItemScores, ...] = ()
-    landed: bool = False
+    n_known: int
+    incumbents: tuple[ItemScores, ...] = ()
+    is_finished: bool = False
 
 
 class TrialQueue:
-    """Which candidate comes next, and when the sampler learns what.
+    """Decides which candidate comes next, and when the sampler gets which values.
 
     Args:
-        stages: Of the search, at least one; each has a sampler of its own.
-        section: Which sampler.
-        n_values: How many values it is told of each candidate.
+        stages: Stages of the search, at least one; each has a sampler.
+        section: Names the sampler.
+        n_values: Number of values per candidate.
     """
 
     def __init__(self, stages: Sequence[Stage], section: SearchSection, n_values: int = 1) -> None:
         self._stages, self._section, self._n_values = stages, section, n_values
-        self._untold: deque[PendingTrial] = deque()
-        self._told = 0
+        self._pending: deque[PendingTrial] = deque()
+        self._n_told = 0
         self._is_closing = False
-        self._enter(0, first_stage(stages[0]), before=0)
+        self._enter(0, first_stage(stages[0]), n_before=0)
 
-    def recall(self, trials: Sequence[FrozenTrial], candidates: Sequence[Candidate]) -> None:
-        """Take up what an earlier run has finished; the sampler learns what it had known then."""
+    def restore(self, trials: Sequence[FrozenTrial], candidates: Sequence[Candidate]) -> None:
+        """Restore the state after the finished trials of an earlier run.
+
+        The sampler gets the values that it had then; the other finished trials stay pending.
+        """
         searched = [c for c in candidates if c.is_searched]
         index = max((c.stage or 0 for c in searched), default=0)
-        before = sum((c.stage or 0) < index for c in searched)
-        place = next((i for i, c in enumerate(candidates) if c.is_searched and c.stage == index), 0)
+        n_before = sum((c.stage or 0) < index for c in searched)
+        first = next((i for i, c in enumerate(candidates) if c.is_searched and c.stage == index), 0)
         if index:
-            self._enter(index, self._next(index, trials[:place], candidates[:place]), before)
-        self._told = known = self._knows(len(searched))
-        seen = before
-        for trial, candidate in list(zip(trials, candidates, strict=True))[place if index else 0 :]:
-            seen += candidate.is_searched
-            if candidate.is_searched and seen > known:
+            self._enter(index, self._next(index, trials[:first], candidates[:first]), n_before)
+        self._n_told = n_known = self._n_known_after(len(searched))
+        n_seen = n_before
+        pairs = list(zip(trials, candidates, strict=True))
+        for trial, candidate in pairs[first if index else 0 :]:
+            n_seen += candidate.is_searched
+            if candidate.is_searched and n_seen > n_known:
                 number = self._proposer.reopen(trial)
-                self._untold.append(PendingTrial(number, candidate, known, landed=True))
+                self._pending.append(PendingTrial(number, candidate, n_known, is_finished=True))
             elif candidate.is_searched or not index:
                 self._proposer.observe(trial)
 
     @property
     def stage(self) -> Stage:
-        """The stage that proposes now."""
+        """The current stage."""
         return self._stages[self._index]
 
     @property
-    def beginning(self) -> StageStart:
-        """How that stage was begun."""
-        return self._begun
+    def start(self) -> StageStart:
+        """The start of the current stage."""
+        return self._start
 
     def stage_of(self, candidate: Candidate) -> Stage:
-        """The stage that a candidate was proposed in."""
+        """Return the stage in which a candidate was proposed."""
         return self._stages[candidate.stage or 0]
 
     @property
-    def asked(self) -> int:
-        """Searched candidates proposed so far."""
-        return self._told + len(self._untold)
+    def n_asked(self) -> int:
+        """Number of searched candidates proposed so far."""
+        return self._n_told + len(self._pending)
 
     @property
-    def known(self) -> int:
-        """Searched candidates that the next proposal knows; all of them at the end of a stage."""
-        return self.asked if self._is_closing else self._knows(self.asked)
+    def n_known(self) -> int:
+        """Number of searched candidates that the next proposal knows; all at a stage's end."""
+        return self.n_asked if self._is_closing else self._n_known_after(self.n_asked)
 
     @property
     def can_ask(self) -> bool:
-        """Whether all that the next proposal must know is told."""
-        return self.known <= self._told
+        """Whether the sampler has all values that the next proposal must know."""
+        return self.n_known <= self._n_told
 
     @property
-    def waiting(self) -> int:
-        """Proposed candidates that are not in the journal."""
-        return sum(not flight.landed for flight in self._untold)
+    def n_unfinished(self) -> int:
+        """Number of proposed candidates that are not in the journal."""
+        return sum(not pending.is_finished for pending in self._pending)
 
     @property
-    def is_between(self) -> bool:
-        """Whether a stage is over, and all its candidates are told."""
+    def is_between_stages(self) -> bool:
+        """Whether a stage is over and the sampler has all its values."""
         return self._is_closing and self.can_ask
 
     def end_stage(self, used: float) -> bool:
-        """End the stage if it is over; nothing is proposed until all its candidates are told.
+        """End the stage if it is over; nothing is proposed until all its trials are told.
 
         Args:
             used: Share of the budget that is used.
         """
-        if self._index + 1 == len(self._stages) or not self.stage.is_over(self.asked, used):
+        if self._index + 1 == len(self._stages) or not self.stage.is_over(self.n_asked, used):
             return False
         self._is_closing = True
         self.tell()
         return True
 
     def begin_stage(self, trials: Sequence[FrozenTrial], candidates: Sequence[Candidate]) -> None:
-        """Begin the next stage around the best of all that are finished."""
-        assert self.is_between
+        """Begin the next stage around the best of all finished candidates."""
+        assert self.is_between_stages
         index = self._index + 1
         self._is_closing = False
-        self._enter(index, self._next(index, trials, candidates), self.asked)
+        self._enter(index, self._next(index, trials, candidates), self.n_asked)
 
     def ask(self, number: int) -> PendingTrial:
         """Propose the next candidate.
@@ -137,52 +141,54 @@ class TrialQueue:
         Args:
             number: Its number in the journal.
         """
-        known, within = self.known, self.asked - self._before
-        given = self._begun.given[within : within + 1]
-        origin, params = given[0] if given else (None, None)
+        n_known, within = self.n_known, self.n_asked - self._n_before
+        enqueued = self._start.enqueued[within : within + 1]
+        origin, params = enqueued[0] if enqueued else (None, None)
         trial, genes = self._proposer.propose(number, params)
-        recipe = self._begun.space.decode(genes)
+        recipe = self._start.space.decode(genes)
         stage = self._index if len(self._stages) > 1 else None
         name = f"candidate {number}"
         blank = Candidate(number, name, SEARCHED, recipe, stage=stage, origin=origin)
-        self._untold.append(PendingTrial(trial, blank, known))
-        return self._untold[-1]
+        self._pending.append(PendingTrial(trial, blank, n_known))
+        return self._pending[-1]
 
-    def land(self, flight: PendingTrial, candidate: Candidate) -> FrozenTrial:
-        """Take a scored candidate, in order of number; return its trial for the journal."""
-        assert isinstance(flight.trial, Trial)
-        flight.candidate, flight.landed = candidate, True
-        return self._proposer.finished(flight.trial, candidate.told, candidate.to_attribute())
+    def finish(self, pending: PendingTrial, candidate: Candidate) -> FrozenTrial:
+        """Finish a scored candidate, in order of number; return its trial for the journal."""
+        assert isinstance(pending.trial, Trial)
+        pending.candidate, pending.is_finished = candidate, True
+        return self._proposer.finished(
+            pending.trial, candidate.sampler_values, candidate.to_attribute()
+        )
 
-    def given(self, params: Params | None, candidate: Candidate) -> FrozenTrial:
-        """Take a scored candidate that no sampler has proposed; return its trial."""
-        return self._proposer.given(params, candidate.told, candidate.to_attribute())
+    def add(self, params: Params | None, candidate: Candidate) -> FrozenTrial:
+        """Add a scored candidate that no sampler has proposed; return its trial."""
+        return self._proposer.add(params, candidate.sampler_values, candidate.to_attribute())
 
     def tell(self) -> None:
-        """Let the sampler learn what its next proposal shall know, if it is there."""
-        while not self.can_ask and self._untold[0].landed:
-            flight = self._untold.popleft()
-            self._proposer.tell(flight.trial, flight.candidate.told)
-            self._told += 1
+        """Tell the sampler the values that its next proposal must know, as far as finished."""
+        while not self.can_ask and self._pending[0].is_finished:
+            pending = self._pending.popleft()
+            self._proposer.tell(pending.trial, pending.candidate.sampler_values)
+            self._n_told += 1
 
-    def _knows(self, asked: int) -> int:
-        """Searched candidates that the one after so many knows, in the stage of now.
+    def _n_known_after(self, n_asked: int) -> int:
+        """Number of searched candidates that the proposal after ``n_asked`` others knows.
 
-        What is given is proposed at once; all that comes after it knows it.
+        Enqueued trials of a stage are proposed at once; all later ones know them.
         """
-        within, given = asked - self._before, len(self._begun.given)
-        if within < given:
-            return self._before
-        return self._before + given + self.stage.pace.known(within - given)
+        within, n_enqueued = n_asked - self._n_before, len(self._start.enqueued)
+        if within < n_enqueued:
+            return self._n_before
+        return self._n_before + n_enqueued + self.stage.pace.n_known(within - n_enqueued)
 
     def _next(
         self, index: int, trials: Sequence[FrozenTrial], candidates: Sequence[Candidate]
     ) -> StageStart:
         return next_stage(self._stages[index], self._stages[0].space, trials, candidates)
 
-    def _enter(self, index: int, begun: StageStart, before: int) -> None:
-        """Make a stage the one that proposes; so many searched candidates came before it."""
-        self._index, self._begun, self._before = index, begun, before
-        self._proposer = Proposer(begun.space, self._section, self._n_values, begun.middle)
-        for params, candidate in begun.taught:
-            self._proposer.given(params, candidate.told, candidate.to_attribute())
+    def _enter(self, index: int, start: StageStart, n_before: int) -> None:
+        """Make a stage the current one, after ``n_before`` searched candidates of others."""
+        self._index, self._start, self._n_before = index, start, n_before
+        self._proposer = Proposer(start.space, self._section, self._n_values, start.middle)
+        for params, candidate in start.seed_trials:
+            self.add(params, candidate)

@@ -55,7 +55,7 @@ class Pace:
     generation: int = 1
     ahead: int = 0
 
-    def known(self, place: int) -> int:
+    def n_known(self, place: int) -> int:
         """How many searched candidates the sampler knows when it proposes one.
 
         Args:

@@ -53,7 +53,7 @@ def rehearse(space: Space, section: SearchSection, n_values: int = 1) -> None:
     check_sampler(section)
     try:
         proposer, values = Proposer(space, section, n_values), (0.0,) * n_values
-        proposer.given(space.middle, values, {})
+        proposer.add(space.middle, values, {})
         for number in (1, 2):
             trial, _ = proposer.propose(number)
             proposer.tell(trial, values)
@@ -187,7 +187,7 @@ class Proposer:
             return self._study.tell(trial, state=TrialState.FAIL)
         return self._study.tell(trial, list(values))
 
-    def given(
+    def add(
         self, params: Params | None, values: Sequence[float] | None, attribute: dict[str, Any]
     ) -> FrozenTrial:
         """Return a finished trial for a recipe that was given, and let the sampler know it."""

@@ -1,7 +1,7 @@
-"""Stages of a search: from a coarse space to a finer one around what the coarse one has found.
+"""Stages of a search: from a coarse space to a finer one around the best candidate so far.
 
-Knows spaces and finished candidates. What a stage needs at its beginning (its middle, its bounds,
-what its sampler is taught) follows from the record alone: a resumed search begins it alike.
+Knows spaces and finished candidates. The start of a stage (its middle, bounds and seed trials)
+follows from the journal alone, so a resumed search begins it in the same way.
 """
 
 from __future__ import annotations
@@ -24,31 +24,31 @@ from .pace import SEQUENTIAL, Pace, pace_of
 from .space import Params, Space, build_space
 
 WARM_START = "warm start"
-"""Name of the stage that tries recipes of a former study."""
+"""Name of the stage that tries recipes of another study."""
 KEY = "warm_start"
-"""Of the manifest, and of `search` in a configuration."""
+"""Key in the manifest, and of `search` in a configuration."""
 SEARCH = "search"
-"""Name of the one stage after a warm start."""
+"""Name of the only stage after a warm start."""
 NO_START = ("base", "parent")
-"""Kinds of baselines that are no merge: no stage begins around one."""
+"""Kinds of baselines that are no merges: no stage begins around one."""
 ROUNDING = 1e-9
-"""Of shares of a budget."""
+"""Rounding error of a share of the budget."""
 NO_NEIGHBOURS = "mask_seed"
-"""The gene whose neighbours have nothing in common: it is never narrowed."""
+"""The gene whose neighbouring values have nothing in common: it is never narrowed."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of a search, as it is planned.
+    """A planned stage of a search.
 
     Attributes:
-        space: Its space, whole.
-        pace: What each of its proposals knows.
-        name: As a person reads it; empty where a search has one stage.
+        space: Its space, before it is narrowed.
+        pace: Number of candidates that each of its proposals knows.
+        name: Name for users; empty if the search has one stage.
         width: Share of each gene's interval that is searched around the best so far; None: all.
-        until_asked: It ends when so many candidates are proposed, in all; None: not by that.
-        until_used: It ends when this share of the budget is used, in all; None: not by that.
-        given: Recipes to be tried in it, with whose they are; then no sampler proposes.
+        until_asked: Number of proposed candidates, over all stages, at which it ends, or None.
+        until_used: Share of the budget, over all stages, at which it ends, or None.
+        enqueued: (Name of the candidate, recipe) of recipes to be tried instead of proposals.
     """
 
     space: Space
@@ -57,18 +57,18 @@ class Stage:
     width: float | None = None
     until_asked: int | None = None
     until_used: float | None = None
-    given: tuple[tuple[str, Recipe], ...] = ()
+    enqueued: tuple[tuple[str, Recipe], ...] = ()
 
     @property
     def title(self) -> str:
-        """What progress calls it."""
+        """Title in the progress display."""
         return f"{SEARCH}, {self.name}" if self.name and self.name != SEARCH else SEARCH
 
     def is_over(self, asked: int, used: float) -> bool:
-        """Whether it ends.
+        """Return whether it is over.
 
         Args:
-            asked: Candidates proposed so far, in all.
+            asked: Number of candidates proposed so far, over all stages.
             used: Share of the budget that is used.
         """
         if self.until_asked is not None and asked >= self.until_asked:
@@ -76,7 +76,7 @@ class Stage:
         return self.until_used is not None and used >= self.until_used - ROUNDING
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values: what a resumed study must find unchanged."""
+        """Return plain JSON values, which must be the same in a resumed study."""
         values: dict[str, Any] = {
             "name": self.name,
             "space": self.space.to_dict(),
@@ -90,50 +90,49 @@ class Stage:
 
 @dataclass(frozen=True)
 class StageStart:
-    """A stage as it is begun.
+    """The start of a stage.
 
     Attributes:
-        space: Where it proposes: narrowed around its middle.
-        width: Share of each interval that it holds; None: all.
-        middle: The genotype around which it lies, and where CMA-ES starts; None: no other than
-            the space's.
-        around: Whose recipe that is.
-        taught: Genotypes of earlier candidates that its space can express, with these.
-        given: Genotypes that are tried first, with whose they are.
+        space: Its space, narrowed around its middle.
+        width: Share of each interval that is left; None: all.
+        middle: Genotype in its middle, where CMA-ES starts; None: the middle of the space.
+        around: Candidate whose recipe that is.
+        seed_trials: (Genotype, candidate) of earlier candidates that its space can express.
+        enqueued: (Name of the candidate it is copied from, genotype) of genotypes tried first.
     """
 
     space: Space
     width: float | None = None
     middle: Params | None = None
     around: Candidate | None = None
-    taught: tuple[tuple[Params, Candidate], ...] = ()
-    given: tuple[tuple[str | None, Params], ...] = ()
+    seed_trials: tuple[tuple[Params, Candidate], ...] = ()
+    enqueued: tuple[tuple[str | None, Params], ...] = ()
 
     @property
     def line(self) -> str | None:
-        """Say around whom it lies, if around anybody."""
+        """Line for the log about the candidate it begins around; None if there is none."""
         if self.around is None:
             return None
         where = "around" if self.width is None else f"{self.width:g} of each interval, around"
-        again = ", which is tried first as near as this space can" if self.given else ""
+        first = ", which is tried first as near as this space can" if self.enqueued else ""
         return (
             f"{len(self.space.middle)} genes ({self.space.phrase}), {where} {self.around.name} "
-            f"({score(self.around.value)}){again}"
+            f"({score(self.around.value)}){first}"
         )
 
 
 def stage_names(manifest: Mapping[str, Any]) -> tuple[str, ...]:
-    """Names of a study's stages, in order; none where it has one.
+    """Return the names of a study's stages, in order; empty if it has only one.
 
     Args:
-        manifest: The study's, begun.
+        manifest: Manifest of the study.
     """
     planned = [stage["name"] for stage in manifest["identity"].get("stages") or ()]
     return (WARM_START, *(planned or [SEARCH])) if KEY in manifest else tuple(planned)
 
 
 def counts(stages: Sequence[Stage], total: int) -> list[int]:
-    """How many of so many candidates each stage has, where all cost the same."""
+    """Return the number of candidates of each stage, of ``total``, if all cost the same."""
     ends = [
         total if s.until_used is None else math.ceil(s.until_used * total - ROUNDING)
         for s in stages
@@ -144,56 +143,54 @@ def counts(stages: Sequence[Stage], total: int) -> list[int]:
 
 
 def first_stage(stage: Stage) -> StageStart:
-    """Begin the first stage of a search: nothing is known."""
-    given = tuple((name, encode(stage.space, recipe)) for name, recipe in stage.given)
-    return StageStart(stage.space, given=given)
+    """Begin the first stage of a search."""
+    enqueued = tuple((name, encode(stage.space, recipe)) for name, recipe in stage.enqueued)
+    return StageStart(stage.space, enqueued=enqueued)
 
 
 def next_stage(
     stage: Stage, first: Space, trials: Sequence[FrozenTrial], candidates: Sequence[Candidate]
 ) -> StageStart:
-    """Begin a stage around the best so far.
+    """Begin a stage around the best candidate so far.
 
-    Its sampler is taught all that its space can express, at the scores that they have; where the
+    Its sampler starts with all candidates that its space can express, at their scores; if the
     middle is none of these, it is tried first.
 
     Args:
         stage: The plan.
-        first: Space of the first stage, where the baselines' genotypes lie.
-        trials: All that are finished.
-        candidates: The same.
+        first: Space of the first stage, to which the baselines' genotypes belong.
+        trials: All finished trials.
+        candidates: Their candidates.
     """
-    known = list(_known(first, trials, candidates))
-    best = best_of(known)
+    scored = list(_scored(first, trials, candidates))
+    best = best_of(scored)
     if best is None:
         return StageStart(stage.space)
     recipe, around = best
     middle = encode(stage.space, recipe)
     space = narrowed(stage.space, middle, stage.width)
-    taught = tuple((p, c) for r, c in known if (p := expressed(space, r)) is not None)
-    is_known = any(c is around for _, c in taught)
-    given = () if is_known else ((None, middle),)
-    return StageStart(space, stage.width, middle, around, taught, given)
+    seeds = tuple((p, c) for r, c in scored if (p := expressed(space, r)) is not None)
+    enqueued = () if any(c is around for _, c in seeds) else ((None, middle),)
+    return StageStart(space, stage.width, middle, around, seeds, enqueued)
 
 
-def best_of(known: Sequence[tuple[Recipe, Candidate]]) -> tuple[Recipe, Candidate] | None:
-    """Around whom the next stage lies; None if nothing has a score.
+def best_of(scored: Sequence[tuple[Recipe, Candidate]]) -> tuple[Recipe, Candidate] | None:
+    """Return the candidate around which the next stage begins, and its recipe; None without scores.
 
-    The best searched candidate, one that was stopped in the race only if all were; or the best
-    baseline that is a merge, if that scores higher. Of several values the mean counts, as on the
-    leaderboard.
+    It is the best searched candidate, a raced one only if all were raced; or the best baseline that
+    is a merge, if that scores higher. With several values their mean counts, as on the leaderboard.
     """
-    searched = [each for each in known if each[1].is_searched]
+    searched = [each for each in scored if each[1].is_searched]
     pool = [e for e in searched if not e[1].raced] or searched
-    pool = [*pool, *(e for e in known if e[1].is_baseline and e[1].kind not in NO_START)]
+    pool = [*pool, *(e for e in scored if e[1].is_baseline and e[1].kind not in NO_START)]
     return max(pool, key=lambda e: (e[1].value or 0.0, -e[1].number), default=None)
 
 
 def narrowed(space: Space, middle: Params, width: float | None) -> Space:
-    """A space whose genes vary around a genotype, within their bounds.
+    """Return a space whose genes vary around a genotype, within their bounds.
 
     Args:
-        space: Whole.
+        space: The space.
         middle: A genotype of it.
         width: Share of each interval; None: all of it.
     """
@@ -207,10 +204,10 @@ def narrowed(space: Space, middle: Params, width: float | None) -> Space:
     return replace(space, narrowed=bounds)
 
 
-def _known(
+def _scored(
     first: Space, trials: Sequence[FrozenTrial], candidates: Sequence[Candidate]
 ) -> Iterator[tuple[Recipe, Candidate]]:
-    """Scored candidates with their recipes, in words of the space where a baseline lies in it."""
+    """Yield (recipe, candidate) of scored candidates; of baselines those in the first space."""
     for trial, candidate in zip(trials, candidates, strict=True):
         if candidate.value is None or candidate.is_variant:
             continue
@@ -221,14 +218,14 @@ def _known(
 
 
 def plan_stages(config: Config, groups: Sequence[str]) -> tuple[Stage, ...]:
-    """Return the stages of a search; one without a name where the configuration has none.
+    """Return the stages of a search; one without a name if the configuration has none.
 
     Args:
-        config: Of the search.
+        config: The configuration.
         groups: Names of the layer groups, in model order.
 
     Raises:
-        ConfigError: If a module kind is named that no layer group of the model has.
+        ConfigError: If no layer group of the model has a module kind that `space` names.
     """
     if not config.stages:
         return (_stage(config, build_space(config, groups)),)
@@ -252,16 +249,16 @@ def plan_stages(config: Config, groups: Sequence[str]) -> tuple[Stage, ...]:
 
 
 def with_warm_start(
-    stages: Sequence[Stage], given: Sequence[tuple[str, Recipe]]
+    stages: Sequence[Stage], recipes: Sequence[tuple[str, Recipe]]
 ) -> tuple[Stage, ...]:
-    """Put before all stages one that tries recipes of a former study, in the space of the last.
+    """Return stages with one before them that tries recipes of another study.
 
     Args:
-        stages: The plan without.
-        given: Whose recipe, and the recipe.
+        stages: The stages; the new one has the space of the last.
+        recipes: (Name of the candidate, recipe) of each.
     """
-    last, count = stages[-1], len(given)
-    warm = Stage(last.space, last.pace, WARM_START, until_asked=count, given=tuple(given))
+    last, count = stages[-1], len(recipes)
+    warm = Stage(last.space, last.pace, WARM_START, until_asked=count, enqueued=tuple(recipes))
     later = (
         replace(stage, name=stage.name or SEARCH, until_asked=_later(stage.until_asked, count))
         for stage in stages

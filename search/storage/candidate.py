@@ -91,7 +91,7 @@ class Candidate:
         return {**self.scores, **self.terms}
 
     @property
-    def told(self) -> tuple[float, ...] | None:
+    def sampler_values(self) -> tuple[float, ...] | None:
         """Value or values for the sampler; None if the candidate failed."""
         return None if self.value is None else self.values or (self.value,)
 

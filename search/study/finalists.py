@@ -18,7 +18,7 @@ from ...evals.scores.store import ItemStore
 from ...evals.tasks.splits import SEARCH
 from ..evaluate.objective import Objective
 from ..evaluate.pareto import place_in_fronts
-from ..evaluate.scoring import scored, with_value
+from ..evaluate.scoring import with_scores, with_value
 from ..storage.candidate import Candidate
 
 REST = "rest"
@@ -80,7 +80,9 @@ def completed(store: ItemStore, candidate: Candidate, objective: Objective) -> C
     found = [scores for scores in parts if scores is not None]
     if len(found) < len(parts):
         return None
-    whole = with_value(scored(replace(candidate, raced=False), joined(found), objective), objective)
+    whole = with_value(
+        with_scores(replace(candidate, raced=False), joined(found), objective), objective
+    )
     return None if whole.failure else whole
 
 

@@ -19,8 +19,8 @@ from ...evals.stats.racing import Race
 from ...evals.tasks.splits import CONFIRM, SEARCH
 from ..config.search import SearchSection
 from ..evaluate.evaluator import Evaluator, Failure
-from ..evaluate.racing import Rivals, open_race
-from ..evaluate.scoring import estimated, objective_on_parents_scale, scored, with_value
+from ..evaluate.racing import IncumbentItems, open_race
+from ..evaluate.scoring import objective_on_parents_scale, with_estimates, with_scores, with_value
 from ..evaluate.workers import Job, LocalWorkers, Result, Workers
 from ..propose.ask_tell import PendingTrial, TrialQueue
 from ..propose.baselines import Baseline
@@ -75,7 +75,7 @@ class Study:
         self._flights = TrialQueue(stages, section, len(evaluator.objective.criteria))
         self._candidates = [candidate_of(trial) for trial in journal.trials]
         self._race: Race | None = None
-        self._rivals = Rivals(self._items)
+        self._incumbents = IncumbentItems(self._items)
         self._written = Disk(reporter.note, should_stop).write
         self._begun = PartialScores(store.folder / "begun", Disk(reporter.note, should_stop))
         self._confirmation = Confirmation(evaluator, store, self._written, reporter.note)
@@ -90,7 +90,7 @@ class Study:
         """
         done = len(self._candidates)
         self._store.drop(lambda trial: trial >= done)
-        self._flights.recall(self._journal.trials, self._candidates)
+        self._flights.restore(self._journal.trials, self._candidates)
         self._written(self._store.compact)
         self._reporter.known(self._candidates)
         self._restore_items(baselines=True)
@@ -213,40 +213,40 @@ class Study:
     def _ask_into(self, queue: deque[PendingTrial]) -> str | None:
         """Propose all that can be proposed now; return which limit forbids more."""
         while self._flights.can_ask:
-            if self._flights.is_between:
+            if self._flights.is_between_stages:
                 self._flights.begin_stage(self._journal.trials, self._candidates)
                 self._tell_stage()
-            known = first_searched(self._candidates, self._flights.known)
-            flying = self._flights.asked - self._flights.known
+            known = first_searched(self._candidates, self._flights.n_known)
+            flying = self._flights.n_asked - self._flights.n_known
             limit = self._budget.spent(known, flying)
             if limit is not None:
                 return limit
             if self._flights.end_stage(self._budget.used(known, flying)):
                 continue
-            queue.append(self._flights.ask(len(self._candidates) + self._flights.waiting))
+            queue.append(self._flights.ask(len(self._candidates) + self._flights.n_unfinished))
         return None
 
     def _tell_stage(self) -> None:
         """Say which stage searches, and around whom."""
         done = sum(candidate.is_searched for candidate in self._candidates)
         self._reporter.stage(self._flights.stage.title, self._budget.limits.trials, done)
-        if (line := self._flights.beginning.line) is not None:
+        if (line := self._flights.start.line) is not None:
             self._reporter.note(line)
 
     def _job(self, flight: PendingTrial) -> Job:
         if self._race is not None:
-            flight.rivals = self._rivals.known(self._candidates, flight.known)
+            flight.incumbents = self._incumbents.of_proposal(self._candidates, flight.n_known)
         number, recipe = flight.candidate.number, flight.candidate.recipe
         met = self._begun.begin(number, recipe, self._evaluator.scorer.fingerprint)
-        return Job(number, recipe, flight.rivals, met)
+        return Job(number, recipe, flight.incumbents, met)
 
     def _land(self, flight: PendingTrial, result: Result) -> None:
         """Judge and keep a scored candidate."""
         elapsed, self._kept_at = self._budget.elapsed - self._kept_at, self._budget.elapsed
         blank = replace(flight.candidate, seconds=result.seconds, elapsed=elapsed)
-        candidate, scores = self._told_by(blank, result.scores, flight.rivals)
+        candidate, scores = self._told_by(blank, result.scores, flight.incumbents)
         candidate = with_value(candidate, self._objective)
-        self._keep(self._flights.land(flight, candidate), candidate, scores)
+        self._keep(self._flights.finish(flight, candidate), candidate, scores)
         self._begun.finish(candidate.number)
         self._reporter.forecast(self._budget.total(self._candidates))
 
@@ -266,14 +266,14 @@ class Study:
         return self._told_by(replace(candidate, seconds=time.monotonic() - start), scores, ())
 
     def _told_by(
-        self, candidate: Candidate, scores: ItemScores | Failure, rivals: tuple[ItemScores, ...]
+        self, candidate: Candidate, scores: ItemScores | Failure, incumbents: tuple[ItemScores, ...]
     ) -> tuple[Candidate, ItemScores | None]:
-        """A candidate with its scores by task and term; against its rivals' if it was stopped."""
+        """A candidate with its scores by task and term; with estimates if it was stopped."""
         if isinstance(scores, Failure):
             return replace(candidate, failure=scores.reason), None
         if self._race is None or scores.n == self._evaluator.scorer.items(SEARCH):
-            return scored(candidate, scores, self._objective), scores
-        return estimated(candidate, scores, self._objective, self._race, rivals), scores
+            return with_scores(candidate, scores, self._objective), scores
+        return with_estimates(candidate, scores, self._objective, self._race, incumbents), scores
 
     def _scored(
         self, candidate: Candidate, is_enough: Callable[[ItemScores], bool]
@@ -297,7 +297,7 @@ class Study:
         self, candidate: Candidate, scores: ItemScores | None, params: Params | None
     ) -> None:
         """Keep a candidate that the sampler has not proposed."""
-        self._keep(self._flights.given(params, candidate), candidate, scores)
+        self._keep(self._flights.add(params, candidate), candidate, scores)
 
     def _confirm(self) -> bool:
         """Score the finalists and all baselines on the items that the search never saw.

@@ -76,7 +76,7 @@ def make_study(folder, rows, finalists=5, rule="mean", audit=()):
         if confirm is not None:
             store.append(number, CONFIRM, scores_of(confirm, seed=1))
         told = None if value is None else (value,)
-        journal.append(proposer.given(None, told, candidate.to_attribute()))
+        journal.append(proposer.add(None, told, candidate.to_attribute()))
     return read_leaderboard(folder)
 
 

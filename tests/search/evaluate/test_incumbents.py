@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from heterosis.merge.recipe.recipe import Coefficients, Recipe
 from heterosis.search.evaluate.pareto import front_members
-from heterosis.search.evaluate.racing import MOST_INCUMBENTS, Rivals
+from heterosis.search.evaluate.racing import MOST_INCUMBENTS, IncumbentItems
 from heterosis.search.propose.pace import first_searched
 from heterosis.search.storage.candidate import Candidate
 
@@ -46,9 +46,9 @@ def test_rivals_are_the_best_that_a_proposal_knew(n_values):
         read.append(candidate.number)
         return candidate.number
 
-    rivals = Rivals(items)
+    incumbents = IncumbentItems(items)
     for known in range(200):
         seen = candidates[: known + 60]  # more are finished than the proposal knew
-        assert list(rivals.known(seen, known)) == looked_up(seen, known)
-    assert len(read) < 200, "items of the same rivals are read once"
+        assert list(incumbents.of_proposal(seen, known)) == looked_up(seen, known)
+    assert len(read) < 200, "items of the same incumbents are read once"
     assert len(read) > len(set(read)) * 0.5

@@ -84,9 +84,9 @@ def test_raced_candidates_are_no_incumbents(raced):
     _, outcome, candidates = raced
     incumbents = Incumbents()
     for candidate in candidates:
-        incumbents.see(candidate)
+        incumbents.add(candidate)
     whole = [c for c in candidates if not c.raced]
-    assert incumbents.chosen == [max(whole, key=lambda c: c.value)]
+    assert incumbents.members == [max(whole, key=lambda c: c.value)]
     raced_rows = [row for row in outcome.board.rows if row.candidate.raced]
     assert {row.verdict for row in raced_rows} == {"raced"}
     assert "Raced candidates were stopped" in markdown(outcome.board)

@@ -204,8 +204,8 @@ def test_a_candidate_whose_worker_died_is_begun_anew(with_ray, tmp_path):
 
 def dies_after_a_rung(job: Job, keep: Keep) -> Result:
     """The process dies soon after the first rung; whoever has it already goes on."""
-    if job.met is not None:
-        return answer(job, f"went on from {job.met.n}")
+    if job.partial is not None:
+        return answer(job, f"went on from {job.partial.n}")
     keep(job.number, SOME)
     time.sleep(2)
     os.kill(os.getpid(), signal.SIGKILL)
@@ -223,7 +223,7 @@ def test_rungs_of_a_worker_that_died_are_kept_and_gone_on_with(with_ray):
         assert reasons(workers, 2) == dict.fromkeys((0, 1), "went on from 3")
     finally:
         workers.close()
-    assert sorted((number, met.n) for number, met in heard) == [(0, 3), (1, 3)]
+    assert sorted((number, partial.n) for number, partial in heard) == [(0, 3), (1, 3)]
 
 
 @pytest.mark.slow

@@ -59,11 +59,11 @@ def test_candidates_in_flight_count_against_the_budget():
 
 
 def test_one_after_another_each_proposal_knows_all_before_it():
-    assert [Pace().known(place) for place in range(6)] == list(range(6))
+    assert [Pace().n_known(place) for place in range(6)] == list(range(6))
 
 
 def test_those_ahead_know_a_block_less_than_the_others():
-    known = [Pace(3, 1).known(place) for place in range(13)]
+    known = [Pace(3, 1).n_known(place) for place in range(13)]
     assert known == [0, 0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8]
 
 

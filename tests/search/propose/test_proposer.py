@@ -30,7 +30,7 @@ def begin(section: SearchSection, journal: Journal, space=SPACE) -> Proposer:
     proposer = Proposer(space, section)
     if not journal.trials:
         for params in (space.middle, None):
-            journal.append(proposer.given(params, (0.5,), {"name": "given"}))
+            journal.append(proposer.add(params, (0.5,), {"name": "given"}))
     else:
         for trial in journal.trials:
             proposer.observe(trial)

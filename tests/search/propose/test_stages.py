@@ -46,37 +46,37 @@ def trials(candidates):
 
 def test_a_stage_lies_around_the_winner_and_within_the_bounds():
     found = [at(0, 0.4, 0.2), at(1, 0.7, 0.9), at(2, None, 0.5)]
-    begun = next_stage(Stage(FINE, width=0.4), COARSE, trials(found), found)
-    assert begun.around is found[1]
-    assert set(begun.middle.values()) == {0.9}
-    for bounds in begun.space.genes.values():
+    start = next_stage(Stage(FINE, width=0.4), COARSE, trials(found), found)
+    assert start.around is found[1]
+    assert set(start.middle.values()) == {0.9}
+    for bounds in start.space.genes.values():
         assert bounds == (pytest.approx(0.7), 1.0)
-    assert [(p["weight.a.attn.2"], c.number) for p, c in begun.taught] == [(0.9, 1)]
-    assert begun.given == ()
-    assert "around candidate 1 (0.7000)" in begun.line
-    assert "0.4 of each interval" in begun.line
+    assert [(p["weight.a.attn.2"], c.number) for p, c in start.seed_trials] == [(0.9, 1)]
+    assert start.enqueued == ()
+    assert "around candidate 1 (0.7000)" in start.line
+    assert "0.4 of each interval" in start.line
 
 
 def test_all_of_the_space_is_searched_where_no_width_is_given():
     found = [at(0, 0.4, 0.2), at(1, 0.7, 0.9)]
-    begun = next_stage(Stage(FINE), COARSE, trials(found), found)
-    assert begun.space == FINE
-    assert [c.number for _, c in begun.taught] == [0, 1]
+    start = next_stage(Stage(FINE), COARSE, trials(found), found)
+    assert start.space == FINE
+    assert [c.number for _, c in start.seed_trials] == [0, 1]
 
 
 def test_what_the_next_space_cannot_express_is_tried_first():
     recipe = FINE.decode({gene: 0.1 * i / 2 for i, gene in enumerate(FINE.genes)})
     found = [replace(at(0, 0.9), recipe=recipe)]
-    begun = next_stage(Stage(COARSE, width=0.5), FINE, trials(found), found)
-    assert begun.taught == ()
-    assert begun.given == ((None, begun.middle),)
-    assert "tried first as near" in begun.line
+    start = next_stage(Stage(COARSE, width=0.5), FINE, trials(found), found)
+    assert start.seed_trials == ()
+    assert start.enqueued == ((None, start.middle),)
+    assert "tried first as near" in start.line
 
 
 def test_a_stage_with_nothing_to_lie_around_takes_the_whole_space():
     found = [at(0, None), at(1, 0.4, kind="parent")]
-    begun = next_stage(Stage(FINE, width=0.4), COARSE, trials(found), found)
-    assert (begun.space, begun.middle, begun.line) == (FINE, None, None)
+    start = next_stage(Stage(FINE, width=0.4), COARSE, trials(found), found)
+    assert (start.space, start.middle, start.line) == (FINE, None, None)
 
 
 @pytest.mark.parametrize(
@@ -169,43 +169,45 @@ def simulated(folder, section: SearchSection, pace: Pace, interrupted: bool, unt
         while True:
             journal = Journal(folder, write=True)
             found = [candidate_of(trial) for trial in journal.trials]
-            flights = TrialQueue(plan, section)
-            flights.recall(journal.trials, found)
+            queue = TrialQueue(plan, section)
+            queue.restore(journal.trials, found)
             if not found:
                 given = at(0, 0.5, 0.5, kind="uniform", items=1)
-                journal.append(flights.given(dict.fromkeys(COARSE.genes, 0.5), given))
+                journal.append(queue.add(dict.fromkeys(COARSE.genes, 0.5), given))
                 found.append(given)
-            flying, n_landed = deque(), 0
+            waiting, n_finished = deque(), 0
             while True:
-                flights.tell()
-                limit = asked_into(flying, flights, budget, journal, found)
-                if not flying:
+                queue.tell()
+                limit = asked_into(waiting, queue, budget, journal, found)
+                if not waiting:
                     assert limit
                     return found, [trial.params for trial in journal.trials]
-                flight = flying.popleft()
-                weights = [c.weights[0] for c in flight.candidate.recipe.coefficients.values()]
+                pending = waiting.popleft()
+                weights = [c.weights[0] for c in pending.candidate.recipe.coefficients.values()]
                 value = None if weights[0] < 0.2 else -sum((w - 0.7) ** 2 for w in weights)
-                done = replace(flight.candidate, value=value, items=1, raced=bool(weights[1] < 0.4))
-                journal.append(flights.land(flight, done))
+                done = replace(
+                    pending.candidate, value=value, items=1, raced=bool(weights[1] < 0.4)
+                )
+                journal.append(queue.finish(pending, done))
                 found.append(done)
-                n_landed += 1
-                if interrupted and n_landed == 1 + len(found) % 3:
+                n_finished += 1
+                if interrupted and n_finished == 1 + len(found) % 3:
                     break
 
 
-def asked_into(flying, flights, budget, journal, found):
+def asked_into(waiting, queue, budget, journal, found):
     """As `Study._ask_into`."""
-    while flights.can_ask:
-        if flights.is_between:
-            flights.begin_stage(journal.trials, found)
-        known = first_searched(found, flights.known)
-        ahead = flights.asked - flights.known
+    while queue.can_ask:
+        if queue.is_between_stages:
+            queue.begin_stage(journal.trials, found)
+        known = first_searched(found, queue.n_known)
+        ahead = queue.n_asked - queue.n_known
         limit = budget.spent(known, ahead)
         if limit is not None:
             return limit
-        if flights.end_stage(budget.used(known, ahead)):
+        if queue.end_stage(budget.used(known, ahead)):
             continue
-        flying.append(flights.ask(len(found) + flights.waiting))
+        waiting.append(queue.ask(len(found) + queue.n_unfinished))
     return None
 
 

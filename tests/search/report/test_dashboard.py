@@ -73,7 +73,7 @@ def grow(study, name, right):
     recipe = Recipe.uniform("linear", ("a", "b"), GROUPS, 0.1)
     candidate = Candidate(number, name, "candidate", recipe, right, scores.task_scores())
     proposer = Proposer(SPACE, SearchSection())
-    journal.append(proposer.given(None, (right,), candidate.to_attribute()))
+    journal.append(proposer.add(None, (right,), candidate.to_attribute()))
 
 
 def test_a_new_trial_is_noted_at_once_and_the_leaderboard_when_its_turn_comes(

@@ -31,7 +31,7 @@ def write(folder, candidates, n_values: int = 1) -> None:
     proposer = Proposer(SPACE, SearchSection(sampler="RandomSampler"), n_values)
     for c in candidates:
         params = SPACE.middle if c.is_searched else None
-        journal.append(proposer.given(params, c.told, c.to_attribute()))
+        journal.append(proposer.add(params, c.sampler_values, c.to_attribute()))
 
 
 def test_candidates_are_read_as_written_and_as_by_optunas_reader(tmp_path):
