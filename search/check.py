@@ -156,7 +156,7 @@ def _parents_lines(parts: Parts, layers: bool) -> Iterator[str]:
     if layers:
         statistics, name_of = facts.statistics(grouping.group), str
     else:
-        rule = by_thirds(grouping, parts.space.n_layers)
+        rule = by_thirds(grouping, parts.space.curves.n_layers)
         statistics, name_of = facts.statistics(rule), third_name
     seconds = time.monotonic() - start
     yield from delta_lines(statistics)
@@ -272,6 +272,6 @@ def _forecast_lines(parts: Parts, scorer: Scorer, forecast: Forecast) -> Iterato
     )
     for stage, count in zip(parts.stages, counts(parts.stages, forecast.candidates), strict=True):
         space = stage.space
-        advice = budget_advice(count, len(space.middle), space.depth, space.n_layers)
+        advice = budget_advice(count, len(space.middle), space.depth, space.curves.n_layers)
         if advice:
             yield f"{stage.name}: {advice}" if stage.name else advice

@@ -42,7 +42,7 @@ def encode(space: Space, recipe: Recipe) -> dict[str, float | str]:
     numbers: dict[str, float] = {}
     for head, read in _curves(space, recipe).items():
         found = [read(recipe.coefficients[group]) for group in space.groups]
-        factors = {gene: f for gene, f in space.curve(head).items() if gene in space.genes}
+        factors = {gene: f for gene, f in space.curves.factors(head).items() if gene in space.genes}
         numbers |= _fitted(factors, found, space.genes)
     for parent in space.optional:
         weights = [c.weights[recipe.parents.index(parent)] for c in recipe.coefficients.values()]
@@ -149,7 +149,7 @@ def _choices(space: Space, recipe: Recipe) -> dict[str, str]:
     for group in space.groups if space.choices else ():
         method = recipe.coefficients[group].method or recipe.method
         if method in space.methods:
-            votes[space.choice_of(group)][method] += 1
+            votes[space.curves.choice(group)][method] += 1
     return {name: count.most_common(1)[0][0] for name, count in votes.items() if count}
 
 

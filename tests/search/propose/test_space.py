@@ -1,14 +1,17 @@
 """The space: genotype to recipe, and the baselines inside it."""
 
 import math
+from typing import get_args
 
 import pytest
 from heterosis.merge.recipe.methods import METHODS
 from heterosis.merge.recipe.recipe import Recipe
 from heterosis.search.config.config import ConfigError
 from heterosis.search.config.search import BaselinesSection
+from heterosis.search.config.space import Depth
 from heterosis.search.format import recipe_line
 from heterosis.search.propose.baselines import null_baselines
+from heterosis.search.propose.curves import SHAPES
 
 from ..spaces import GROUPS, N_LAYERS, make_space
 
@@ -61,6 +64,15 @@ def test_blocks_are_steps():
     assert got == [0.1, 0.1, 0.8, 0.8]
     assert recipe.coefficients["embed"].weights[0] == 0.1
     assert recipe.coefficients["head"].weights[0] == 0.8
+
+
+def test_every_depth_of_the_configuration_has_its_curves():
+    assert set(SHAPES) == set(get_args(Depth.model_fields["shape"].annotation))
+    for shape, curves in SHAPES.items():
+        depth = {shape: 2} if curves.is_counted else shape
+        assert Depth.model_validate(depth).shape == shape
+        with pytest.raises(ValueError, match="must be `constant`"):
+            Depth.model_validate(shape if curves.is_counted else {shape: 2})
 
 
 def test_layers_leaves_every_layer_free():
