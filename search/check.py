@@ -1,6 +1,6 @@
-"""`heterosis check`: what a search would meet, in under a minute, before the night is spent on it.
+"""Check a search before it starts, in under a minute: all that would stop it, and a forecast.
 
-Knows assembly and the space; measures one candidate; changes nothing on disk.
+Loads the model and measures one candidate; writes nothing but the cache of parent statistics.
 """
 
 from __future__ import annotations
@@ -40,40 +40,17 @@ from .study.resume import check_identity, identity
 from .study.warm_start import settle_warm_start
 
 POWER = 2.8
-"""z at a two-sided level of 0.05 plus z at a power of 0.8: 1.96 + 0.84."""
+"""z of a two-sided test at 0.05 plus z of a power of 0.8: 1.96 + 0.84."""
 DISCORDANT = 0.2
-"""Share of 0/1 items on which two merges are taken to differ, for the forecast alone."""
-
-
-@dataclass(frozen=True)
-class Forecast:
-    """What was measured, and what follows.
-
-    Attributes:
-        once: Seconds that the first load took longer: facts that the methods ask, compilation.
-        load: Seconds to materialise a candidate.
-        score: Seconds to score it on the search items.
-        candidates: How many the sampler proposes within the budget.
-        total: Seconds of the whole search, confirmation included.
-        threads: CPU threads that were chosen.
-        report: Which scoring path runs, and why.
-    """
-
-    once: float
-    load: float
-    score: float
-    candidates: int
-    total: float
-    threads: int
-    report: PathReport
+"""Assumed share of 0/1 items on which two merges differ; for the forecast only."""
 
 
 def check(config: Config, layers: bool = False) -> Iterator[str]:
-    """Check a search and yield what a person should know, line by line.
+    """Check a search and yield the results line by line.
 
     Args:
         config: Of the search.
-        layers: Whether to tell the delta statistics of every layer group, not by thirds.
+        layers: Whether to print delta statistics per layer group instead of per third of the depth.
 
     Raises:
         ValueError: At the first thing that would stop the search.
@@ -82,10 +59,10 @@ def check(config: Config, layers: bool = False) -> Iterator[str]:
 
 
 def check_study(study: Path, layers: bool = False) -> Iterator[str]:
-    """Check that a study's ingredients are those it was begun with, then as `check`.
+    """Check that a study can be continued with its ingredients unchanged, then as `check`.
 
     Raises:
-        ValueError: StudyError if they are not; else as `check`.
+        ValueError: StudyError if an ingredient has changed; else as `check`.
     """
     record = read_record(study)
     config = Config.model_validate(record.manifest["config"])
@@ -100,51 +77,26 @@ def check_study(study: Path, layers: bool = False) -> Iterator[str]:
     yield from _check(parts, layers, record.manifest)
 
 
-def _check(parts: Parts, layers: bool, known: Mapping[str, Any]) -> Iterator[str]:
+def _check(parts: Parts, layers: bool, manifest: Mapping[str, Any]) -> Iterator[str]:
+    # Without the model.
     yield from _parents_lines(parts, layers)
     yield from _tasks_lines(parts)
     yield from _objective_lines(parts)
     yield from _space_lines(parts)
-    warm = settle_warm_start(parts, known)
+    warm = settle_warm_start(parts, manifest)
     if warm is not None:
-        whose = ", ".join(name for name, _ in warm.recipes)
-        yield f"warm start: tried first, and scored anew: {whose} ({warm.study})"
+        names = ", ".join(name for name, _ in warm.recipes)
+        yield f"warm start: tried first, and scored anew: {names} ({warm.study})"
+    # With the model in memory.
     engine = build_engine(parts)
     for line in engine.memory_plan.lines():
         yield f"memory: {line}"
     yield _kernels_line(parts, engine)
     scorer = make_scorer(parts, engine.model)
     report = scorer.self_check()
-    yield from _answers_lines(scorer.generation_report)
-    forecast = measure(parts, engine, scorer, report)
-    yield from _forecast_lines(parts, scorer, forecast)
-
-
-def measure(parts: Parts, engine: MergeEngine, scorer: Scorer, report: PathReport) -> Forecast:
-    """Time one candidate and multiply."""
-    threads = set_threads(parts, scorer)
-    recipe = parts.space.decode(parts.space.middle)
-    first = _seconds(lambda: engine.load(recipe))
-    engine.load(parts.baselines[0].recipe)  # else the next load would find nothing to do
-    load = _seconds(lambda: engine.load(recipe))
-    score = _seconds(lambda: scorer.score(SEARCH))
-    rest = (scorer.items(CONFIRM) + scorer.items(GUARD)) / max(scorer.items(SEARCH), 1)
-    deadline = settle_deadline(parts.config.search, {}, datetime.datetime.now())
-    limits = limits_of(parts.config.search, deadline, ())
-    n_baselines, finalists = len(parts.baselines), parts.config.search.finalists
-    confirmation = (finalists + n_baselines) * (load + score * rest)
-    before = n_baselines * (load + score)
-    count = limits.candidates(load + score, scorer.items(SEARCH), before, confirmation)
-    if count < finalists:
-        confirmation = (count + n_baselines) * (load + score * rest)
-    total = before + count * (load + score) + confirmation
-    return Forecast(max(first - load, 0.0), load, score, count, total, threads, report)
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    start = time.monotonic()
-    work()
-    return time.monotonic() - start
+    if generating := scorer.generation_report:
+        yield f"generating: {generating.path} path ({generating.reason})"
+    yield from _forecast_lines(parts, scorer, _measure(parts, engine, scorer, report))
 
 
 def _parents_lines(parts: Parts, layers: bool) -> Iterator[str]:
@@ -163,50 +115,35 @@ def _parents_lines(parts: Parts, layers: bool) -> Iterator[str]:
     yield from delta_table(statistics, name_of)
     later = ", ".join(sorted(needs(parts) - {"gram"}))
     yield (
-        f"once per set of parents: their values and inner products, {seconds:.1f} s this time"
-        f"{f' (later: {later})' if later else ''}; kept in {default_folder()}"
+        f"once per set of parents: check of their values, and inner products, {seconds:.1f} s this "
+        f"time{f' (in the search: {later})' if later else ''}; kept in {default_folder()}"
     )
-
-
-def _kernels_line(parts: Parts, engine: MergeEngine) -> str:
-    wanted = parts.config.merge.compile
-    entries = sum(target.numel() for target in engine.targets.values())
-    size = f"the model has {entries:,} entries"
-    if engine.launcher.is_compiling:
-        how = f"compiled ({size})" if wanted == "auto" else "compiled, as configured"
-    elif wanted is False:
-        how = "eager, as configured"
-    elif wanted == "auto" and entries < WORTH_COMPILING:
-        how = f"eager ({size}; from {WORTH_COMPILING:,} on compiling pays)"
-    else:
-        how = "eager, for want of a compiler"
-    return f"kernels: {how}; the bits are the same either way"
 
 
 def _tasks_lines(parts: Parts) -> Iterator[str]:
     if parts.chat.options.apply_chat_template:
-        turns = "turns of their own" if parts.chat.options.as_multiturn else "part of one turn"
+        turns = "separate turns" if parts.chat.options.as_multiturn else "part of one turn"
         yield (
             f"chat template: sha256 {str(parts.chat.template_sha256)[:12]}..., few-shot examples "
             f"are {turns}"
         )
     for task in parts.tasks:
         yield (
-            f"task {task.name}: {task.metric.key}{_counted(parts, task)}: "
-            f"{_items(task, SEARCH)} search items, {_items(task, CONFIRM)} confirm items"
+            f"task {task.name}: {task.metric.key}{_optimised(parts, task)}: "
+            f"{_n_items(task, SEARCH)} search items, {_n_items(task, CONFIRM)} confirm items"
         )
     for task in parts.guard:
-        yield f"guard {task.name}: {task.metric.key}: {_items(task, GUARD)} items"
+        yield f"guard {task.name}: {task.metric.key}: {_n_items(task, GUARD)} items"
 
 
-def _counted(parts: Parts, task: FrozenTask) -> str:
-    """What of a task counts, and how much, where that is not its metric alone."""
+def _optimised(parts: Parts, task: FrozenTask) -> str:
+    """Return what of a task is optimised, and its weight, unless it is the metric alone."""
     columns = [column for column in task.optimize if column != METRIC]
     weight = f", weight {task.weight:g}" if parts.objective.rule in WEIGHED else ""
     return (f", optimised by {' and '.join(task.optimize)}" if columns else "") + weight
 
 
-def _items(task: FrozenTask, split: str) -> int:
+def _n_items(task: FrozenTask, split: str) -> int:
     return len(task.doc_ids.get(split, ()))
 
 
@@ -217,8 +154,8 @@ def _objective_lines(parts: Parts) -> Iterator[str]:
     is_summed = parts.objective.rule in ("mean", "weighted") and not parts.objective.normalize
     if lower and is_summed and len(parts.tasks) > 1:
         yield (
-            f"advice: {', '.join(lower)} has no upper bound and may outweigh the other tasks in a "
-            "mean; bits_per_byte moves least"
+            f"advice: {', '.join(lower)} has no upper bound and may dominate the mean; "
+            "bits_per_byte varies least"
         )
 
 
@@ -236,20 +173,82 @@ def _space_lines(parts: Parts) -> Iterator[str]:
     choices = max(len(stage.space.choices) for stage in parts.stages)
     if choices and parts.config.search.sampler in NUMBERS_ONLY:
         yield (
-            f"advice: {parts.config.search.sampler} draws the {choices} choices of a "
-            "method at random and learns nothing of them; TPESampler does"
+            f"advice: {parts.config.search.sampler} draws the {choices} choices of a method at "
+            "random; TPESampler learns them"
         )
     share = 1 / len(first.parents)
     if abs(sum(first.weight) / 2 - share) > 1e-9:
         yield (
-            f"advice: the middle of `weight` is {sum(first.weight) / 2:g}, not the uniform merge's "
-            f"{share:g}: the search starts from the middle"
+            f"advice: the middle of `weight`, where the search starts, is "
+            f"{sum(first.weight) / 2:g}, not the uniform merge's {share:g}"
         )
 
 
-def _answers_lines(report: PathReport | None) -> Iterator[str]:
-    if report is not None:
-        yield f"generating: {report.path} path ({report.reason})"
+def _kernels_line(parts: Parts, engine: MergeEngine) -> str:
+    wanted = parts.config.merge.compile
+    entries = sum(target.numel() for target in engine.targets.values())
+    size = f"the model has {entries:,} entries"
+    if engine.launcher.is_compiling:
+        how = f"compiled ({size})" if wanted == "auto" else "compiled, as configured"
+    elif wanted is False:
+        how = "eager, as configured"
+    elif wanted == "auto" and entries < WORTH_COMPILING:
+        how = f"eager ({size}; compiling pays from {WORTH_COMPILING:,})"
+    else:
+        how = "eager, without a compiler"
+    return f"kernels: {how}; the bits are the same either way"
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Measured times of one candidate, and the forecast of the whole search.
+
+    Attributes:
+        first_load: Seconds that the first load took longer: statistics of the parents, compilation.
+        load: Seconds to load a candidate.
+        score: Seconds to score it on the search items.
+        candidates: Candidates that the sampler proposes within the budget.
+        total: Seconds of the whole search, confirmation included.
+        threads: CPU threads.
+        report: The scoring path, and its reason.
+    """
+
+    first_load: float
+    load: float
+    score: float
+    candidates: int
+    total: float
+    threads: int
+    report: PathReport
+
+
+def _measure(parts: Parts, engine: MergeEngine, scorer: Scorer, report: PathReport) -> Forecast:
+    """Time one candidate, and extrapolate to the budget."""
+    threads = set_threads(parts, scorer)
+    recipe = parts.space.decode(parts.space.middle)
+    first = _seconds(lambda: engine.load(recipe))
+    engine.load(parts.baselines[0].recipe)  # else the next load would have nothing to do
+    load = _seconds(lambda: engine.load(recipe))
+    score = _seconds(lambda: scorer.score(SEARCH))
+    rest = (scorer.items(CONFIRM) + scorer.items(GUARD)) / max(scorer.items(SEARCH), 1)
+    n_baselines, finalists = len(parts.baselines), parts.config.search.finalists
+
+    def confirmation(finalists: int) -> float:
+        return (finalists + n_baselines) * (load + score * rest)
+
+    deadline = settle_deadline(parts.config.search, {}, datetime.datetime.now())
+    limits = limits_of(parts.config.search, deadline, ())
+    before = n_baselines * (load + score)
+    items = scorer.items(SEARCH)
+    count = limits.candidates(load + score, items, before, confirmation(finalists))
+    total = before + count * (load + score) + confirmation(min(count, finalists))
+    return Forecast(max(first - load, 0.0), load, score, count, total, threads, report)
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    start = time.monotonic()
+    work()
+    return time.monotonic() - start
 
 
 def _forecast_lines(parts: Parts, scorer: Scorer, forecast: Forecast) -> Iterator[str]:
@@ -259,15 +258,15 @@ def _forecast_lines(parts: Parts, scorer: Scorer, forecast: Forecast) -> Iterato
         f"{forecast.threads} CPU thread(s), {parts.config.merge.dtype}"
     )
     yield (
-        f"one candidate: {forecast.load:.3f} s to load (the first {forecast.once:.1f} s longer), "
-        f"{forecast.score:.2f} s for {items} items ({items / max(forecast.score, 1e-9):.0f} "
-        "items/s)"
+        f"one candidate: {forecast.load:.3f} s to load (the first {forecast.first_load:.1f} s "
+        f"longer), {forecast.score:.2f} s for {items} items "
+        f"({items / max(forecast.score, 1e-9):.0f} items/s)"
     )
     confirm = scorer.items(CONFIRM)
     gain = POWER * math.sqrt(DISCORDANT / confirm) if confirm else math.inf
     yield (
         f"forecast: {len(parts.baselines)} baselines and {forecast.candidates} candidates "
-        f"in about {duration(forecast.total)}; smallest gain that {confirm} confirm items show: "
+        f"in about {duration(forecast.total)}; smallest gain that {confirm} confirm items detect: "
         f"{100 * gain:.1f} points (0/1 metric, {DISCORDANT:.0%} of the items answered differently)"
     )
     for stage, count in zip(parts.stages, counts(parts.stages, forecast.candidates), strict=True):

@@ -1,4 +1,4 @@
-"""Numbers and recipes as a person reads them; used by every view."""
+"""Numbers and recipes as text, the same in every view."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def duration(seconds: float) -> str:
 
 
 def recipe_line(recipe: Recipe, origin: str | None = None) -> str:
-    """Return a recipe in one readable line: method, then per parent its range of weights.
+    """Return a recipe in one line: the method, then the weights of each parent.
 
-    Where layer groups have methods of their own, each method has its share of the groups.
+    If layer groups have different methods, each method is followed by its share of the groups.
 
     Args:
-        recipe: Any.
-        origin: Whose it was in a former study.
+        recipe: Any recipe.
+        origin: Name of the warm-start candidate it was copied from.
     """
     coefficients = list(recipe.coefficients.values())
     parts = [_methods(recipe)]
@@ -56,14 +56,14 @@ def recipe_line(recipe: Recipe, origin: str | None = None) -> str:
         if not any(c.weights[index] for c in coefficients):
             parts.append(f"without {parent}")
             continue
-        part = f"{parent} {spread([c.weights[index] for c in coefficients])}"
+        part = f"{parent} {mean_and_range([c.weights[index] for c in coefficients])}"
         rates = [c.drop_rates[index] for c in coefficients]
         if any(rates):
-            part += f" drop {spread(rates)}"
+            part += f" drop {mean_and_range(rates)}"
         parts.append(part)
     for name in sorted({name for c in coefficients for name in c.parameters}):
         numbers = [number for c in coefficients for number in c.parameters.get(name, ())]
-        parts.append(f"{name} {spread(numbers)}")
+        parts.append(f"{name} {mean_and_range(numbers)}")
     if recipe.lambda_ != 1:
         parts.append(f"lambda {recipe.lambda_:.2f}")
     if origin is not None:
@@ -78,8 +78,8 @@ def _methods(recipe: Recipe) -> str:
     return " + ".join(f"{name} {n / count.total():.0%}" for name, n in count.most_common())
 
 
-def spread(values: Sequence[float]) -> str:
-    """Return ``0.50`` for equal values, else ``0.42 (0.10..0.80)``: mean and range."""
+def mean_and_range(values: Sequence[float]) -> str:
+    """Return ``0.42 (0.10..0.80)``: mean and range; ``0.50`` if all values are equal."""
     low, high = min(values), max(values)
     if high - low < 0.005:
         return f"{low:.2f}"

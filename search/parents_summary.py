@@ -1,6 +1,6 @@
-"""What base and parents are to each other, in lines and a table for a person.
+"""Parents and their deltas in words and a table; advice on the size of the space.
 
-Knows delta statistics and layer groups by their names; computes none and reads no weights.
+Formats statistics that were computed elsewhere; reads no weights.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from .config.space import Depth
 THIRDS = ("early", "middle", "late")
 """Names of the thirds of the depth, by layers."""
 TRIALS_PER_GENE = 5
-"""Fewest trials a gene before `check` advises a coarser space; a rule of thumb, not measured."""
+"""Trials per gene below which `check` advises a coarser space; a rule of thumb, not measured."""
 
 
 def parents_line(parents: ParentSet) -> str:
-    """Say that the parents fit, and how large they are."""
+    """Return that the parents match the base, and their sizes."""
     owners = ("base", *parents.names)
     sizes = ", ".join(f"{owner} {parents.bytes_of(owner) / 1e6:,.1f} MB" for owner in owners)
     return (
@@ -30,7 +30,7 @@ def parents_line(parents: ParentSet) -> str:
 
 
 def delta_lines(statistics: DeltaStatistics) -> Iterator[str]:
-    """Say how far each parent is from the base, and each pair from each other."""
+    """Yield the delta statistics of each parent and each pair of parents."""
     for name, norm in statistics.relative_norm.items():
         yield (
             f"delta {name}: relative norm {norm:.2%} of the base, mean |delta| "
@@ -46,24 +46,21 @@ def delta_lines(statistics: DeltaStatistics) -> Iterator[str]:
 
 
 def by_thirds(grouping: Grouping, n_layers: int) -> Callable[[str], LayerGroup]:
-    """Return a rule that puts the layers of one kind together by thirds of the depth.
+    """Return a rule from tensors to layer groups whose layer is a third of the depth: 0, 1, 2."""
 
-    The layer of what it returns is the third: 0, 1 or 2.
-    """
+    def third(tensor: str) -> LayerGroup:
+        group = grouping.group(tensor)
+        if group.layer is None:
+            return group
+        return LayerGroup(len(THIRDS) * group.layer // n_layers, group.kind)
 
-    def group(tensor: str) -> LayerGroup:
-        place = grouping.group(tensor)
-        if place.layer is None:
-            return place
-        return LayerGroup(len(THIRDS) * place.layer // n_layers, place.kind)
-
-    return group
+    return third
 
 
 def third_name(group: str) -> str:
     """Return ``early attn`` for ``layers.0.attn``; groups outside the layers keep their names."""
-    place = LayerGroup.from_name(group)
-    return group if place.layer is None else f"{THIRDS[place.layer]} {place.kind}"
+    parsed = LayerGroup.from_name(group)
+    return group if parsed.layer is None else f"{THIRDS[parsed.layer]} {parsed.kind}"
 
 
 def delta_table(statistics: DeltaStatistics, name_of: Callable[[str], str] = str) -> Iterator[str]:
@@ -71,7 +68,7 @@ def delta_table(statistics: DeltaStatistics, name_of: Callable[[str], str] = str
 
     Args:
         statistics: Of the model; its groups are the rows.
-        name_of: Layer group -> what the row is called.
+        name_of: Layer group -> title of its row.
     """
     parents = list(statistics.relative_norm)
     pairs = "mean of pairs" if len(parents) > 2 else "pair"
@@ -100,7 +97,7 @@ def _cells(group: DeltaStatistics) -> Iterator[str]:
 
 
 def coarser_depth(depth: Depth, n_layers: int) -> str | None:
-    """Return the next coarser `depth` as it is written in a configuration; None if there is none.
+    """Return the next coarser `depth` as in a configuration; None if there is none.
 
     The number of control points or blocks is halved; free layers become at most five points.
     """
@@ -114,12 +111,12 @@ def coarser_depth(depth: Depth, n_layers: int) -> str | None:
 
 
 def budget_advice(trials: int, genes: int, depth: Depth, n_layers: int) -> str | None:
-    """Advise where trials are few for the dimension of the space; None where they are enough."""
+    """Return advice if trials are few for the number of genes; None if they are enough."""
     if trials >= TRIALS_PER_GENE * genes:
         return None
     coarser = coarser_depth(depth, n_layers)
-    remedy = f"take the coarser `depth: {coarser}`" if coarser else "search fewer parameters"
+    remedy = f"use the coarser `depth: {coarser}`" if coarser else "search fewer parameters"
     return (
         f"advice: {trials} trials are few for {genes} genes; {remedy}, or at least "
-        f"{TRIALS_PER_GENE * genes} trials ({TRIALS_PER_GENE} a gene)"
+        f"{TRIALS_PER_GENE * genes} trials ({TRIALS_PER_GENE} per gene)"
     )

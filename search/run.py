@@ -1,7 +1,4 @@
-"""One `heterosis search`: locks the folder, resumes what is there, runs, writes the views.
-
-Knows assembly, study and leaderboard by what they do, and nothing of how they do it.
-"""
+"""One run of `heterosis search`: lock the folder, resume, search, write leaderboard and report."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..evals.scorer.scorer import PathReport, Scorer
+from ..evals.scorer.scorer import Scorer
 from ..evals.scores.fingerprint import parts_of
 from ..evals.scores.store import ItemStore
 from ..evals.stats.racing import Race
@@ -42,11 +39,11 @@ from .study.worker import WorkerSetup
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run of a search has left.
+    """Result of a run.
 
     Attributes:
         board: The leaderboard.
-        finished: Whether all trials that were asked for are done.
+        finished: Whether the search is complete.
     """
 
     board: Leaderboard
@@ -59,13 +56,13 @@ def run_search(
     should_stop: Callable[[], bool] = lambda: False,
     make_workers: MakeWorkers | None = None,
 ) -> Outcome:
-    """Run a search, or continue the one that lies in the results folder.
+    """Run a search, or continue the one in the results folder.
 
     Args:
-        config: What to search.
-        reporter: Hears of every candidate.
-        should_stop: Asked between candidates; true ends the search softly.
-        make_workers: Makes the workers; default: those of `workers`.
+        config: Of the search.
+        reporter: Receives every candidate.
+        should_stop: Called between candidates; true stops the search softly.
+        make_workers: Factory of the workers; default: that of the section `workers`.
 
     Raises:
         ValueError: If configuration, parents, tasks or the folder cannot be used.
@@ -74,19 +71,20 @@ def run_search(
     parts = open_parts(config)
     with lock_folder(folder), PageRefresh(reporter, folder) as reporter:
         journal = Journal(folder, write=True, n_values=len(parts.objective.criteria))
-        known = journal.manifest
-        parts = laid_out(replace(parts, config=config), known.get("config"))
-        now = identity(parts)
-        if known:
-            check_identity(known["identity"], now, folder)
-        warm = settle_warm_start(parts, known)
+        manifest = journal.manifest  # empty at the start of a study
+        parts = laid_out(replace(parts, config=config), manifest.get("config"))
+        ingredients = identity(parts)
+        if manifest:
+            check_identity(manifest["identity"], ingredients, folder)
+        warm = settle_warm_start(parts, manifest)
         stages = parts.stages if warm is None else with_warm_start(parts.stages, warm.recipes)
-        evaluator, machine = _evaluator(parts, known.get("machine", {}), reporter)
-        machine["deadline"] = settle_deadline(config.search, known, datetime.datetime.now())
+        evaluator, machine = _load_model(parts, manifest.get("machine", {}), reporter)
+        machine["deadline"] = settle_deadline(config.search, manifest, datetime.datetime.now())
         requests = {"requests": parts_of(evaluator.scorer.fingerprint)}
-        if known:
-            check_identity(known["identity"], requests, folder)
-        journal.write_manifest(_manifest(parts, now | requests, machine, warm))
+        if manifest:
+            check_identity(manifest["identity"], requests, folder)
+        ingredients |= requests
+        journal.write_manifest(_manifest(parts, ingredients, machine, warm))
         if journal.trials:
             reporter.note(f"{folder}: {len(journal.trials)} finished candidates found; continuing")
         study = Study(
@@ -99,18 +97,78 @@ def run_search(
             reporter,
             _budget(parts, evaluator.scorer, machine["deadline"], journal),
             should_stop,
-            make_workers or _make_workers(parts, machine, now | requests, reporter),
+            make_workers or worker_factory(parts, machine, ingredients, reporter),
         )
         finished = study.run()
         board = read_leaderboard(folder, journal)
         write_views(board)
         reporter.close()
-        _draw(board, journal, reporter)
+        _write_pages(board, journal, reporter)
     return Outcome(board, finished)
 
 
-def _draw(board: Leaderboard, journal: Journal, reporter: Reporter) -> None:
-    """Draw the study's page, and keep the list of studies true; it is whole without them."""
+def _load_model(
+    parts: Parts, machine: Mapping[str, Any], reporter: Reporter
+) -> tuple[Evaluator, dict[str, Any]]:
+    """Check the parents' values, load the model, prepare the scorer.
+
+    Args:
+        parts: Of the search.
+        machine: As in the manifest; empty at the start of a study.
+        reporter: Receives the scoring path.
+
+    Returns:
+        The evaluator, and the machine for the manifest.
+    """
+    parent_facts(parts).check_values()
+    engine = build_engine(parts)
+    scorer = make_scorer(parts, engine.model)
+    threads = set_threads(parts, scorer, machine.get("threads"))
+    report = scorer.self_check()
+    scorer.path = machine.get("path", report.path)
+    device = choose_device(parts.config)
+    reporter.note(
+        f"scoring by the {scorer.path} path ({report.reason}) on {device}, {threads} CPU thread(s)"
+    )
+    machine = {"device": device, "threads": threads, "path": scorer.path}
+    return build_evaluator(parts, engine, scorer), machine
+
+
+def worker_factory(
+    parts: Parts, machine: Mapping[str, Any], ingredients: Mapping[str, Any], reporter: Reporter
+) -> MakeWorkers:
+    """Return the factory of the workers that the configuration names."""
+    section = parts.config.workers
+    if section is None or section.engine == "local":
+        return LocalWorkers
+    pace, most = parts.stages[-1].pace, most_workers(section)
+    if section.num > min(most, pace.generation + pace.ahead):
+        reporter.note(
+            f"{section.num} workers, but generations of {pace.generation} candidates and "
+            f"{pace.ahead} ahead are sized for {most}: some will be idle; start a new study with "
+            f"`workers.most: {section.num}` and without `generation` and `ahead`"
+        )
+    gpus = section.gpus_per_worker if machine["device"].startswith("cuda") else 0
+    plain = json.loads(json.dumps(ingredients))
+
+    def ray_workers(_: Evaluator, race: Race | None, keep: Keep) -> Workers:
+        return RayWorkers(section, WorkerSetup(parts.config, machine, plain, race), gpus, keep)
+
+    return ray_workers
+
+
+def _budget(parts: Parts, scorer: Scorer, deadline: str | None, journal: Journal) -> Budget:
+    candidates = map(candidate_of, journal.trials)  # lazy: read only if their time counts
+    section = parts.config.search
+    confirmed = section.finalists + len(parts.baselines)
+    items = confirmed * (scorer.items(CONFIRM) + scorer.items(GUARD))
+    if section.racing:  # upper bound: raced finalists are scored on the other search items
+        items += section.finalists * scorer.items(SEARCH)
+    return Budget(limits_of(section, deadline, candidates), items)
+
+
+def _write_pages(board: Leaderboard, journal: Journal, reporter: Reporter) -> None:
+    """Write the study's page and the index of studies; the study is complete without them."""
     folder = board.folder
     try:
         write_report(board, journal)
@@ -119,76 +177,17 @@ def _draw(board: Leaderboard, journal: Journal, reporter: Reporter) -> None:
     try:
         keep_index(board)
     except OSError as error:
-        reporter.note(
-            f"the list of studies was not drawn ({error}); heterosis report {folder.parent} draws "
-            "it"
-        )
-
-
-def _evaluator(
-    parts: Parts, known: Mapping[str, Any], reporter: Reporter
-) -> tuple[Evaluator, dict[str, Any]]:
-    """Check the parents' values, then load the model and prepare the scorer."""
-    parent_facts(parts).check_values()
-    engine = build_engine(parts)
-    scorer = make_scorer(parts, engine.model)
-    threads = set_threads(parts, scorer, known.get("threads"))
-    report = scorer.self_check()
-    scorer.path = known.get("path", report.path)
-    machine = {"device": choose_device(parts.config), "threads": threads, "path": scorer.path}
-    reporter.note(_said_of(report, machine))
-
-    return build_evaluator(parts, engine, scorer), machine
-
-
-def _make_workers(
-    parts: Parts, machine: Mapping[str, Any], known: Mapping[str, Any], reporter: Reporter
-) -> MakeWorkers:
-    """What makes the workers that the configuration asks for."""
-    section = parts.config.workers
-    if section is None or section.engine == "local":
-        return LocalWorkers
-    own, most = parts.stages[-1].pace, most_workers(section)
-    if section.num > min(most, own.generation + own.ahead):
-        reporter.note(
-            f"{section.num} workers, but generations of {own.generation} candidates and "
-            f"{own.ahead} ahead are laid out for {most}: some will wait; a new study with "
-            f"`workers.most: {section.num}`, its `generation` and `ahead` left out, feeds them all"
-        )
-    gpus = section.gpus_per_worker if machine["device"].startswith("cuda") else 0
-    plain = json.loads(json.dumps(known))
-
-    def make_workers(_: Evaluator, race: Race | None, keep: Keep) -> Workers:
-        setup = WorkerSetup(parts.config, machine, plain, race)
-        return RayWorkers(section, setup, gpus, keep)
-
-    return make_workers
-
-
-def _budget(parts: Parts, scorer: Scorer, deadline: str | None, journal: Journal) -> Budget:
-    candidates = map(candidate_of, journal.trials)  # read only where their time counts
-    section = parts.config.search
-    confirmed = section.finalists + len(parts.baselines)
-    items = confirmed * (scorer.items(CONFIRM) + scorer.items(GUARD))
-    if section.racing:  # finalists that were stopped are scored on the rest, at most
-        items += section.finalists * scorer.items(SEARCH)
-    return Budget(limits_of(section, deadline, candidates), items)
-
-
-def _said_of(report: PathReport, machine: Mapping[str, Any]) -> str:
-    return (
-        f"scoring by the {machine['path']} path ({report.reason}) on {machine['device']}, "
-        f"{machine['threads']} CPU thread(s)"
-    )
+        remedy = f"heterosis report {folder.parent} draws it"
+        reporter.note(f"the list of studies was not drawn ({error}); {remedy}")
 
 
 def _manifest(
-    parts: Parts, now: dict[str, Any], machine: dict[str, Any], warm: WarmStart | None
+    parts: Parts, ingredients: dict[str, Any], machine: dict[str, Any], warm: WarmStart | None
 ) -> dict[str, Any]:
-    kept = {} if warm is None else {KEY: warm.to_dict()}
-    return kept | {
+    warm_start = {} if warm is None else {KEY: warm.to_dict()}
+    return warm_start | {
         "config": parts.config.to_dict(),
-        "identity": now,
+        "identity": ingredients,
         "machine": machine,
         "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }

@@ -1,4 +1,4 @@
-"""What a person reads about parents and recipes."""
+"""Parents, deltas and recipes as text."""
 
 import pytest
 import yaml
@@ -112,8 +112,8 @@ def test_budget_advice_starts_below_five_trials_a_gene() -> None:
     depth = Depth.model_validate({"control_points": 4})
     assert budget_advice(100, 20, depth, 12) is None
     assert budget_advice(99, 20, depth, 12) == (
-        "advice: 99 trials are few for 20 genes; take the coarser `depth: {control_points: 2}`, "
-        "or at least 100 trials (5 a gene)"
+        "advice: 99 trials are few for 20 genes; use the coarser `depth: {control_points: 2}`, "
+        "or at least 100 trials (5 per gene)"
     )
     assert "search fewer parameters" in str(
         budget_advice(1, 2, Depth.model_validate("constant"), 12)

@@ -78,7 +78,7 @@ def test_check_advises_when_the_budget_is_too_small(heterosis, small_search):
     assert "advice: CmaEsSampler draws the 8 choices of a method at random" in out
     assert "method: linear: weighted average of the parents" in out
     assert "kernels: eager, as configured" in out
-    assert "advice: the middle of `weight` is 0.4, not the uniform merge's 0.5" in out
+    assert "advice: the middle of `weight`, where the search starts, is 0.4, not the uniform" in out
 
 
 @pytest.mark.parametrize("command", ["search", "check"])

@@ -18,7 +18,7 @@ from heterosis.search.evaluate.evaluator import Failure, FailureKind
 from heterosis.search.evaluate.ray_cluster import check_ray
 from heterosis.search.evaluate.ray_workers import RayWorkers
 from heterosis.search.evaluate.workers import Job, Keep, Result
-from heterosis.search.run import _make_workers as make_workers
+from heterosis.search.run import worker_factory
 from heterosis.search.storage.journal import StudyError
 from heterosis.search.study.parts import open_parts
 from heterosis.search.study.resume import identity
@@ -287,9 +287,9 @@ def test_a_worker_waits_for_its_card_and_a_person_is_told(with_ray, monkeypatch,
     [
         (
             {"most": 8},
-            "64 workers, but generations of 10 candidates and 16 ahead are laid out for 8",
+            "64 workers, but generations of 10 candidates and 16 ahead are sized for 8",
         ),
-        ({"generation": 30, "ahead": 9}, "generations of 30 candidates and 9 ahead are laid out"),
+        ({"generation": 30, "ahead": 9}, "generations of 30 candidates and 9 ahead are sized"),
         ({}, None),
     ],
 )
@@ -297,7 +297,7 @@ def test_workers_that_would_wait_are_told(small_search, given, said):
     parts = open_parts(load_config(small_search.write(workers=RAY | {"num": 64} | given)))
     notes: list[str] = []
     reporter = type("Reporter", (), {"note": lambda _, text: notes.append(text)})()
-    make_workers(parts, {"device": "cpu"}, {}, reporter)
+    worker_factory(parts, {"device": "cpu"}, {}, reporter)
     assert len(notes) == (said is not None)
     assert said is None or said in notes[0]
 

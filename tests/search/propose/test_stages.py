@@ -351,4 +351,4 @@ def test_check_states_each_stages_dimension_and_advises(small_search, heterosis)
         "space, stage 2 of 2: 8 genes (control_points 2 x attn/mlp, weights in [0, 1]), 0.4" in out
     )
     assert "stage 1 of 2: advice: 5 trials are few for 4 genes" in out
-    assert "stage 2 of 2: advice: 25 trials are few for 8 genes; take the coarser" in out
+    assert "stage 2 of 2: advice: 25 trials are few for 8 genes; use the coarser" in out

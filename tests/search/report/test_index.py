@@ -116,7 +116,7 @@ def test_a_search_that_can_draw_no_page_says_so_and_ends_well(results, monkeypat
     board = read_leaderboard(results / "one", journal)
     for name in ("write_report", "keep_index"):
         monkeypatch.setattr(run, name, _full)
-    run._draw(board, journal, SimpleNamespace(note=told.append))  # pyright: ignore[reportArgumentType]
+    run._write_pages(board, journal, SimpleNamespace(note=told.append))  # pyright: ignore[reportArgumentType]
     assert told == [
         f"the page was not drawn (no space); heterosis report {results / 'one'} draws it",
         f"the list of studies was not drawn (no space); heterosis report {results} draws it",
