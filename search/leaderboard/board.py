@@ -29,9 +29,9 @@ from ..propose.stages import stage_names
 from ..storage.candidate import Candidate, candidate_of
 from ..storage.journal import Journal, StudyError
 from ..storage.read import StudyRecord, read_record
-from ..study.ablation import Ablation, ablation_of
 from ..study.budget import is_spent
 from ..study.finalists import completed, finals, search_items
+from ..study.variants import Ablation, ablation_of
 from .ranking import Comparisons, expected_inflation, task_differences
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..format import score, signed
-from ..study.ablation import shows_loss
+from ..study.variants import shows_loss
 from .board import Leaderboard
 
 TOP_GENES = 5

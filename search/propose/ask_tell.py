@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial, Trial
 
-from ...evals.scores.scores import ItemScores
 from ..config.search import SearchSection
 from ..storage.candidate import SEARCHED, Candidate
 from .proposer import Proposer
@@ -28,14 +27,12 @@ class PendingTrial:
         trial: The proposer's trial.
         candidate: Without scores until it is finished.
         n_known: Number of searched candidates that its proposal knew.
-        incumbents: Items of the best of those, against which it is raced.
         is_finished: Whether it is in the journal.
     """
 
     trial: Trial | int
     candidate: Candidate
     n_known: int
-    incumbents: tuple[ItemScores, ...] = ()
     is_finished: bool = False
 
 

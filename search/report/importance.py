@@ -20,7 +20,7 @@ from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, create_trial
 
-from ..study.ablation import curves
+from ..study.variants import curves
 
 FEWEST = 50
 """Trials below which nothing is estimated (docs/experiments.md, "Genes from all trials")."""

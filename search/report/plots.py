@@ -16,7 +16,7 @@ from ...merge.recipe.recipe import Recipe
 from ..evaluate.pareto import is_on_front
 from ..leaderboard.board import Leaderboard, Row
 from ..storage.candidate import Candidate
-from ..study.ablation import shows_loss
+from ..study.variants import shows_loss
 from .importance import Importances
 
 Plain = dict[str, Any]

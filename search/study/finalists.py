@@ -1,14 +1,14 @@
-"""Who is confirmed: the best on the search items, raced ones scored on the rest of them first.
+"""Choose the finalists: the best on the search items, raced ones scored on the rest of them first.
 
-A candidate that was stopped in the race has an estimate for a score. Where that places it among the
-best, it is scored on the items that it has not met, and has its place by what comes out. Those
-items are kept beside the others, as a split of their own: the journal's line stays what the sampler
-was told. Knows candidates and item scores; scores nothing.
+A candidate that was stopped in the race has an estimate. If that places it among the best, it is
+scored on the remaining search items and placed by the result. Those items are stored as a split of
+their own: the journal line keeps what the sampler was told. Knows candidates and item scores;
+scores nothing, and imports no torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -22,7 +22,7 @@ from ..evaluate.scoring import with_scores, with_value
 from ..storage.candidate import Candidate
 
 REST = "rest"
-"""Split of the store: search items that a candidate met after the search, to be a finalist."""
+"""Split of the store: search items that a raced finalist is scored on after the search."""
 
 
 def finals(
@@ -30,66 +30,79 @@ def finals(
     count: int,
     complete: Callable[[Candidate], Candidate | None],
 ) -> tuple[list[Candidate], list[Candidate]]:
-    """Choose the finalists.
+    """Choose the finalists; raced ones among the best are completed first.
 
-    The best are looked at by score or estimate. While a raced one is among them it is completed,
-    the best first, at most ``count`` in all.
+    The best are taken by score or estimate. While a raced one is among them it is completed, the
+    best first, at most ``count`` in total.
 
     Args:
-        candidates: All that are finished.
-        count: Of finalists.
-        complete: Gives a raced candidate with the scores of all items; None where there are none.
+        candidates: All finished candidates.
+        count: Number of finalists.
+        complete: Returns a raced candidate with its scores on all search items; None without them.
 
     Returns:
-        The candidates, completed ones in their places, and the finalists, best first.
+        The candidates, completed ones in their places; and the finalists, best first.
     """
-    known, tried = list(candidates), set[int]()
+    current, tried = list(candidates), set[int]()
     while len(tried) < count:
-        raced = (c for c in _best(known, count) if c.raced and c.number not in tried)
+        raced = (c for c in _best(current, count) if c.raced and c.number not in tried)
         first = next(raced, None)
         if first is None:
             break
         tried.add(first.number)
-        known[first.number] = complete(first) or first
-    return known, finalists(known, count)
+        current[first.number] = complete(first) or first
+    return current, finalists(current, count)
 
 
 def finalists(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
-    """The best candidates on the search items; those that have an estimate come after the others.
+    """Return the best candidates on the search items; estimates rank after all scores.
 
-    Baselines are left out, ties are by number. Of several values, front comes after front, and
-    within one those that stand apart come first.
+    Baselines do not count; of equal candidates the first is better. With several values, front
+    comes after front, the least crowded candidates of each first.
     """
-    whole = _best([c for c in candidates if not c.raced], count)
-    return whole + _best([c for c in candidates if c.raced], count - len(whole))
+    scored = _best([c for c in candidates if not c.raced], count)
+    return scored + _best([c for c in candidates if c.raced], count - len(scored))
 
 
 def _best(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
-    """As `finalists`, by score or estimate alike."""
-    tried = [c for c in candidates if c.is_searched and c.value is not None]
-    if tried and tried[0].values:
-        places = place_in_fronts(np.array([c.values for c in tried]), count)
-        order = sorted(range(len(tried)), key=places.__getitem__)
-        return [tried[index] for index in order[:count]]
-    return sorted(tried, key=lambda c: (-(c.value or 0.0), c.number))[:count]
+    """Return the best candidates as `finalists`, without regard to racing."""
+    searched = [c for c in candidates if c.is_searched and c.value is not None]
+    if searched and searched[0].values:
+        places = place_in_fronts(np.array([c.values for c in searched]), count)
+        order = sorted(range(len(searched)), key=places.__getitem__)
+        return [searched[index] for index in order[:count]]
+    return sorted(searched, key=lambda c: (-(c.value or 0.0), c.number))[:count]
+
+
+def best_confirmed(
+    chosen: Sequence[Candidate], confirmed: Mapping[int, ItemScores], objective: Objective
+) -> Candidate | None:
+    """Return the winner: the finalist with the best confirm score, the first of equals.
+
+    Args:
+        chosen: The finalists.
+        confirmed: Number -> confirm items of those that are scored there.
+        objective: Combines them.
+    """
+    scored = [c for c in chosen if c.number in confirmed]
+    return max(scored, key=lambda c: objective.combined(confirmed[c.number]).value, default=None)
 
 
 def completed(store: ItemStore, candidate: Candidate, objective: Objective) -> Candidate | None:
-    """A raced candidate as it is with the rest of the search items; None where they are missing."""
-    parts = [store.read(candidate.number, split) for split in (SEARCH, REST)]
-    found = [scores for scores in parts if scores is not None]
-    if len(found) < len(parts):
+    """Return a raced candidate with the rest of the search items; None if they are missing."""
+    stored = [store.read(candidate.number, split) for split in (SEARCH, REST)]
+    items = [scores for scores in stored if scores is not None]
+    if len(items) < len(stored):
         return None
-    whole = with_value(
-        with_scores(replace(candidate, raced=False), joined(found), objective), objective
-    )
-    return None if whole.failure else whole
+    scored = with_scores(replace(candidate, raced=False), joined(items), objective)
+    candidate = with_value(scored, objective)
+    return None if candidate.failure else candidate
 
 
 def search_items(store: ItemStore, candidate: Candidate) -> ItemScores | None:
-    """The search items that a candidate's score is of; None if the store has lost some."""
-    met = store.read(candidate.number, SEARCH)
-    if met is None or met.n >= candidate.items:
-        return met
+    """Return the search items of a candidate's score; None if the store has lost some."""
+    items = store.read(candidate.number, SEARCH)
+    if items is None or items.n >= candidate.items:
+        return items
     rest = store.read(candidate.number, REST)
-    return None if rest is None else joined([met, rest])
+    return None if rest is None else joined([items, rest])

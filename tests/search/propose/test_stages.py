@@ -15,8 +15,8 @@ from heterosis.search.propose.pace import Pace, first_searched
 from heterosis.search.propose.stages import Stage, best_of, counts, narrowed, next_stage
 from heterosis.search.storage.candidate import SEARCHED, Candidate, candidate_of
 from heterosis.search.storage.journal import Journal, lock_folder
-from heterosis.search.study.ablation import plain_params
 from heterosis.search.study.budget import Budget, Limits
+from heterosis.search.study.variants import plain_params
 from optuna.trial import TrialState, create_trial
 
 from ..conftest import refused

@@ -12,7 +12,8 @@ from heterosis.search.leaderboard.sentences import luck_lines
 from heterosis.search.leaderboard.views import markdown
 from heterosis.search.storage.candidate import VARIANTS, Candidate, candidate_of
 from heterosis.search.storage.journal import Journal
-from heterosis.search.study.ablation import (
+from heterosis.search.study.parts import open_parts
+from heterosis.search.study.variants import (
     MOST_RESETS,
     gene_groups,
     plain_params,
@@ -21,7 +22,6 @@ from heterosis.search.study.ablation import (
     simplify,
     without,
 )
-from heterosis.search.study.parts import open_parts
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -115,7 +115,7 @@ def test_a_search_ends_with_its_winner_taken_apart(taken_apart):
     folder, outcome, text = taken_apart
     board = outcome.board
     assert outcome.finished
-    assert "dissection: as many candidates as there is room for" in text
+    assert "ablation: as many candidates as there is room for" in text
     winner = board.winner
     variants = [row.candidate for row in board.rows if row.candidate.is_variant]
     assert {c.of for c in variants} == {winner.candidate.number}
