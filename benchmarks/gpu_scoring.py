@@ -16,7 +16,7 @@ import torch
 from heterosis.evals.scorer.architecture import longest_packed
 from heterosis.evals.scorer.batches import Plan, Request
 from heterosis.evals.scorer.packed import ROW_TOKENS
-from heterosis.evals.scorer.scoring_paths import FLAT, HFLM_PATH, PACKED, Likelihoods, Limits
+from heterosis.evals.scorer.scoring_paths import FLAT, HFLM, PACKED, LikelihoodRequests, Limits
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 Timer = Callable[[Callable[[], object], str], float]
@@ -132,16 +132,16 @@ def score_row(model: Any, lm: Any | None, every: list[Request], seconds: Timer) 
         vocabulary=model.config.vocab_size,
         device=model.device,
     )
-    likelihoods = Likelihoods(every, [0] * len(every), limits)
+    likelihoods = LikelihoodRequests(every, [0] * len(every), limits)
     around = lm or Bare(model)
-    paths = (PACKED, FLAT, HFLM_PATH) if lm else (PACKED, FLAT)
+    paths = (PACKED, FLAT, HFLM) if lm else (PACKED, FLAT)
     answers = {path: likelihoods.run(path, around).lls for path in paths[:2]}
     taken = {p: seconds(lambda p=p: likelihoods.run(p, around), device) for p in paths}
     packed = taken[PACKED]
     row: dict[str, Any] = {f"{path}, seconds": t for path, t in taken.items()}
     row |= {f"{path} / packed": t / packed for path, t in taken.items() if path != PACKED}
     if lm is None:
-        row[f"{HFLM_PATH} / packed"] = "lm-eval is not installed"
+        row[f"{HFLM} / packed"] = "lm-eval is not installed"
     row["largest difference, nats"] = float(np.abs(answers[PACKED] - answers[FLAT]).max())
     row["FLOP/s"] = operations(model, likelihoods.plan(PACKED)) / packed
     return row

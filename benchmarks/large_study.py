@@ -80,7 +80,7 @@ class Landscape:
         whole = self.score(split)
         for places in self._rungs:
             if met is None or places.size > met.n:
-                yield whole.taken(places)
+                yield whole.subset(places)
 
     def score(self, split: str) -> ItemScores:
         recipe, difficulty = self._recipe, self._items[split]

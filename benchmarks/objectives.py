@@ -75,7 +75,7 @@ def with_items(land: Landscape, rows: NDArray[np.int64]) -> Landscape:
     """The landscape of some items."""
     return replace(
         land,
-        items=land.items.taken(rows),
+        items=land.items.subset(rows),
         value=land.value[:, rows],
         margin=land.margin[:, rows],
     )

@@ -121,7 +121,7 @@ class Replay:
             is_better = self.value[number] > self.value[best]
             is_clear = is_better and self.is_clearly_better(number, best)
             for end in ends:
-                seen = self.compared[number].taken(np.sort(order[:end]))
+                seen = self.compared[number].subset(np.sort(order[:end]))
                 if end < order.size and race.is_lost(seen, self.compared[best]):
                     found = race.estimates(seen, self.compared[best], self.objective.terms)
                     told[number] = self.objective.value({t: s.value for t, s in found.items()})

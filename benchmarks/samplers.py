@@ -195,7 +195,7 @@ class Replay:
     ) -> tuple[int, float]:
         """Items that a candidate meets, and what the sampler is told."""
         for end in ends[:-1]:
-            seen = scores.taken(np.sort(order[:end]))
+            seen = scores.subset(np.sort(order[:end]))
             if race.is_lost(seen, best):
                 found = race.estimates(seen, best, self.objective.terms)
                 return end, self.objective.combined(found).value

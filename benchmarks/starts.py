@@ -175,7 +175,7 @@ class Searcher:
 
     def _answers(self, recipe: Recipe) -> ItemScores:
         scores = self._replay.land.at(np.array(features(recipe)))
-        return scores if self._part is None else scores.taken(self._part)
+        return scores if self._part is None else scores.subset(self._part)
 
     def run(self, items: int) -> Floats:
         """Items spent and the best score so far, after each candidate (t, 2)."""

@@ -140,7 +140,7 @@ class LandBench:
     ) -> ItemScores:
         whole, before = self.score(recipe, SEARCH), time.process_time()
         for end in self.scorer.ends:
-            seen = whole.taken(np.sort(self.scorer.order[:end]))
+            seen = whole.subset(np.sort(self.scorer.order[:end]))
             if is_enough(seen):
                 break
         self.cpu += time.process_time() - before

@@ -150,7 +150,7 @@ def open_tasks(tasks: Sequence[str], options: EvalOptions, chat: Chat) -> "list[
 
     Args:
         tasks: lm-eval's names, or paths of YAML files.
-        options: As for `evaluate_fully`.
+        options: As for `run_lm_eval`.
         chat: How prompts are wrapped, from `check_chat`.
 
     Raises:
@@ -226,7 +226,7 @@ def _rehearse(task: Any, options: EvalOptions, chat: Chat) -> None:
     first_prompt(task, seed=options.seeds[3] or 0, chat=chat)
 
 
-def evaluate_fully(
+def run_lm_eval(
     objects: "Sequence[Task | Group]",
     model: Any,
     tokenizer: Any,

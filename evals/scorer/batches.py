@@ -112,7 +112,7 @@ class Plan:
         )
 
 
-class Answers(NamedTuple):
+class LogLikelihoods(NamedTuple):
     """What a plan's requests scored.
 
     Attributes:
@@ -159,7 +159,7 @@ def spread_picks(n: int, most: int) -> list[int]:
     return np.unique(np.linspace(0, n - 1, min(n, most)).round().astype(int)).tolist()
 
 
-def score_batches(plan: Plan, logits_of: Callable[[Batch], Tensor]) -> Answers:
+def score_batches(plan: Plan, logits_of: Callable[[Batch], Tensor]) -> LogLikelihoods:
     """Score every request of a plan, with a single wait for the device.
 
     Args:
@@ -193,7 +193,7 @@ def _summary(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return torch.logsumexp(logits, dim=-1), best, token
 
 
-def gather(tokens: NDArray[np.float64], plan: Plan) -> Answers:
+def gather(tokens: NDArray[np.float64], plan: Plan) -> LogLikelihoods:
     """Join log-likelihoods, misses and gaps of tokens (3, E) per request."""
     lls, misses = (
         np.bincount(plan.request_of, weights=row, minlength=plan.n_requests).astype(np.float64)
@@ -201,4 +201,4 @@ def gather(tokens: NDArray[np.float64], plan: Plan) -> Answers:
     )
     gaps = np.zeros(plan.n_requests)
     np.fmax.at(gaps, plan.request_of, tokens[2])  # NaN is told by the log-likelihoods
-    return Answers(lls, misses == 0, gaps)
+    return LogLikelihoods(lls, misses == 0, gaps)

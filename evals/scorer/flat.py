@@ -14,8 +14,8 @@ import torch
 
 from .batches import (
     MOST_LOGITS,
-    Answers,
     Batch,
+    LogLikelihoods,
     Plan,
     Request,
     Scored,
@@ -96,7 +96,7 @@ def _chunks(
     return chunks
 
 
-def run_flat(model: Any, plan: Plan) -> Answers:
+def run_flat(model: Any, plan: Plan) -> LogLikelihoods:
     """Score every request of a plan with the weights the model now holds.
 
     Args:
@@ -104,7 +104,7 @@ def run_flat(model: Any, plan: Plan) -> Answers:
         plan: From `plan_flat`, on the model's device.
 
     Returns:
-        Answers (R,), NaN or infinite where the model is.
+        LogLikelihoods (R,), NaN or infinite where the model is.
     """
     with torch.no_grad():
         return score_batches(plan, lambda batch: _logits(model, batch))

@@ -48,7 +48,7 @@ class Choice:
 
 
 class Generator:
-    """Answers generation requests with one resident model.
+    """LogLikelihoods generation requests with one resident model.
 
     Args:
         lm: An HFLM around the model.

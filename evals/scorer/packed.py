@@ -20,9 +20,9 @@ from transformers.cache_utils import Cache
 
 from .batches import (
     MOST_LOGITS,
-    Answers,
     Batch,
     Layout,
+    LogLikelihoods,
     Plan,
     Prefix,
     Request,
@@ -243,7 +243,7 @@ def _laid_out(piece: _Piece) -> tuple[NDArray[np.int64], ...]:
     return ids, positions, np.repeat(np.arange(len(parts)), [len(part) for part in parts])
 
 
-def run_packed(model: Any, plan: Plan, caches: Caches | None = None) -> Answers:
+def run_packed(model: Any, plan: Plan, caches: Caches | None = None) -> LogLikelihoods:
     """Score every request of a plan with the weights the model now holds.
 
     Args:
@@ -252,7 +252,7 @@ def run_packed(model: Any, plan: Plan, caches: Caches | None = None) -> Answers:
         caches: Prefixes read with these very weights; those that are missing are added.
 
     Returns:
-        Answers (R,), NaN or infinite where the model is.
+        LogLikelihoods (R,), NaN or infinite where the model is.
     """
     with torch.no_grad():
         found = _read(model, plan.prefixes, {} if caches is None else caches)

@@ -29,7 +29,15 @@ from .packed import Caches
 from .packing import Row
 from .requests import encode
 from .rungs import rung_rows
-from .scoring_paths import FLAT, PACKED, Likelihoods, PathReport, choose_path, limits_of, sample
+from .scoring_paths import (
+    FLAT,
+    PACKED,
+    LikelihoodRequests,
+    PathReport,
+    choose_path,
+    limits_of,
+    sample,
+)
 from .stopping import Answer, stop_rule
 
 if TYPE_CHECKING:
@@ -50,7 +58,7 @@ class _SplitPlan:
     rows: Mapping[str, Sequence[int]]  # of each task's data, ascending
     likelihoods: "tuple[Instance, ...]"
     generations: "tuple[Instance, ...]"
-    windows: Likelihoods  # all windows of all `likelihoods`
+    windows: LikelihoodRequests  # all windows of all `likelihoods`
     owner: NDArray[np.int64]  # (R,) index into `likelihoods`
 
     def instances(self, task: FrozenTask) -> "list[list[Instance]]":
@@ -224,7 +232,9 @@ class Scorer:
         picks = sample(every, tasks, n)
         if not picks:
             return PathReport(self.path, "no log-likelihood requests to compare", 0.0)
-        some = Likelihoods([every[i] for i in picks], [tasks[i] for i in picks], self._limits)
+        some = LikelihoodRequests(
+            [every[i] for i in picks], [tasks[i] for i in picks], self._limits
+        )
         with quiet():
             report = choose_path(self._lm, some)
         self.path = report.path
@@ -275,7 +285,7 @@ class Scorer:
             rows=rows,
             likelihoods=tuple(likelihoods),
             generations=tuple(generations),
-            windows=Likelihoods(list(chain(*windows)), labels, self._limits, prefixes),
+            windows=LikelihoodRequests(list(chain(*windows)), labels, self._limits, prefixes),
             owner=np.repeat(np.arange(len(windows)), [len(w) for w in windows]),
         )
 

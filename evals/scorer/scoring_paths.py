@@ -14,13 +14,13 @@ import numpy as np
 import torch
 
 from .architecture import longest_packed, why_not_packed
-from .batches import Answers, Plan, Request, spread_picks
+from .batches import LogLikelihoods, Plan, Request, spread_picks
 from .flat import plan_flat, rehearse_flat, run_flat
 from .packed import ROW_TOKENS, Caches, plan_packed, rehearse_packed, run_packed, task_prefixes
 from .packing import Row
 
 log = logging.getLogger(__name__)
-PACKED, FLAT, HFLM_PATH = "packed", "flat", "hflm"
+PACKED, FLAT, HFLM = "packed", "flat", "hflm"
 # Largest difference per scored token, in nats, between two right ways to score: batches of another
 # shape sum in another order. Float32: 1e-5 seen; 16 bit: one unit in the last place of a logit
 # near 16 is 0.06 (bfloat16) or 0.008 (float16). A wrong mask or a lost soft-cap gives 0.1 to 10.
@@ -71,7 +71,7 @@ def limits_of(lm: Any, batch_size: int, batch_tokens: int | None) -> Limits:
     )
 
 
-class Likelihoods:
+class LikelihoodRequests:
     """Requests whose log-likelihoods are asked for again and again; plans are made when needed.
 
     Args:
@@ -132,9 +132,9 @@ class Likelihoods:
             device=self.limits.device,
         )
 
-    def run(self, path: str, lm: Any, caches: Caches | None = None) -> Answers:
+    def run(self, path: str, lm: Any, caches: Caches | None = None) -> LogLikelihoods:
         """Score every request with the weights the model of an HFLM now holds."""
-        if path == HFLM_PATH:
+        if path == HFLM:
             return _run_hflm(lm, self.requests)
         if path == FLAT:
             return run_flat(lm.model, self.plan(FLAT))
@@ -146,13 +146,13 @@ class Likelihoods:
         rehearse(lm.model, self.plan(PACKED if path == PACKED else FLAT), batches)
 
 
-def _run_hflm(lm: Any, requests: Sequence[Request]) -> Answers:
+def _run_hflm(lm: Any, requests: Sequence[Request]) -> LogLikelihoods:
     """Score requests with lm-eval's own loop, which tells no gaps."""
     encoded = [(None, list(r.context), list(r.continuation)) for r in requests]
     found = lm._loglikelihood_tokens(encoded, disable_tqdm=True)
     lls = np.array([ll for ll, _ in found], dtype=np.float64)
     greedy = np.array([flag for _, flag in found], dtype=np.bool_)
-    return Answers(lls, greedy, np.full(len(requests), np.nan))
+    return LogLikelihoods(lls, greedy, np.full(len(requests), np.nan))
 
 
 def sample(requests: Sequence[Request], tasks: Sequence[int], n: int) -> list[int]:
@@ -167,14 +167,14 @@ def sample(requests: Sequence[Request], tasks: Sequence[int], n: int) -> list[in
     return [index for i in spread_picks(len(own), enough) for index in own[i]][:n]
 
 
-def choose_path(lm: Any, some: Likelihoods) -> PathReport:
+def choose_path(lm: Any, some: LikelihoodRequests) -> PathReport:
     """Compare the packed and the flat path with HFLM, and take the first that agrees.
 
     Args:
         lm: HFLM around the model.
         some: The requests to compare on, such as a `sample`.
     """
-    expected = some.run(HFLM_PATH, lm)
+    expected = some.run(HFLM, lm)
     refused = []
     for path in (PACKED, FLAT):
         report = _compare(path, lm, some, expected)
@@ -188,29 +188,29 @@ def choose_path(lm: Any, some: Likelihoods) -> PathReport:
         )
         refused.append(f"not {path}: {report.reason}")
     log.warning("scoring with lm-eval's own loop, which is slower: %s", "; ".join(refused))
-    return PathReport(HFLM_PATH, "; ".join(refused), report.max_difference)
+    return PathReport(HFLM, "; ".join(refused), report.max_difference)
 
 
-def _compare(path: str, lm: Any, some: Likelihoods, expected: Answers) -> PathReport:
+def _compare(path: str, lm: Any, some: LikelihoodRequests, expected: LogLikelihoods) -> PathReport:
     """Report ``path`` if it agrees with what HFLM gave, else HFLM's and the reason."""
     if path == PACKED and (reason := why_not_packed(lm.model)):
-        return PathReport(HFLM_PATH, reason, float("nan"))
+        return PathReport(HFLM, reason, float("nan"))
     try:
         found = some.run(path, lm)
     except (TypeError, ValueError, NotImplementedError, AttributeError, RuntimeError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
         reason = f"the model's forward refuses it: {' '.join(str(error).split())}"
-        return PathReport(HFLM_PATH, reason, float("inf"))
-    return judge(path, lm.model.dtype, some.requests, found, expected)
+        return PathReport(HFLM, reason, float("inf"))
+    return agreement(path, lm.model.dtype, some.requests, found, expected)
 
 
-def judge(
+def agreement(
     path: str,
     dtype: torch.dtype,
     requests: Sequence[Request],
-    found: Answers,
-    expected: Answers,
+    found: LogLikelihoods,
+    expected: LogLikelihoods,
 ) -> PathReport:
     """Compare answers; greedy flags may differ only where two tokens are almost equally likely."""
     tolerance = _TOLERANCE.get(dtype, 1e-3)
@@ -220,10 +220,10 @@ def judge(
     worst = float(off.max())
     if worst > tolerance:
         reason = f"log-likelihoods differ by {worst:.2g} nats per token, above {tolerance:g}"
-        return PathReport(HFLM_PATH, reason, worst)
+        return PathReport(HFLM, reason, worst)
     flips = int(((found.greedy != expected.greedy) & (found.gaps > 2 * tolerance)).sum())
     flips += int((found.greedy & ~expected.greedy & (tolerance <= 1e-3)).sum())
     if flips:
         reason = f"{flips} of {len(requests)} greedy flags differ"
-        return PathReport(HFLM_PATH, reason, worst)
+        return PathReport(HFLM, reason, worst)
     return PathReport(path, f"equal to HFLM on {len(requests)} requests", worst)

@@ -106,7 +106,7 @@ class ItemScores:
         """Number of items."""
         return int(self.value.size)
 
-    def added_to(self, before: "ItemScores") -> "ItemScores":
+    def without(self, before: "ItemScores") -> "ItemScores":
         """The items that are not in ``before``, an earlier rung of the same split.
 
         Raises:
@@ -118,9 +118,9 @@ class ItemScores:
                 f"a rung must hold the items of the rung before it, got {self.n} and {before.n} "
                 "items that do not; score the split again from its first rung"
             )
-        return self.taken(np.flatnonzero(~np.isin(mine, theirs)))
+        return self.subset(np.flatnonzero(~np.isin(mine, theirs)))
 
-    def taken(self, places: NDArray[np.int64]) -> "ItemScores":
+    def subset(self, places: NDArray[np.int64]) -> "ItemScores":
         """The items at some places (m,), every task still in the header."""
         return replace(self, **{name: getattr(self, name)[places] for name in COLUMNS})
 

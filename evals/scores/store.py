@@ -21,7 +21,7 @@ from .scores import ItemScores
 
 __all__ = ["ItemStore", "StoreError"]
 T = TypeVar("T")
-FOLDED_AT = 500
+COMPACT_AT = 500
 """Parts that a search lets come together before it folds them: few enough to be read in a second,
 and so many that folding, which writes all items anew, takes a few milliseconds of each."""
 _FOLDED = "items.parquet"

@@ -61,7 +61,7 @@ def as_terms(scores: ItemScores, terms: Sequence[Term]) -> ItemScores:
     if all(term.is_plain for term in terms) and tuple(t.name for t in terms) == scores.tasks:
         return scores
     places = [scores.rows(term.task) for term in terms]
-    taken = scores.taken(np.concatenate(places))
+    taken = scores.subset(np.concatenate(places))
     at = [scores.tasks.index(term.task) for term in terms]
     value, weight = taken.value.copy(), taken.weight.copy()
     ends = np.cumsum([rows.size for rows in places])

@@ -220,7 +220,7 @@ def _p_worse(distances: Mapping[str, tuple[float, float]], slopes: Mapping[str, 
 
 def restricted(scores: ItemScores, seen: ItemScores) -> ItemScores:
     """The same items as those of ``seen``, of a model that was scored on all of them."""
-    return scores.taken(_places(seen, scores))
+    return scores.subset(_places(seen, scores))
 
 
 def _places(seen: ItemScores, whole: ItemScores) -> NDArray[np.int64]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..quiet import quiet
-from .task_files import TaskError, check_task_config, is_path, leaf_configs, nearest
+from .task_files import TaskError, check_task_config, did_you_mean, is_path, leaf_configs
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
@@ -25,7 +25,7 @@ _SHOWN = 4  # tasks named per missing data set
 
 
 @dataclass(frozen=True)
-class Listed:
+class TaskEntry:
     """One task, or group or tag of tasks, that a person can ask for.
 
     Attributes:
@@ -78,11 +78,11 @@ def _checked(task: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _known(name: str) -> str:
-    """Return a built-in name, or raise TaskError with the nearest one."""
+    """Return a built-in name, or raise TaskError with the closest one."""
     index = builtin_index()
     if name not in index.task_index:
         raise TaskError(
-            f"lm-eval has no task '{name}'{nearest(name, index.all_tasks) or ';'} "
+            f"lm-eval has no task '{name}'{did_you_mean(name, index.all_tasks) or ';'} "
             "a task of your own is named by the path of its YAML file"
         )
     return name
@@ -120,7 +120,7 @@ def _members(group: Mapping[str, Any], overrides: Mapping[str, Any]) -> Iterator
 
 
 @dataclass(frozen=True)
-class Lack:
+class MissingData:
     """What is missing of a task's data: a data set of the hub, or a file, or one on the web.
 
     Attributes:
@@ -140,7 +140,7 @@ class Lack:
         return f"data set {self.dataset} {self.subset}".rstrip() + " is not in the cache"
 
 
-def lack(config: Mapping[str, Any]) -> Lack | None:
+def missing_data(config: Mapping[str, Any]) -> MissingData | None:
     """Say what is missing of a task's data on this machine, or None if nothing is known to be.
 
     Args:
@@ -151,10 +151,10 @@ def lack(config: Mapping[str, Any]) -> Lack | None:
     path, kwargs = str(config.get("dataset_path")), config.get("dataset_kwargs") or {}
     if path in _packaged():
         file = _missing_file(kwargs)
-        return None if file is None else Lack("", file)
+        return None if file is None else MissingData("", file)
     if Path(path).is_dir() or _is_cached(path, config.get("dataset_name"), kwargs):
         return None
-    return Lack(path, str(config.get("dataset_name") or ""))
+    return MissingData(path, str(config.get("dataset_name") or ""))
 
 
 def _packaged() -> frozenset[str]:
@@ -250,11 +250,13 @@ def refuse_missing_data(tasks: Iterable[str | Mapping[str, Any]]) -> None:
     """
     with quiet():
         wanted = [
-            (lack(config), str(config.get("task"))) for t in tasks for config in task_configs(t)
+            (missing_data(config), str(config.get("task")))
+            for t in tasks
+            for config in task_configs(t)
         ]
         missing = [(what, name) for what, name in wanted if what is not None]
         reasons = {d: hub_problem(d) for d in dict.fromkeys(w.dataset for w, _ in missing) if d}
-    by_dataset: dict[str, list[tuple[Lack, str]]] = {}
+    by_dataset: dict[str, list[tuple[MissingData, str]]] = {}
     for what, name in missing:
         if not what.dataset or reasons[what.dataset] is not None:
             by_dataset.setdefault(what.dataset, []).append((what, name))
@@ -278,17 +280,17 @@ def remedy() -> str:
     )
 
 
-def _said(found: Sequence[tuple[Lack, str]]) -> str:
+def _said(found: Sequence[tuple[MissingData, str]]) -> str:
     """One missing data set, and the tasks that it is missing for, the first few of many."""
     subsets = dict.fromkeys(what.subset for what, _ in found)
-    what = str(found[0][0]) if len(subsets) == 1 else str(Lack(found[0][0].dataset, ""))
+    what = str(found[0][0]) if len(subsets) == 1 else str(MissingData(found[0][0].dataset, ""))
     names, rest = [f"'{name}'" for _, name in found[:_SHOWN]], len(found) - _SHOWN
     return f"{what} (for {', '.join(names)}{f' and {rest} more' if rest > 0 else ''})"
 
 
 def list_tasks(
     pattern: str | None = None, *, folders: Sequence[Path] = (), builtin: bool = True
-) -> list[Listed]:
+) -> list[TaskEntry]:
     """List tasks by name, those of YAML files first; the hub is not asked.
 
     Args:
@@ -335,7 +337,7 @@ def _task_files(folder: Path) -> list[Path]:
     return found
 
 
-def _own(path: Path) -> tuple[Listed, list[str]]:
+def _own(path: Path) -> tuple[TaskEntry, list[str]]:
     """A YAML file's entry, and the names that it is found by."""
     try:
         leaves = leaf_configs(path)
@@ -343,23 +345,23 @@ def _own(path: Path) -> tuple[Listed, list[str]]:
         configs = task_configs(str(path.resolve()))
         problem = _first_problem(configs)
     except TaskError as error:
-        return Listed(str(path), "task", 0, str(error)), [str(path)]
+        return TaskEntry(str(path), "task", 0, str(error)), [str(path)]
     kind = "task" if len(leaves) == 1 else "group"
-    return Listed(str(path), kind, len(configs), problem), [str(path), *named]
+    return TaskEntry(str(path), kind, len(configs), problem), [str(path), *named]
 
 
-def _builtin(name: str) -> Listed:
+def _builtin(name: str) -> TaskEntry:
     kind = builtin_index().task_index[name].kind.name
     configs = list(_builtin_configs(name, {}))
     problem = _first_problem(configs) if configs else "it has no tasks"
     if problem is None and any("class" in each or each.get("custom_dataset") for each in configs):
         problem = "its own code loads the data, from where is known when it runs"
-    return Listed(name, "task" if "TASK" in kind else "group", len(configs), problem)
+    return TaskEntry(name, "task" if "TASK" in kind else "group", len(configs), problem)
 
 
 def _first_problem(configs: Iterable[Mapping[str, Any]]) -> str | None:
     """What several tasks lack: the first thing, and how many others."""
-    problems = [str(problem) for config in configs if (problem := lack(config))]
+    problems = [str(problem) for config in configs if (problem := missing_data(config))]
     others = len(set(problems)) - 1
     if not problems:
         return None

@@ -11,7 +11,7 @@ from numbers import Real
 from typing import Any
 
 from ..scores.scores import BITS, MEAN, PERPLEXITY
-from .task_files import TaskError, nearest
+from .task_files import TaskError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ def choose_metric(task: Any, asked: str | None) -> Metric:
     key = f"{name},{chosen_filter or filters[0]}"
     if key not in known:
         raise TaskError(
-            f"task '{task.task_name}' has no metric '{asked}'{nearest(str(asked), known) or ';'} "
-            f"known are {', '.join(known)}"
+            f"task '{task.task_name}' has no metric '{asked}'"
+            f"{did_you_mean(str(asked), known) or ';'} known are {', '.join(known)}"
         )
     kinds = _aggregation_kinds(task)
     if kinds[name] is None:

@@ -19,7 +19,7 @@ class TaskError(ValueError):
     """A task cannot be used as asked; the one-line message says what, where and what to do."""
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
+def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ``; did you mean 'x'?`` for the closest known word, or nothing."""
     found = get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f"; did you mean '{found[0]}'?" if found else ""
@@ -70,7 +70,7 @@ def _load(path: Path, via: tuple[Path, ...]) -> dict[str, Any]:
         raise TaskError(f"a task is a YAML file, got the folder {path}; those in it: {held}")
     if not path.is_file():
         near = [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
-        raise TaskError(f"task file {path} does not exist{named}{nearest(path.name, near)}")
+        raise TaskError(f"task file {path} does not exist{named}{did_you_mean(path.name, near)}")
     try:
         config = load_yaml(path, resolve_func=True, recursive=False)
     except yaml.YAMLError as error:
@@ -128,7 +128,7 @@ def _existing(name: str, path: Path) -> str:
 
 
 def check_task_config(config: dict[str, Any], where: str) -> None:
-    """Refuse unknown keys and metrics in a task's configuration, naming the nearest known one.
+    """Refuse unknown keys and metrics in a task's configuration, naming the closest known one.
 
     Raises:
         TaskError: As said.
@@ -138,7 +138,7 @@ def check_task_config(config: dict[str, Any], where: str) -> None:
     known = {field.name for field in fields(TaskConfig)} | _STRUCTURE
     for key in config:
         if key not in known:
-            raise TaskError(f"{where}: unknown key '{key}'{nearest(key, known)}")
+            raise TaskError(f"{where}: unknown key '{key}'{did_you_mean(key, known)}")
     if not _stands_alone(config):
         raise TaskError(f"{where}: `dataset_path` is missing; for a JSONL file write `json`")
     if "class" not in config:
@@ -157,13 +157,13 @@ def _check_metric_list(config: dict[str, Any], where: str) -> None:
         free = own or callable(metric) or entry.get("hf_evaluate")
         if not free and str(metric) not in METRIC_REGISTRY:
             raise TaskError(
-                f"{where}: unknown metric '{metric}'{nearest(str(metric), METRIC_REGISTRY)} "
+                f"{where}: unknown metric '{metric}'{did_you_mean(str(metric), METRIC_REGISTRY)} "
                 f"known are {', '.join(sorted(METRIC_REGISTRY))}"
             )
         if isinstance(aggregation, str) and aggregation not in AGGREGATION_REGISTRY:
             raise TaskError(
                 f"{where}: unknown aggregation '{aggregation}'"
-                f"{nearest(aggregation, AGGREGATION_REGISTRY)} "
+                f"{did_you_mean(aggregation, AGGREGATION_REGISTRY)} "
                 f"known are {', '.join(sorted(AGGREGATION_REGISTRY))}"
             )
 

@@ -131,7 +131,7 @@ def _evaluate(
     model: str, names: list[str], options: EvalOptions, device: str, dtype: str, softmax_dtype: str
 ) -> None:
     """Check the tasks, then load the model, evaluate it and print the results."""
-    from ...evals.lm_eval_run import check_chat, evaluate_fully, open_tasks, tables
+    from ...evals.lm_eval_run import check_chat, open_tasks, run_lm_eval, tables
     from ...merge.engine.resident import resident_dtype
     from ..models.source import open_source
 
@@ -142,7 +142,7 @@ def _evaluate(
     announce_index(names)
     objects = open_tasks(names, options, chat)
     try:
-        results, written = evaluate_fully(
+        results, written = run_lm_eval(
             objects,
             source.load(),
             source.tokenizer,

@@ -23,7 +23,7 @@ from .common import (
 )
 
 if TYPE_CHECKING:
-    from ...evals.tasks.catalogue import Listed
+    from ...evals.tasks.catalogue import TaskEntry
     from ...evals.tasks.chat import Chat
 
 
@@ -122,16 +122,16 @@ def _list(words: Sequence[str], all_tasks: bool, format_: ListFormat) -> None:
         typer.echo("for what the others lack, and the remedy: the same command with --all")
 
 
-def _matches(words: Sequence[str]) -> list[Listed]:
+def _matches(words: Sequence[str]) -> list[TaskEntry]:
     """Return the tasks of the files and folders, and lm-eval's that match the patterns.
 
     Raises:
         TaskError: If a file or folder does not exist, or a pattern matches nothing.
     """
     from ...evals.tasks.catalogue import builtin_index, list_tasks
-    from ...evals.tasks.task_files import TaskError, is_path, nearest, read_task_file
+    from ...evals.tasks.task_files import TaskError, did_you_mean, is_path, read_task_file
 
-    matches: list[Listed] = []
+    matches: list[TaskEntry] = []
     paths = [word for word in words if is_path(word) or Path(word).is_dir()]
     for path in map(Path, paths):
         if not path.exists():
@@ -145,7 +145,7 @@ def _matches(words: Sequence[str]) -> list[Listed]:
     for pattern in patterns if words else [None]:
         builtin = list_tasks(pattern)
         if not builtin:
-            near = nearest(str(pattern), builtin_index().all_tasks) or ";"
+            near = did_you_mean(str(pattern), builtin_index().all_tasks) or ";"
             raise TaskError(
                 f"lm-eval has no task that matches '{pattern}'{near} `*` matches any letters"
             )
@@ -153,7 +153,7 @@ def _matches(words: Sequence[str]) -> list[Listed]:
     return list(dict.fromkeys(matches))
 
 
-def _table(listed: Sequence[Listed]) -> Any:
+def _table(listed: Sequence[TaskEntry]) -> Any:
     from rich.table import Table
     from rich.text import Text
 

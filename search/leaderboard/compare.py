@@ -89,7 +89,7 @@ def on_shared_items(a: ItemScores, b: ItemScores, *, whole: bool) -> tuple[ItemS
             f"two candidates must have met the same items, got {a.n} and {b.n} of which "
             f"{keys.size} are the same; compare studies with the same `splits`"
         )
-    ours, theirs = (scores.taken(np.flatnonzero(np.isin(scores.keys, keys))) for scores in (a, b))
+    ours, theirs = (scores.subset(np.flatnonzero(np.isin(scores.keys, keys))) for scores in (a, b))
     return ours, theirs
 
 

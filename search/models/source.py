@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from ...evals.tasks.task_files import nearest
+from ...evals.tasks.task_files import did_you_mean
 from ...merge.engine.engine import MergeEngine
 from ...merge.engine.resident import resident_dtype
 from ...merge.parents.headers import read_tensors
@@ -76,7 +76,7 @@ def _refuse_missing(given: str) -> None:
         raise ConfigError(f"a model is a directory, got the file {given}; give its folder")
     near = [p.name for p in path.parent.iterdir() if p.is_dir()] if path.parent.is_dir() else []
     raise ConfigError(
-        f"no such directory: {given}{nearest(path.name, near) or ';'} give a Hugging Face "
+        f"no such directory: {given}{did_you_mean(path.name, near) or ';'} give a Hugging Face "
         "directory, a study's results folder, or STUDY:TRIAL"
     )
 

@@ -94,7 +94,7 @@ class Confirmation:
         if partial is None or not self._is_time():
             return None
         scores = self.judge.evaluator.race(candidate.recipe, lambda _: False, partial)
-        rest = scores if isinstance(scores, Failure) else scores.added_to(partial)
+        rest = scores if isinstance(scores, Failure) else scores.without(partial)
         if not self._keep(candidate, REST, rest):
             return None
         complete = completed(store, candidate, objective)

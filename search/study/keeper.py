@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from optuna.trial import FrozenTrial
 
 from ...evals.scores.scores import ItemScores
-from ...evals.scores.store import FOLDED_AT, ItemStore
+from ...evals.scores.store import COMPACT_AT, ItemStore
 from ...evals.tasks.splits import SEARCH
 from ..evaluate.evaluator import Failure
 from ..storage.candidate import Candidate, candidate_of
@@ -74,7 +74,7 @@ class Keeper:
             if candidate.value is not None:
                 self.keep_items(candidate, SEARCH, scores)
         self.disk.write(lambda: self._journal.append(trial))
-        self.disk.write(lambda: self.store.compact(least=FOLDED_AT))
+        self.disk.write(lambda: self.store.compact(least=COMPACT_AT))
         self.candidates.append(candidate)
         self._reporter.finished(candidate, n_items)
 

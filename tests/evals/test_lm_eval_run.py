@@ -9,11 +9,11 @@ import pytest
 from heterosis.evals.lm_eval_run import (
     EvalOptions,
     check_chat,
-    evaluate_fully,
     open_tasks,
     read_samples,
     read_seeds,
     read_settings,
+    run_lm_eval,
     tables,
 )
 from heterosis.evals.tasks.chat import Chat, ChatOptions
@@ -27,7 +27,7 @@ from .tiny_models import metric_list, tiny_model
 def evaluated(tasks, tokenizer, model=None, **options) -> tuple[dict[str, Any], Path | None]:
     told = EvalOptions(**options)
     objects = open_tasks([str(task) for task in tasks], told, Chat(told.chat))
-    return evaluate_fully(objects, model or tiny_model(), tokenizer, told, name="tiny")
+    return run_lm_eval(objects, model or tiny_model(), tokenizer, told, name="tiny")
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +139,7 @@ def test_a_prompt_in_a_chat_template_is_asked_as_it_is_shown(tasks_folder, token
     chat = check_chat(ChatOptions(True, "Be brief."), chatty, "tiny")
     told = EvalOptions(limit=1, log_samples=True, output_path=tmp_path, chat=chat.options)
     path = str(tasks_folder["mc_5shot"])
-    evaluate_fully(open_tasks([path], told, chat), tiny_model(), chatty, told, name="tiny")
+    run_lm_eval(open_tasks([path], told, chat), tiny_model(), chatty, told, name="tiny")
     (written,) = tmp_path.rglob("samples_*.jsonl")
     prompt = json.loads(written.read_text())["arguments"]["gen_args_0"]["arg_0"]
     assert prompt.startswith("<system>Be brief.<user>Question: ")

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from heterosis.evals.scorer.batches import Answers, Request
+from heterosis.evals.scorer.batches import LogLikelihoods, Request
 from heterosis.evals.scorer.scorer import PathReport, Scorer
-from heterosis.evals.scorer.scoring_paths import judge
+from heterosis.evals.scorer.scoring_paths import agreement
 from heterosis.evals.scores.scores import ItemScores, NonFiniteScore
 from heterosis.evals.tasks.splits import Splits
 from heterosis.evals.tasks.tasks import TaskError, TaskSpec, load_tasks
@@ -201,10 +201,10 @@ def test_a_wrong_path_gives_way_to_the_next(kind, path, reason, tasks_folder, to
 def test_greedy_flags_must_agree_but_for_ties():
     requests = [Request((1,), (2,))] * 3
     lls, yes, no = np.zeros(3), np.ones(3, dtype=bool), np.zeros(3, dtype=bool)
-    expected = Answers(lls, yes, lls)
-    near = judge("flat", torch.float32, requests, Answers(lls, no, lls + 1e-4), expected)
+    expected = LogLikelihoods(lls, yes, lls)
+    near = agreement("flat", torch.float32, requests, LogLikelihoods(lls, no, lls + 1e-4), expected)
     assert near == PathReport("flat", "equal to HFLM on 3 requests", 0.0)
-    far = judge("flat", torch.float32, requests, Answers(lls, no, lls + 1.0), expected)
+    far = agreement("flat", torch.float32, requests, LogLikelihoods(lls, no, lls + 1.0), expected)
     assert far == PathReport("hflm", "3 of 3 greedy flags differ", 0.0)
 
 
@@ -287,7 +287,7 @@ def test_rungs_add_up_to_the_score(as_indices, scorer):
         assert all(map(same, found[number + 1 :], scorer.rungs("search", met)))
         assert len(list(scorer.rungs("search", met))) == len(found) - number - 1
     with pytest.raises(ValueError, match=r"`met` must end with a rung, at \[0, .*, got 1"):
-        next(scorer.rungs("search", found[0].taken(np.array([0]))))
+        next(scorer.rungs("search", found[0].subset(np.array([0]))))
 
 
 def test_rungs_read_a_prefix_once(scorer):

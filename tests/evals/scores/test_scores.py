@@ -74,8 +74,8 @@ def test_arrays_are_frozen_and_unknown_tasks_named():
 
 def test_a_rung_adds_what_the_rung_before_it_had_not():
     first, second = (scores({"t": values}) for values in ([1.0, 0.0], [1.0, 0.0, 0.5]))
-    added = second.added_to(first)
+    added = second.without(first)
     assert (added.value.tolist(), added.doc_id.tolist(), added.tasks) == ([0.5], [2], ("t",))
-    assert second.added_to(second).n == 0
+    assert second.without(second).n == 0
     with pytest.raises(ValueError, match="must hold the items of the rung before it, got 2 and 3"):
-        first.added_to(second)
+        first.without(second)

@@ -54,7 +54,7 @@ def race(alpha: float = 0.05, seed: int = 0) -> Race:
 
 
 def seen_of(whole, order, end: int):
-    return whole.taken(np.sort(np.array(order[:end])))
+    return whole.subset(np.sort(np.array(order[:end])))
 
 
 @given(st.integers(1, 5000), st.integers(1, 300))

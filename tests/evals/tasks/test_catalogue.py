@@ -6,7 +6,12 @@ from pathlib import Path
 import pytest
 from datasets import config
 from heterosis.evals.tasks import catalogue
-from heterosis.evals.tasks.catalogue import lack, list_tasks, refuse_missing_data, task_configs
+from heterosis.evals.tasks.catalogue import (
+    list_tasks,
+    missing_data,
+    refuse_missing_data,
+    task_configs,
+)
 from heterosis.evals.tasks.task_files import TaskError
 
 from ..choice_tasks import choice_task, in_a_dictionary
@@ -45,11 +50,11 @@ def test_data_sets_in_the_cache_are_found_by_name_and_subset(tmp_path, monkeypat
     made = tmp_path / "nobody___many_words" / "en" / "0.0.0" / "abc"
     made.mkdir(parents=True)
     wanted = {"dataset_path": "nobody/ManyWords", "dataset_name": "en"}
-    assert str(lack(wanted)) == "data set nobody/ManyWords en is not in the cache"
+    assert str(missing_data(wanted)) == "data set nobody/ManyWords en is not in the cache"
     (made / "dataset_info.json").write_text("{}")
-    assert lack(wanted) is None
-    assert lack({"dataset_path": "nobody/ManyWords"}) is None
-    assert lack(wanted | {"dataset_name": "fr"}) is not None
+    assert missing_data(wanted) is None
+    assert missing_data({"dataset_path": "nobody/ManyWords"}) is None
+    assert missing_data(wanted | {"dataset_name": "fr"}) is not None
 
 
 @pytest.mark.parametrize("offline", [True, False])
@@ -59,7 +64,7 @@ def test_files_on_the_web_are_out_of_reach_where_it_is_switched_off(monkeypatch,
     monkeypatch.setattr(config, "HF_HUB_OFFLINE", offline)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
     kwargs = {"data_files": {"test": ["https://example.org/a.jsonl"]}}
-    found = lack({"dataset_path": "json", "dataset_kwargs": kwargs})
+    found = missing_data({"dataset_path": "json", "dataset_kwargs": kwargs})
     said = "data file https://example.org/a.jsonl lies on the web, which is switched off"
     assert str(found).startswith(said) if offline else found is None
 
@@ -67,7 +72,7 @@ def test_files_on_the_web_are_out_of_reach_where_it_is_switched_off(monkeypatch,
 def test_a_file_that_has_gone_is_named(tmp_path):
     (found,) = task_configs(str(choice_task(tmp_path)))
     (tmp_path / "small.jsonl").unlink()
-    assert str(lack(found)) == f"data file {tmp_path / 'small.jsonl'} does not exist"
+    assert str(missing_data(found)) == f"data file {tmp_path / 'small.jsonl'} does not exist"
 
 
 def test_a_hub_that_cannot_be_reached_is_told_at_once(tmp_path, monkeypatch):

@@ -108,7 +108,7 @@ def test_what_is_neither_a_study_nor_a_trial_of_one(heterosis, study, words):
 
 def test_other_tasks_and_other_items_are_refused():
     ours = scores_of(0.5)
-    fewer = ours.taken(np.arange(10, ours.n))
+    fewer = ours.subset(np.arange(10, ours.n))
     with pytest.raises(StudyError, match="the same items, got 800 and 790 of which 790 are the"):
         on_shared_items(ours, fewer, whole=True)
     assert on_shared_items(ours, fewer, whole=False)[0].n == 790

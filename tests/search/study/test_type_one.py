@@ -54,7 +54,7 @@ class Coins:
         whole = self.score(split)
         for places in self._rungs:
             if met is None or places.size > met.n:
-                yield whole.taken(places)
+                yield whole.subset(places)
 
     def score(self, split: str):
         entropy = [self._seed, len(split), int(self._recipe[:12], 16)]
