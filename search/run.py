@@ -29,7 +29,7 @@ from .study.budget import Budget, limits_of, settle_deadline
 from .study.build import build_engine, build_evaluator, make_scorer, parent_facts, set_threads
 from .study.loop import MakeWorkers
 from .study.page_refresh import PageRefresh
-from .study.parts import Parts, choose_device, laid_out, open_parts
+from .study.parts import Parts, choose_device, open_parts, with_pace
 from .study.progress import Reporter
 from .study.resume import check_identity, identity
 from .study.study import Study
@@ -72,7 +72,7 @@ def run_search(
     with lock_folder(folder), PageRefresh(reporter, folder) as reporter:
         journal = Journal(folder, write=True, n_values=len(parts.objective.criteria))
         manifest = journal.manifest  # empty at the start of a study
-        parts = laid_out(replace(parts, config=config), manifest.get("config"))
+        parts = with_pace(replace(parts, config=config), manifest.get("config"))
         ingredients = identity(parts)
         if manifest:
             check_identity(manifest["identity"], ingredients, folder)

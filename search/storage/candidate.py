@@ -23,7 +23,7 @@ ATTRIBUTE = "candidate"
 SEARCHED = "candidate"
 """Kind of the candidates that a sampler proposes."""
 REROLL, RESET, SIMPLIFIED = VARIANTS = ("reroll", "reset", "simplified")
-"""Kinds of ablation variants (study/ablation.py)."""
+"""Kinds of ablation variants (study/variants.py)."""
 _OPTIONAL = ("elapsed", "terms", "stage", "origin")
 """Fields that are written only where they are set."""
 

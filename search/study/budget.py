@@ -1,8 +1,8 @@
-"""How much a search may spend: candidates, items, or hours, of which a part is kept to confirm.
+"""The budget of a search: candidates, items, or time, part of which is kept for confirmation.
 
-Knows clocks and finished candidates. Time is counted from the start by a clock that nobody can put
-back; a search that shall end at a moment also ends when the wall's clock shows it: that may have
-been put forward, or the machine may have slept.
+Knows clocks and finished candidates. Time is counted from the start by a monotonic clock; a search
+with a deadline also ends when the system clock shows it: that may have been put forward, or the
+machine may have slept.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from ..config.search import SearchSection, deadline_of
 from ..storage.candidate import Candidate
 
 KEPT = (0.1, 0.2)
-"""Least and largest share of the time that is kept for confirmation."""
+"""Smallest and largest share of the time that is kept for confirmation."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a search may spend; None where nothing is said.
+    """Limits of a search; None: no limit.
 
     Attributes:
-        trials: Candidates, those of earlier runs included.
-        items: Items that candidates are scored on, those of earlier runs included.
-        seconds: From now to the end, confirmation included.
-        deadline: The moment of the end, if one was said; `seconds` are not more than until then.
+        trials: Candidates, including those of earlier runs.
+        items: Items that candidates are scored on, including those of earlier runs.
+        seconds: Time from now to the end, including confirmation.
+        deadline: Date and time of the end; `seconds` do not reach beyond it.
     """
 
     trials: int | None = None
@@ -38,13 +38,13 @@ class Limits:
     deadline: datetime.datetime | None = None
 
     def candidates(self, seconds: float, items: int, before: float, after: float) -> int:
-        """How many candidates there is room for.
+        """Return how many candidates fit.
 
         Args:
-            seconds: That one takes.
-            items: That one is scored on.
+            seconds: Seconds per candidate.
+            items: Items per candidate.
             before: Seconds of the baselines.
-            after: Seconds that confirmation would take; what is kept for it lies within KEPT.
+            after: Seconds of confirmation; the time kept for it is bounded by KEPT.
         """
         room = [self.trials] if self.trials is not None else []
         if self.items is not None:
@@ -55,9 +55,9 @@ class Limits:
         return min(room)
 
 
-def _within(wanted: float, whole: float) -> float:
-    # What is kept of a time for confirmation.
-    return min(max(wanted, KEPT[0] * whole), KEPT[1] * whole)
+def _within(wanted: float, total: float) -> float:
+    """Return the seconds of a total that are kept for confirmation."""
+    return min(max(wanted, KEPT[0] * total), KEPT[1] * total)
 
 
 def limits_of(
@@ -65,12 +65,12 @@ def limits_of(
     deadline: str | None,
     candidates: Iterable[Candidate],
 ) -> Limits:
-    """What may be spent from now on.
+    """Return the limits from now on.
 
     Args:
-        section: What the configuration says.
-        deadline: From `settle_deadline`, kept with the study.
-        candidates: All that are finished; their time counts against `hours`.
+        section: The configuration's section.
+        deadline: From `settle_deadline`, in the study's manifest.
+        candidates: All finished candidates; their time counts against `hours`.
     """
     ends, moment = [], None
     if section.hours is not None:
@@ -88,12 +88,12 @@ def _now() -> datetime.datetime:
 def settle_deadline(
     section: SearchSection, known: Mapping[str, Any], now: datetime.datetime
 ) -> str | None:
-    """The moment that ``until`` means, ISO 8601: settled once, so that a resumed search keeps it.
+    """Return the date and time that ``until`` means, ISO 8601; a resumed search keeps it.
 
     Args:
-        section: What the configuration says.
-        known: Manifest of the study so far; empty at the start.
-        now: As this machine's clock shows it.
+        section: The configuration's section.
+        known: The study's manifest; empty at the start.
+        now: Local time.
     """
     if section.until is None:
         return None
@@ -103,11 +103,11 @@ def settle_deadline(
 
 
 def is_spent(manifest: Mapping[str, Any], candidates: Sequence[Candidate]) -> bool:
-    """Whether a study has spent what its configuration gives it.
+    """Return whether a study has spent its budget.
 
     Args:
-        manifest: The study's, begun.
-        candidates: All that are finished.
+        manifest: The study's manifest.
+        candidates: All finished candidates.
     """
     section = SearchSection.model_validate(manifest["config"]["search"])
     limits = limits_of(section, manifest.get("machine", {}).get("deadline"), candidates)
@@ -115,13 +115,13 @@ def is_spent(manifest: Mapping[str, Any], candidates: Sequence[Candidate]) -> bo
 
 
 class Budget:
-    """What is left of the limits while a search runs.
+    """The budget of a running search.
 
     Args:
-        limits: What may be spent; the seconds count from here.
-        confirm_items: Items that confirmation will score.
-        clock: Seconds, never put back.
-        wall: The wall's clock, with its zone.
+        limits: The limits; seconds count from now.
+        confirm_items: Number of items that confirmation will score.
+        clock: Returns seconds; monotonic.
+        wall: Returns the system's date and time, with its zone.
     """
 
     def __init__(
@@ -136,35 +136,35 @@ class Budget:
         self._confirm_items, self._clock, self._wall = confirm_items, clock, wall
         self._start = clock()
 
-    def spent(self, candidates: Sequence[Candidate], flying: int = 0) -> str | None:
-        """Which limit ends the search before the next candidate; None while there is room.
+    def spent(self, candidates: Sequence[Candidate], pending: int = 0) -> str | None:
+        """Return the limit that ends the search before the next candidate; None: none does.
 
         Args:
-            candidates: All that are finished, baselines among them.
-            flying: Candidates proposed besides; each is taken to cost what those did on average,
-                or what a baseline does.
+            candidates: All finished candidates, including baselines.
+            pending: Number of proposed candidates besides, counted at the average cost of the
+                searched ones, or of the baselines.
         """
         searched = [c for c in candidates if c.is_searched]
         limits = self.limits
-        if limits.trials is not None and len(searched) + flying >= limits.trials:
+        if limits.trials is not None and len(searched) + pending >= limits.trials:
             return f"{limits.trials} candidates"
-        if limits.items is not None and _items(candidates, flying) >= limits.items:
+        if limits.items is not None and _items(candidates, pending) >= limits.items:
             return f"{limits.items} items"
         return self.out_of_time(candidates)
 
-    def used(self, candidates: Sequence[Candidate], flying: int = 0) -> float:
-        """Share of the budget that is used: of that limit which will end the search.
+    def used(self, candidates: Sequence[Candidate], pending: int = 0) -> float:
+        """Return the used share of the limit that will end the search.
 
         Args:
-            candidates: All that are finished, baselines among them.
-            flying: Candidates proposed besides, as in `spent`.
+            candidates: All finished candidates, including baselines.
+            pending: As in `spent`.
         """
         searched, limits = [c for c in candidates if c.is_searched], self.limits
         shares = [0.0]
         if limits.trials is not None:
-            shares.append((len(searched) + flying) / max(limits.trials, 1))
+            shares.append((len(searched) + pending) / max(limits.trials, 1))
         if limits.items is not None:
-            shares.append(_items(candidates, flying) / limits.items)
+            shares.append(_items(candidates, pending) / limits.items)
         if limits.seconds is not None:
             gone = sum(map(time_spent, searched))
             left = self._left - self.kept(candidates)
@@ -172,7 +172,7 @@ class Budget:
         return max(shares)
 
     def out_of_time(self, candidates: Sequence[Candidate]) -> str | None:
-        """Whether no candidate may begin any more: it would eat what is kept for confirmation."""
+        """Return "the time" if another candidate would use time kept for confirmation."""
         limits = self.limits
         if limits.seconds is None:
             return None
@@ -186,7 +186,7 @@ class Budget:
 
     @property
     def _left(self) -> float:
-        """Seconds until the end, by whichever clock comes to it first."""
+        """Seconds until the end, by the clock that reaches it first."""
         seconds = math.inf if self.limits.seconds is None else self.limits.seconds
         left = seconds - self.elapsed
         if self.limits.deadline is None:
@@ -195,11 +195,11 @@ class Budget:
 
     @property
     def is_over(self) -> bool:
-        """Whether all time is spent, what was kept for confirmation too."""
+        """Whether all time is spent, including that for confirmation."""
         return self._left < 0
 
     def kept(self, candidates: Sequence[Candidate]) -> float:
-        """Seconds kept for confirmation: what it will take at the candidates' pace, within KEPT."""
+        """Return the seconds kept for confirmation: its forecast, bounded by KEPT."""
         if self.limits.seconds is None:
             return 0.0
         seconds = sum(c.seconds for c in candidates if c.value is not None)
@@ -208,7 +208,7 @@ class Budget:
         return _within(wanted, self.limits.seconds)
 
     def total(self, candidates: Sequence[Candidate]) -> int | None:
-        """How many candidates there will be at the pace so far; None before the first."""
+        """Return the expected number of candidates at the pace so far; None before the first."""
         searched = [c for c in candidates if c.is_searched]
         wanted = [self.limits.trials] if self.limits.trials is not None else []
         items, seconds = sum(c.items for c in searched), sum(time_spent(c) for c in searched)
@@ -220,19 +220,19 @@ class Budget:
         return min(wanted, default=None)
 
 
-def _items(candidates: Sequence[Candidate], flying: int) -> int:
-    # Those of the searched ones; each in flight is taken to cost what they did on average.
+def _items(candidates: Sequence[Candidate], pending: int) -> int:
+    """Return the items of searched candidates; pending ones count at the average."""
     searched = [c for c in candidates if c.is_searched]
     cost = [c.items for c in searched or candidates if c.value is not None]
-    ahead = math.ceil(flying * sum(cost) / max(len(cost), 1)) if flying else 0
+    ahead = math.ceil(pending * sum(cost) / max(len(cost), 1)) if pending else 0
     return sum(c.items for c in searched) + ahead
 
 
 def time_spent(candidate: Candidate) -> float:
-    """What a candidate has taken of the night (seconds): many may be scored at the same time."""
+    """Return the seconds of search time that a candidate took; several may be scored at once."""
     return candidate.seconds if candidate.elapsed is None else candidate.elapsed
 
 
 def _slowest(candidates: Sequence[Candidate]) -> float:
-    # The next one may take as long as any of the last ten.
+    """Return the longest time of the last ten candidates: the next one may take as long."""
     return max((c.seconds for c in candidates[-10:]), default=0.0)

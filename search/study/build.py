@@ -19,7 +19,7 @@ from .parts import Parts, choose_device
 
 
 def parent_facts(parts: Parts) -> ParentFacts:
-    """Return what is known of the parents whatever the recipe; most of it lies in the cache."""
+    """Return the parents' statistics, which depend on no recipe and are mostly cached on disk."""
     return ParentFacts(parts.parents, default_folder(), choose_device(parts.config))
 
 
@@ -38,14 +38,20 @@ def build_engine(parts: Parts) -> MergeEngine:
 
 
 def needs(parts: Parts) -> frozenset[str]:
-    """Return what the methods of the search and of its baselines ask of the parents."""
+    """Return the statistics of the parents that the methods of search and baselines need."""
     searched = (METHODS[name] for stage in parts.stages for name in stage.space.methods)
-    given = (row for baseline in parts.baselines for row in baseline.recipe.methods)
-    return frozenset().union(*(row.needs for row in (*searched, *given)))
+    baselines = (method for baseline in parts.baselines for method in baseline.recipe.methods)
+    return frozenset().union(*(method.needs for method in (*searched, *baselines)))
 
 
 def make_scorer(parts: Parts, model: PreTrainedModel, *, halved: bool = False) -> Scorer:
-    """Tokenise all requests for a model in memory; in batches of half the size if asked."""
+    """Tokenise all requests for the resident model.
+
+    Args:
+        parts: The parts of the search.
+        model: The resident model.
+        halved: Whether to score in batches of half the size.
+    """
     section, share = parts.config.eval, 2 if halved else 1
     tokens = section.batch_tokens
     return Scorer(
@@ -57,19 +63,25 @@ def make_scorer(parts: Parts, model: PreTrainedModel, *, halved: bool = False) -
     )
 
 
-def set_threads(parts: Parts, scorer: Scorer, known: int | None = None) -> int:
-    """Set torch's CPU threads: as before, as configured, or as measured on a few requests."""
-    wanted = known or parts.config.eval.threads
-    if wanted == "auto":
+def set_threads(parts: Parts, scorer: Scorer, before: int | None = None) -> int:
+    """Set torch's CPU threads and return their number.
+
+    Args:
+        parts: The parts of the search.
+        scorer: Measures a few requests, for `eval.threads: auto`.
+        before: Number in the study's manifest, if it has begun; it comes first.
+    """
+    threads = before or parts.config.eval.threads
+    if threads == "auto":
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         counts = {1, max((cores or 1) // 2, 1), cores or 1}
-        wanted = choose_threads(lambda: scorer.rehearse(SEARCH), sorted(counts))
-    torch.set_num_threads(int(wanted))
-    return int(wanted)
+        threads = choose_threads(lambda: scorer.rehearse(SEARCH), sorted(counts))
+    torch.set_num_threads(int(threads))
+    return int(threads)
 
 
 def build_evaluator(parts: Parts, engine: MergeEngine, scorer: Scorer) -> Evaluator:
-    """Engine and scorer together; a smaller scorer is made where memory runs out."""
+    """Return the evaluator; where memory runs out it scores in batches of half the size."""
 
     def halved() -> Scorer:
         smaller = make_scorer(parts, engine.model, halved=True)

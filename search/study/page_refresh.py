@@ -1,7 +1,7 @@
-"""Keeps a study's page fresh while its search runs, in a process of its own.
+"""Refresh a study's page while its search runs, in a child process.
 
-Knows a reporter's calls and clocks; nothing of pages. The process has the lowest priority and one
-thread: candidates do not wait for it, and what goes wrong in it ends no search.
+Knows reporters and clocks; nothing of pages. The child has the lowest priority and one thread:
+candidates do not wait for it, and its errors do not end the search.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from ..storage.candidate import Candidate
 from .progress import Reporter
 
 FIRST, EVERY = 15.0, 60.0
-"""Seconds before the page is drawn for the first time, and from then on at the earliest."""
+"""Seconds before the first refresh, and at least between two."""
 SHARE = 0.05
-"""Most CPU-seconds of drawing per second: large studies are drawn less often."""
+"""Largest share of CPU time spent on refreshes: large studies are refreshed less often."""
 LOWEST = 19
-"""Priority (`nice`) of the process that draws."""
+"""Priority (`nice`) of the child."""
 
 
 class PageRefresh:
-    """A reporter that passes everything on, and has the page drawn anew from time to time.
+    """A reporter that passes everything on and refreshes the page from time to time.
 
     Args:
-        reporter: Hears of everything.
-        folder: The study's.
-        command: What draws; default: ``heterosis report FOLDER``.
-        clock: Seconds, never put back.
+        reporter: Receives all calls.
+        folder: The study's folder.
+        command: Writes the page; default: ``heterosis report FOLDER``.
+        clock: Returns seconds; monotonic.
     """
 
     def __init__(
@@ -48,8 +48,8 @@ class PageRefresh:
     ) -> None:
         """Start the clock."""
         self._reporter, self._clock = reporter, clock
-        own = [sys.executable, "-m", "heterosis.search", "report", str(folder)]
-        self._command = list(command) or own
+        default = [sys.executable, "-m", "heterosis.search", "report", str(folder)]
+        self._command = list(command) or default
         self._child: subprocess.Popen[bytes] | None = None
         self._begun, self._next = 0.0, clock() + FIRST
 
@@ -60,7 +60,7 @@ class PageRefresh:
         self.close()
 
     def close(self) -> None:
-        """End a drawing that is under way: what is drawn next would be newer."""
+        """Kill a running refresh: the search writes a newer page itself."""
         if self._child is not None:
             self._child.kill()
             self._child.wait()
@@ -83,7 +83,7 @@ class PageRefresh:
         self._reporter.note(message)
 
     def finished(self, candidate: Candidate, items: int) -> None:
-        """See `Reporter`; the time to draw, if it has come."""
+        """See `Reporter`; starts a refresh if it is time."""
         self._reporter.finished(candidate, items)
         now = self._clock()
         if self._child is not None and (spent := _spent(self._child)) is not None:
@@ -95,7 +95,7 @@ class PageRefresh:
 
 
 def _spent(child: subprocess.Popen[bytes]) -> float | None:
-    """CPU-seconds that a process took; None while it runs."""
+    """Return the CPU-seconds that a child took; None while it runs."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     if child.poll() is None:
         return None
@@ -104,15 +104,15 @@ def _spent(child: subprocess.Popen[bytes]) -> float | None:
 
 
 def _started(command: Sequence[str]) -> subprocess.Popen[bytes] | None:
-    """Begin a quiet process of the lowest priority, out of Ctrl-C's way; None without room."""
-    nowhere = subprocess.DEVNULL
+    """Start a silent child of the lowest priority, shielded from Ctrl-C; None if that fails."""
+    null = subprocess.DEVNULL
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     try:
         child = subprocess.Popen(
             command,
-            stdin=nowhere,
-            stdout=nowhere,
-            stderr=nowhere,
+            stdin=null,
+            stdout=null,
+            stderr=null,
             env=environment,
             start_new_session=True,
         )

@@ -1,7 +1,7 @@
-"""Puts a search together from its configuration: first what is cheap to check, then the model.
+"""The parts of a search that need no model: parents, tasks, spaces, baselines, objective.
 
-Knows how the three rooms are plugged into each other. `open_parts` loads no model: wrong paths,
-parents that do not match and missing data are reported within seconds.
+Knows how `merge`, `evals` and `search` fit together. `open_parts` loads no model, so wrong paths,
+incompatible parents and missing data are reported within seconds.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ from ..propose.stages import Stage, plan_stages
 
 @dataclass(frozen=True)
 class Parts:
-    """All of a search that needs no model in memory.
+    """Everything of a search that needs no model in memory.
 
     Attributes:
-        config: As read, its generations laid out.
-        parents: Opened: headers, tokenizers and configurations match.
-        tokenizer: The base's, for the whole study.
-        chat: How prompts are wrapped, and by which template.
-        tasks: What makes the objective, prompts built.
-        guard: What must not get worse.
-        space: What may vary, in its last stage; `stages` has the others.
-        stages: Of the search, in order; the last one's space is `space`.
+        config: The configuration, with its generations written out.
+        parents: Base and parents: headers, tokenizers and configurations match.
+        tokenizer: The study's tokenizer.
+        chat: Chat options and template of the prompts.
+        tasks: Tasks of the objective, with their prompts.
+        guard: Guard tasks.
+        space: Search space of the last stage.
+        stages: Stages of the search, in order.
         baselines: Trials 0..k.
-        objective: How scores become one number.
+        objective: Combines scores to one value.
     """
 
     config: Config
@@ -65,10 +65,10 @@ class Parts:
 
 
 def open_parts(config: Config, begun: Mapping[str, Any] | None = None) -> Parts:
-    """Open parents and tasks, and check all that can be checked without a model.
+    """Open parents and tasks, and check everything that can be checked without a model.
 
     Args:
-        config: Of the search.
+        config: The configuration of the search.
         begun: The configuration in the manifest of a study that has begun.
 
     Raises:
@@ -101,11 +101,11 @@ def open_parts(config: Config, begun: Mapping[str, Any] | None = None) -> Parts:
         baselines=null_baselines(opening, config.baselines),
         objective=_objective(config, tasks),
     )
-    return laid_out(parts, begun)
+    return with_pace(parts, begun)
 
 
 def _check_stage(stage: Stage, config: Config) -> None:
-    """Refuse a stage in which nothing varies, and arguments that its sampler does not take."""
+    """Raise ConfigError if nothing varies in a stage, or its sampler refuses its arguments."""
     if not stage.space.middle:
         where = f"`space` of {stage.name}" if stage.name else "`space`"
         raise ConfigError(
@@ -116,9 +116,14 @@ def _check_stage(stage: Stage, config: Config) -> None:
 
 
 def open_parents(config: Config) -> ParentSet:
-    """Open base and parents; where one is missing, say what makes it."""
-    places = (config.base, *config.parents.values())
-    missing = [str(p) for p in places if isinstance(p, Path) and not p.is_dir()]
+    """Open base and parents.
+
+    Raises:
+        ConfigError: If one is missing; says what makes it.
+        ParentError: If they do not match.
+    """
+    paths = (config.base, *config.parents.values())
+    missing = [str(p) for p in paths if isinstance(p, Path) and not p.is_dir()]
     if missing and config.made_by:
         raise ConfigError(
             f"no such model directory: {', '.join(missing)}; make it by: {config.made_by}"
@@ -134,10 +139,10 @@ def open_parents(config: Config) -> ParentSet:
 
 
 def _check_cached(config: Config, made_by: str) -> None:
-    """Refuse what looks like a hub id and is in no cache: it may be a directory to be made."""
-    for owner, place in {BASE: config.base, **config.parents}.items():
+    """Raise ConfigError for hub ids that are not cached: they may be directories not made yet."""
+    for owner, model in {BASE: config.base, **config.parents}.items():
         try:
-            locate(owner if owner == BASE else f"parent {owner}", place)
+            locate(owner if owner == BASE else f"parent {owner}", model)
         except ParentError as error:
             raise ConfigError(f"{error}; or make it by: {made_by}") from error
 
@@ -166,7 +171,7 @@ def _objective(config: Config, tasks: tuple[FrozenTask, ...]) -> Objective:
 
 
 def _default_rule(config: Config, tasks: tuple[FrozenTask, ...]) -> Rule:
-    """What the tasks allow; where they are counted from the parents' scores, a mean."""
+    """Return the objective that suits the tasks; a mean if scores are on the parents' scale."""
     shares = [
         task.metric.name if _sign(task, column) > 0 and column == METRIC else ""
         for task in tasks
@@ -181,12 +186,12 @@ def _sign(task: FrozenTask, column: TermColumn) -> int:
     return 1 if is_higher else -1
 
 
-def laid_out(parts: Parts, begun: Mapping[str, Any] | None = None) -> Parts:
-    """Parts with their generations written out; as a study that has begun has them.
+def with_pace(parts: Parts, begun: Mapping[str, Any] | None = None) -> Parts:
+    """Return parts with the sizes of generations written out, as a study began with them.
 
     Args:
-        parts: Of the search.
-        begun: The configuration in the study's manifest.
+        parts: The parts.
+        begun: The configuration in the study's manifest, if it has begun.
     """
     config = parts.config
     search, workers = lay_out(config.search, config.workers, len(parts.space.genes), begun)
@@ -202,7 +207,7 @@ def choose_device(config: Config) -> str:
     """Return the device of the resident model.
 
     Raises:
-        ConfigError: If the configuration names one that is not there.
+        ConfigError: If the configuration names a device that does not exist.
     """
     device, cards = config.merge.device, torch.cuda.device_count()
     if device == "auto":
@@ -216,16 +221,16 @@ def choose_device(config: Config) -> str:
 
 
 def load_tokenizer(parents: ParentSet) -> PreTrainedTokenizerBase:
-    """Return the tokenizer of the whole study: the base's, or what a tokenizer policy made of it.
+    """Return the study's tokenizer: the base's, or the one that `merge.tokenizer` asks for.
 
     Raises:
         ConfigError: If transformers cannot load it.
     """
-    with tempfile.TemporaryDirectory() as made:
+    with tempfile.TemporaryDirectory() as temporary:
         folder = parents.folders[BASE]
         files = parents.tokenizer_files()
         if any(isinstance(content, bytes) for content in files.values()):
-            folder = Path(made)
+            folder = Path(temporary)
             (folder / "config.json").write_text(json.dumps(dict(parents.config)))
             for name, content in files.items():
                 (folder / name).parent.mkdir(exist_ok=True)

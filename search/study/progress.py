@@ -1,6 +1,6 @@
-"""What a person sees while a search runs: a live view on a terminal, plain lines elsewhere.
+"""Progress of a search: a live view on a terminal, plain lines elsewhere.
 
-Knows rich and finished candidates; nothing of how they came about.
+Knows rich and finished candidates; nothing of how they are scored.
 """
 
 from __future__ import annotations
@@ -26,27 +26,29 @@ TOP = 5
 
 
 class Reporter(Protocol):
-    """Hears of a search's stages and finished candidates."""
+    """Shows a search's stages and finished candidates."""
 
     def known(self, candidates: Sequence[Candidate]) -> None:
-        """Candidates that an earlier run has finished."""
+        """Take in the candidates of an earlier run."""
 
     def stage(self, name: str, total: int | None, done: int = 0) -> None:
-        """A stage of ``total`` candidates begins, ``done`` of which are known already; None: as
-        many as time or items allow."""
+        """Begin a stage of ``total`` candidates, ``done`` of them by an earlier run.
+
+        A total of None: as many as time or items allow.
+        """
 
     def forecast(self, total: int | None) -> None:
-        """The stage is expected to be of so many candidates."""
+        """Update the expected total of the stage."""
 
     def finished(self, candidate: Candidate, items: int) -> None:
-        """A candidate was scored on ``items`` items, or failed."""
+        """Show a finished candidate: scored on ``items`` items, or failed."""
 
     def note(self, message: str) -> None:
-        """Something that a person should know."""
+        """Show a message to the user."""
 
 
 class Tracker:
-    """Counts, best so far, speed and time left: what both views show."""
+    """A silent reporter: counts, best candidates, speed and time left of the current stage."""
 
     def __init__(self) -> None:
         self.name = ""
@@ -56,13 +58,13 @@ class Tracker:
         self._start = time.monotonic()
         self._done_at_start = 0
 
-    def stage(self, name: str, total: int | None, done: int) -> None:
-        """Begin a stage."""
+    def stage(self, name: str, total: int | None, done: int = 0) -> None:
+        """See `Reporter`."""
         self.name, self.total, self.done, self.items = name, total, done, 0
         self._start, self._done_at_start = time.monotonic(), done
 
     def known(self, candidates: Sequence[Candidate]) -> None:
-        """Take in the best of what was finished before."""
+        """See `Reporter`."""
         for candidate in candidates:
             self._rank(candidate)
 
@@ -71,13 +73,20 @@ class Tracker:
             ranked = sorted([*self.top, candidate], key=lambda c: (-(c.value or 0), c.number))
             self.top = ranked[:TOP]
 
-    def add(self, candidate: Candidate, items: int) -> None:
-        """Count a candidate, keep the best."""
+    def forecast(self, total: int | None) -> None:
+        """See `Reporter`."""
+        self.total = total
+
+    def finished(self, candidate: Candidate, items: int) -> None:
+        """See `Reporter`."""
         self.done += 1
         self.items += items
         if candidate.value is None:
             self.failed += 1
         self._rank(candidate)
+
+    def note(self, message: str) -> None:
+        """Do nothing."""
 
     @property
     def items_per_second(self) -> float:
@@ -86,14 +95,14 @@ class Tracker:
 
     @property
     def seconds_left(self) -> float:
-        """Time left in this stage, at its pace so far."""
+        """Seconds left in this stage at its pace so far."""
         done = self.done - self._done_at_start
         if not done or self.total is None:
             return 0.0
         return (time.monotonic() - self._start) / done * (self.total - self.done)
 
     def line(self) -> str:
-        """One line: stage, count, best so far, speed, time left."""
+        """Return one line: stage, count, best so far, speed, time left."""
         parts = [f"{self.name} {self.done}/{'?' if self.total is None else self.total}"]
         if self.top:
             parts.append(f"best {score(self.top[0].value)} ({self.top[0].name})")
@@ -105,24 +114,24 @@ class Tracker:
 
 
 def _print(console: Console, message: str) -> None:
-    """Print a line; a viewer that has closed the pipe does not end the night."""
+    """Print a line; a closed pipe does not end the search."""
     if console.file.closed:
         return
     try:
         console.file.write(f"{message}\n")
         console.file.flush()
     except BrokenPipeError:
-        log.warning("nobody reads the output any more; going on without it")
+        log.warning("the output is closed; the search continues without it")
         console.quiet = True
         console.file = io.StringIO()
 
 
-class PlainReporter:
+class PlainReporter(Tracker):
     """Lines for a log file: each baseline, each new best, and a line every ten seconds."""
 
     def __init__(self, console: Console, every: float = 10.0) -> None:
+        super().__init__()
         self._console, self._every = console, every
-        self._tracker = Tracker()
         self._last = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -131,44 +140,35 @@ class PlainReporter:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def known(self, candidates: Sequence[Candidate]) -> None:
-        """See `Reporter`."""
-        self._tracker.known(candidates)
-
     def stage(self, name: str, total: int | None, done: int = 0) -> None:
         """See `Reporter`."""
-        self._tracker.stage(name, total, done)
+        super().stage(name, total, done)
         known = f", {done} known already" if done else ""
         many = "as many candidates as there is room for" if total is None else f"{total} candidates"
         self.note(f"{name}: {many}{known}")
 
-    def forecast(self, total: int | None) -> None:
-        """See `Reporter`."""
-        self._tracker.total = total
-
     def finished(self, candidate: Candidate, items: int) -> None:
         """See `Reporter`."""
-        was = self._tracker.top[:1]
-        self._tracker.add(candidate, items)
+        best = self.top[:1]
+        super().finished(candidate, items)
         now = time.monotonic()
-        new_best = self._tracker.top[:1] != was
         if candidate.failure:
             self.note(f"{candidate.name}: FAILED: {candidate.failure}")
-        if new_best or now - self._last > self._every or self._tracker.done == self._tracker.total:
+        if self.top[:1] != best or now - self._last > self._every or self.done == self.total:
             self._last = now
-            self.note(self._tracker.line())
+            self.note(self.line())
 
     def note(self, message: str) -> None:
         """See `Reporter`."""
         _print(self._console, message)
 
 
-class LiveReporter:
-    """A progress bar, the line of the tracker and the best candidates, redrawn in place."""
+class LiveReporter(Tracker):
+    """A progress bar, the tracker's line and the best candidates, redrawn in place."""
 
     def __init__(self, console: Console) -> None:
+        super().__init__()
         self._console = console
-        self._tracker = Tracker()
         self._bar = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=console
         )
@@ -187,25 +187,21 @@ class LiveReporter:
     ) -> None:
         self._live.__exit__(kind, error, trace)
 
-    def known(self, candidates: Sequence[Candidate]) -> None:
-        """See `Reporter`."""
-        self._tracker.known(candidates)
-
     def stage(self, name: str, total: int | None, done: int = 0) -> None:
         """See `Reporter`."""
-        self._tracker.stage(name, total, done)
+        super().stage(name, total, done)
         self._bar.reset(self._task, total=total, completed=done, description=name)
         self._live.update(self._view())
 
     def forecast(self, total: int | None) -> None:
         """See `Reporter`."""
-        self._tracker.total = total
+        super().forecast(total)
         self._bar.update(self._task, total=total)
 
     def finished(self, candidate: Candidate, items: int) -> None:
         """See `Reporter`."""
-        self._tracker.add(candidate, items)
-        self._bar.update(self._task, completed=self._tracker.done)
+        super().finished(candidate, items)
+        self._bar.update(self._task, completed=self.done)
         if candidate.failure:
             self.note(f"{candidate.name}: FAILED: {candidate.failure}")
         self._live.update(self._view())
@@ -218,10 +214,10 @@ class LiveReporter:
         top = Table(box=None, pad_edge=False)
         for title in ("best so far", "search", "recipe"):
             top.add_column(title, overflow="ellipsis", no_wrap=True)
-        for candidate in self._tracker.top:
+        for candidate in self.top:
             recipe = recipe_line(candidate.recipe, candidate.origin)
             top.add_row(candidate.name, score(candidate.value), recipe)
-        return Group(self._bar, Text(self._tracker.line()), top)
+        return Group(self._bar, Text(self.line()), top)
 
 
 def make_reporter(console: Console) -> PlainReporter | LiveReporter:

@@ -1,4 +1,4 @@
-"""Check that a study continues as it was begun: its identity; `search --continue`."""
+"""Resume a study: check that its identity is unchanged; the configuration of `--continue`."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from ..storage.read import read_record
 from .parts import Parts, choose_device
 
 PACKAGES = ("torch", "transformers", "tokenizers", "lm_eval", "datasets", "optuna", "cmaes")
-"""Packages whose versions decide what a study computes."""
+"""Packages whose versions determine a study's results."""
 
 
 def identity(parts: Parts) -> dict[str, Any]:
-    """Return all that must be unchanged for a study to be continued.
+    """Return everything that must be unchanged for a study to be resumed.
 
-    The parts of the scorer's fingerprint come on top (``requests``), once a scorer is there.
+    The parts of the scorer's fingerprint (``requests``) are added once there is a scorer.
     """
     config = parts.config
     return {
@@ -55,18 +55,18 @@ def identity(parts: Parts) -> dict[str, Any]:
 def check_identity(
     known: Mapping[str, Any], now: Mapping[str, Any], folder: Path, but: tuple[str, ...] = ()
 ) -> None:
-    """Refuse to go on with a study with other ingredients than it was begun with.
+    """Check that a study is resumed with what it was begun with.
 
     Args:
         known: The identity in the study's manifest.
-        now: The same, or part of it, as it is now.
-        folder: The study's, for the message.
+        now: The identity now, or part of it.
+        folder: The study's folder, for the message.
         but: Keys that may differ.
 
     Raises:
-        StudyError: Naming what differs.
+        StudyError: If a key differs.
     """
-    plain = json.loads(json.dumps(now))  # as the journal gives it back: tuples are lists
+    plain = json.loads(json.dumps(now))  # as read from the journal: tuples are lists
     different = [key for key in now if key not in but and known.get(key) != plain[key]]
     if different:
         key = different[0]
@@ -78,7 +78,7 @@ def check_identity(
 
 
 def _change(was: Any, now: Any, where: str) -> str:
-    """Say what changed, as deep inside as one key tells it."""
+    """Describe the first change, with the full path of its key."""
     if isinstance(was, dict) and isinstance(now, dict):
         key = next(k for k in [*was, *now] if was.get(k) != now.get(k))
         return _change(was.get(key), now.get(key), f"{where}.{key}")
@@ -91,17 +91,17 @@ def _short(value: Any) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of the packages that decide what a study computes."""
+    """Return the versions of PACKAGES."""
     return {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
 def continued(study: Path, more: int | None) -> Config:
-    """Return the configuration by which a study goes on.
+    """Return the configuration with which `search --continue` resumes a study.
 
     Args:
-        study: The study's results folder, which is kept.
-        more: Candidates to propose beside those it has, whatever else ended it; None: go on to the
-            end that its configuration names.
+        study: The study's results folder.
+        more: Number of candidates to add, whatever ended the search; None: search up to the budget
+            of its configuration.
 
     Raises:
         StudyError: If there is no study, or it has not begun.
@@ -111,6 +111,6 @@ def continued(study: Path, more: int | None) -> Config:
     config = config.model_copy(update={"results": study.absolute()})
     if more is None:
         return config
-    known = sum(candidate.is_searched for candidate in record.candidates)
-    ends = dict.fromkeys(ENDS) | {"trials": known + more}
+    searched = sum(candidate.is_searched for candidate in record.candidates)
+    ends = dict.fromkeys(ENDS) | {"trials": searched + more}
     return config.model_copy(update={"search": config.search.model_copy(update=ends)})

@@ -1,8 +1,7 @@
-"""A former study's best recipes as the first candidates of a new one.
+"""Warm start: a former study's best recipes as the first candidates of a new one.
 
-Knows journals, item stores and what a study's parts are. Recipes alone are taken, never scores:
-they are measured anew. What was taken is kept in the new study's record, so that it goes on
-without the former one's folder.
+Knows journals, item stores and a study's parts. Only recipes are taken; they are scored again. They
+are written into the new study's manifest, so it resumes without the former folder.
 """
 
 from __future__ import annotations
@@ -27,16 +26,16 @@ from .finalists import finalists
 from .parts import Parts
 
 TAKEN = 5
-"""Recipes that are taken: as many as a search confirms at its end."""
+"""Largest number of recipes taken; the default number of finalists."""
 
 
 @dataclass(frozen=True)
 class WarmStart:
-    """What was taken of a former study.
+    """Recipes of a former study.
 
     Attributes:
         study: Its folder.
-        recipes: Whose recipe, and the recipe, the best first; parents by the new study's names.
+        recipes: Candidate's name and recipe, the best first; parents by the new study's names.
     """
 
     study: str
@@ -55,11 +54,11 @@ class WarmStart:
 
 
 def settle_warm_start(parts: Parts, known: Mapping[str, Any]) -> WarmStart | None:
-    """What a search begins with: settled once, so that a resumed one needs the former no more.
+    """Return a search's warm start: read once, then taken from the study's own manifest.
 
     Args:
-        parts: Of the search.
-        known: Manifest of the study so far; empty at the start.
+        parts: The parts of the search.
+        known: The study's manifest; empty at the start.
 
     Raises:
         StudyError: As `read_warm_start`.
@@ -72,19 +71,19 @@ def settle_warm_start(parts: Parts, known: Mapping[str, Any]) -> WarmStart | Non
 
 
 def read_warm_start(former: Path, parts: Parts) -> WarmStart:
-    """Take the best recipes of a former study.
+    """Read the best recipes of a former study.
 
-    By its search scores alone: its confirm scores may be of this study's items. Those that its race
-    has stopped, and those that lie outside this study's space, are left out.
+    By search scores alone, as its confirm scores may be of this study's search items. Raced
+    candidates and recipes outside this study's space are left out.
 
     Raises:
-        StudyError: If there is no such study, it is this one, its parents are others, none of its
-            recipes lies in the space, or its search has seen items that this study confirms on.
+        StudyError: If the study does not exist, is this one, has other parents or no recipe in the
+            space, or its search has seen items that this study confirms on.
     """
     if former.resolve() == parts.config.results_folder.resolve():
         raise StudyError(
             f"`search.{KEY}` must be another study than this one, got {former}; leave it out, or "
-            f"go on with that study: heterosis search --continue {former}"
+            f"continue that study: heterosis search --continue {former}"
         )
     if not (former / JOURNAL).is_file():
         raise StudyError(
@@ -97,29 +96,29 @@ def read_warm_start(former: Path, parts: Parts) -> WarmStart:
     if not ranked:
         raise StudyError(
             f"`search.{KEY}`: {former} has no searched candidate that was scored on all items; "
-            "leave it out, or let that search go on"
+            "leave it out, or continue that search"
         )
     _refuse_seen_items(former, ranked[0], parts)
-    found = _expressed(ranked, names, parts.space)
-    if not found:
+    recipes = _expressed(ranked, names, parts.space)
+    if not recipes:
         raise StudyError(
             f"`search.{KEY}`: none of the {len(ranked)} candidates of {former} lies in this space; "
             "leave it out, or take a `space` that holds them (its methods, `depth`, `modules`, "
             "bounds and `merge.layer_groups`)"
         )
     study = record.manifest["config"]["name"]
-    return WarmStart(str(former), tuple((f"{c.name} of {study}", r) for c, r in found))
+    return WarmStart(str(former), tuple((f"{c.name} of {study}", r) for c, r in recipes))
 
 
 def _names(was: Mapping[str, str], now: Mapping[str, str], former: Path) -> dict[str, str]:
-    """Former name of base and each parent -> its name now, by what they hold.
+    """Return former name -> name now of base and parents, matched by the digests of their files.
 
     Raises:
         StudyError: If they are not the same models.
     """
     left, names = dict(now), {}
-    for name, held in was.items():
-        same = [m for m, h in left.items() if h == held and (m == BASE) == (name == BASE)]
+    for name, digest in was.items():
+        same = [m for m, d in left.items() if d == digest and (m == BASE) == (name == BASE)]
         if not same:
             raise StudyError(
                 f"`search.{KEY}` must be a study of the same base and parents, but `{name}` of "
@@ -137,21 +136,21 @@ def _names(was: Mapping[str, str], now: Mapping[str, str], former: Path) -> dict
 
 
 def _refuse_seen_items(former: Path, candidate: Candidate, parts: Parts) -> None:
-    """Raise StudyError if the former search has seen what this study keeps to confirm."""
+    """Raise StudyError if the former search has seen confirm or guard items of this study."""
     scores = ItemStore(former / "items").read(candidate.number, SEARCH)
     if scores is None:
         raise StudyError(
-            f"`search.{KEY}`: {former} has lost the items of {candidate.name}, so that nobody "
-            "knows what its search has seen; the search command there scores them again"
+            f"`search.{KEY}`: {former} has lost the items of {candidate.name}, so it is unknown "
+            "which items its search has seen; the search command there scores them again"
         )
     for task in (*parts.tasks, *parts.guard):
-        kept = {*task.doc_ids.get(CONFIRM, ()), *task.doc_ids.get(GUARD, ())}
-        seen = set(_docs(scores, task.name)) & kept
+        held_out = {*task.doc_ids.get(CONFIRM, ()), *task.doc_ids.get(GUARD, ())}
+        seen = set(_docs(scores, task.name)) & held_out
         if seen:
             raise StudyError(
-                f"`search.{KEY}`: the search of {former} has seen {len(seen)} of the {len(kept)} "
-                f"items of {task.name} that this study keeps to confirm, whose scores would be "
-                "flattered; take the `splits` and tasks of that study, or leave it out"
+                f"`search.{KEY}`: the search of {former} has seen {len(seen)} of the "
+                f"{len(held_out)} items of {task.name} that this study keeps to confirm, so their "
+                "scores would be biased; take the `splits` and tasks of that study, or leave it out"
             )
 
 
@@ -164,11 +163,11 @@ def _docs(scores: ItemScores, task: str) -> Iterator[int]:
 def _expressed(
     ranked: Sequence[Candidate], names: Mapping[str, str], space: Space
 ) -> list[tuple[Candidate, Recipe]]:
-    """Those that a space can express, each recipe once."""
-    found: dict[str, tuple[Candidate, Recipe]] = {}
+    """Return the first TAKEN candidates that a space can express, each recipe once."""
+    recipes: dict[str, tuple[Candidate, Recipe]] = {}
     for candidate in ranked:
         recipe = candidate.recipe
         recipe = replace(recipe, parents=tuple(names[parent] for parent in recipe.parents))
-        if len(found) < TAKEN and expressed(space, recipe) is not None:
-            found.setdefault(recipe.digest, (candidate, recipe))
-    return list(found.values())
+        if len(recipes) < TAKEN and expressed(space, recipe) is not None:
+            recipes.setdefault(recipe.digest, (candidate, recipe))
+    return list(recipes.values())

@@ -1,6 +1,6 @@
-"""What a worker on another device builds: parents and tasks opened, the model loaded, once.
+"""The setup of a worker on another device: open parents and tasks, load the model, once.
 
-Knows assembly; nothing of the engine that calls it, of samplers or of the journal.
+Knows how a search is built; nothing of Ray, samplers or the journal.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..config.config import Config
 from ..evaluate.workers import Score, score_job
 
 OURS = "heterosis"
-"""This package, as `pip` calls it."""
+"""This package's name on PyPI."""
 
 
 def _program() -> str:
@@ -27,13 +27,14 @@ def _program() -> str:
 
 @dataclass(frozen=True)
 class WorkerSetup:
-    """What the driver tells every worker once; called in the worker, it makes what scores jobs.
+    """Settings that the driver sends to every worker; called there, returns what scores jobs.
 
     Attributes:
-        config: The search's.
-        machine: Scoring path and CPU threads that the driver has chosen.
-        identity: The driver's: a worker must have the same parents, tasks, versions and requests.
-        race: As the driver has opened it; None: candidates are not raced.
+        config: The search's configuration.
+        machine: Scoring path and CPU threads, chosen by the driver.
+        identity: The driver's identity; a worker must have the same parents, tasks, versions and
+            requests.
+        race: The driver's race; None: candidates are not raced.
         program: Version of this program on the driver's side.
     """
 
@@ -44,10 +45,10 @@ class WorkerSetup:
     program: str = field(default_factory=_program)
 
     def __call__(self) -> Score:
-        """Build a evaluator and plan the race.
+        """Build the evaluator and plan the rungs.
 
         Raises:
-            StudyError: If this machine would score something else than the driver.
+            StudyError: If this machine's identity differs from the driver's.
             ValueError: As `open_parts`.
         """
         from ..evaluate.racing import plan_rungs
@@ -89,7 +90,7 @@ class WorkerSetup:
 
 
 def _on_one_device(config: Config) -> Config:
-    """A worker sees its own card alone, whatever its number on the machine."""
+    """Return the configuration for the one card that a worker sees, whatever its number."""
     if not config.merge.device.startswith("cuda:"):
         return config
     return config.model_copy(update={"merge": config.merge.model_copy(update={"device": "cuda"})})

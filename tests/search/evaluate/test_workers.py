@@ -54,8 +54,8 @@ def test_a_budget_of_items_ends_alike_with_candidates_in_flight(small_search, tm
 
 
 def test_candidates_in_flight_count_against_the_budget():
-    assert Budget(Limits(trials=5), 0).spent((), flying=5) == "5 candidates"
-    assert Budget(Limits(trials=5), 0).spent((), flying=4) is None
+    assert Budget(Limits(trials=5), 0).spent((), pending=5) == "5 candidates"
+    assert Budget(Limits(trials=5), 0).spent((), pending=4) is None
 
 
 def test_one_after_another_each_proposal_knows_all_before_it():

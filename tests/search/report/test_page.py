@@ -209,17 +209,10 @@ class Clock:
         return self.now
 
 
-class Heard(Tracker):
-    """A reporter that remembers."""
-
-    def finished(self, candidate, items):
-        self.add(candidate, items)
-
-
 def drawing(folder, code, clock):
     """A reporter that runs some Python instead of drawing; what that writes is in "drawn"."""
     code = f"open({str(folder / 'drawn')!r}, 'a').write('x'); {code}"
-    return page_refresh.PageRefresh(Heard(), folder, [sys.executable, "-c", code], clock)
+    return page_refresh.PageRefresh(Tracker(), folder, [sys.executable, "-c", code], clock)
 
 
 def wait_for(folder, text):

@@ -239,7 +239,7 @@ def test_the_share_that_is_used_is_that_of_the_limit_that_ends_it():
     assert Budget(limits, 0).used(candidates(0)) == 0
     assert Budget(limits, 0).used(candidates(4)) == 0.4
     assert Budget(limits, 0).used(candidates(4, items=300)) == 0.6
-    assert Budget(limits, 0).used(candidates(2, items=300), flying=2) == 0.6
+    assert Budget(limits, 0).used(candidates(2, items=300), pending=2) == 0.6
     assert Budget(Limits(trials=0), 0).used(candidates(0)) == 0
 
 

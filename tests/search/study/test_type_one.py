@@ -70,19 +70,6 @@ class Coins:
         return item_scores(header, columns, self.fingerprint)
 
 
-class Silent(Tracker):
-    """A reporter that nobody reads."""
-
-    def finished(self, candidate, items) -> None:
-        self.add(candidate, items)
-
-    def forecast(self, total) -> None:
-        self.total = total
-
-    def note(self, message) -> None:
-        pass
-
-
 def coin_study(folder, path, seed: int) -> Leaderboard:
     """A whole search among models that all guess."""
     config = load_config(path)
@@ -101,7 +88,7 @@ def coin_study(folder, path, seed: int) -> Leaderboard:
         null_baselines(space, config.baselines),
         journal,
         ItemStore(folder / "items"),
-        Silent(),
+        Tracker(),
         Budget(Limits(trials=section.trials), 0),
     ).run()
     assert done
