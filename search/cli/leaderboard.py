@@ -55,7 +55,8 @@ class Selection:
     def lines(self, lines: Sequence[Line]) -> list[Line]:
         """Return the lines of studies side by side."""
         from ..leaderboard.filters import chosen
-        from ..leaderboard.studies import side_by_side, study_fields
+        from ..leaderboard.studies import side_by_side
+        from ..leaderboard.studies_table import study_fields
 
         compared = side_by_side(lines, self.top or 1)
         return chosen(compared, study_fields(), self.filters, self.sort)
@@ -134,9 +135,8 @@ def _print_study(board: Leaderboard, selection: Selection, format_: Format) -> N
 
 def _print_studies(lines: Sequence[Line], selection: Selection, format_: Format) -> None:
     """Print studies side by side."""
-    from ..leaderboard.formats import as_csv, as_json
-    from ..leaderboard.studies import study_records
-    from ..leaderboard.studies_table import studies_markdown, studies_table
+    from ..leaderboard.formats import as_csv, as_json, as_records
+    from ..leaderboard.studies_table import studies_markdown, studies_table, study_fields
 
     selected = selection.lines(lines)
     if format_ is Format.table:
@@ -146,7 +146,7 @@ def _print_studies(lines: Sequence[Line], selection: Selection, format_: Format)
         typer.echo(studies_markdown(selected), nl=False)
     else:
         write = as_csv if format_ is Format.csv else as_json
-        typer.echo(write(study_records(selected)), nl=False)
+        typer.echo(write(as_records(study_fields(), selected)), nl=False)
 
 
 def _watch(results: Path, selection: Selection, interval: float) -> None:

@@ -118,8 +118,8 @@ class Leaderboard:
         return next((tuple(row.guard) for row in self.rows if row.guard), ())
 
     @property
-    def columns(self) -> tuple[Term, ...]:
-        """What is optimised and is no task's metric."""
+    def other_terms(self) -> tuple[Term, ...]:
+        """Terms of the objective that are no task's metric."""
         return tuple(term for term in self.objective.terms if term.column != METRIC)
 
     @property
@@ -127,6 +127,33 @@ class Leaderboard:
         """Tasks of the objective whose answers are generated."""
         found = {task for row in self.rows for task in row.candidate.audit}
         return tuple(task for task in self.tasks if task in found)
+
+    @property
+    def searched(self) -> int:
+        """Number of searched candidates."""
+        return sum(row.candidate.is_searched for row in self.rows)
+
+    @property
+    def items(self) -> int:
+        """Number of search items that were scored for all rows."""
+        return sum(row.candidate.items for row in self.rows)
+
+    @property
+    def in_points(self) -> bool:
+        """Whether scores are shares, so that a hundredth of them is a point.
+
+        Estimates do not count: they may be outside of [0, 1].
+        """
+        signs = self.objective.signs.values()
+        if self.other_terms or self.objective.normalize or min(signs, default=1) < 0:
+            return False
+        complete = [row.candidate.scores.values() for row in self.rows if not row.candidate.raced]
+        return all(0 <= s.value <= 1 for own in complete for s in own if not math.isnan(s.value))
+
+    def stage_of(self, row: Row) -> str | None:
+        """Return the stage of the search that proposed a row's candidate; None without stages."""
+        place = row.candidate.stage
+        return None if place is None else self.stages[place]
 
     @property
     def winner(self) -> Row | None:

@@ -136,7 +136,7 @@ def recipe_difference(a: Recipe, b: Recipe, names: Sequence[str]) -> Table:
     table.add_column("largest difference", justify="right")
     for parent in dict.fromkeys((*a.parents, *b.parents)):
         found = [_of_parent(recipe, parent) for recipe in (a, b)]
-        shared = found[0].keys() & found[1].keys()
+        shared = [group for group in found[0] if group in found[1]]
         most = max(shared, key=lambda g: abs(found[0][g][0] - found[1][g][0]), default=None)
         apart = "-" if most is None else f"{found[0][most][0] - found[1][most][0]:+.3f} ({most})"
         table.add_row(parent, *map(_means, found), apart)

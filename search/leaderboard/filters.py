@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from ...merge.hints import hint
 from .board import Leaderboard, Row
-from .columns import Fields, fields
+from .columns import Fields, board_fields
 
 T = TypeVar("T")
 _ORDERS: dict[str, Callable[[Any, Any], bool]] = {
@@ -26,7 +26,7 @@ _FILTER = re.compile(r"\s*(.+?)\s*(<=|>=|!=|=|<|>)\s*(.*?)\s*")
 
 def select(board: Leaderboard, filters: Sequence[str], sort: str | None) -> list[Row]:
     """Return some rows of a board, in another order; see `chosen`."""
-    return chosen(board.rows, fields(board), filters, sort)
+    return chosen(board.rows, board_fields(board), filters, sort)
 
 
 def chosen(rows: Sequence[T], columns: Fields, filters: Sequence[str], sort: str | None) -> list[T]:

@@ -10,12 +10,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from .board import Leaderboard, Row
-from .columns import Record, fields, filled
+from .columns import Fields, Record, board_fields
 
 
 def records(board: Leaderboard, rows: Sequence[Row] | None = None) -> list[Record]:
-    """Return the rows of a board, or some of them, as plain data."""
-    return filled(fields(board), board.rows if rows is None else rows)
+    """Return the rows of a board, or some of them, as plain values."""
+    return as_records(board_fields(board), board.rows if rows is None else rows)
+
+
+def as_records(columns: Fields, rows: Sequence[Any]) -> list[Record]:
+    """Return rows as plain values."""
+    return [{key: value(row) for key, value in columns.items()} for row in rows]
 
 
 def csv_text(board: Leaderboard, rows: Sequence[Row] | None = None) -> str:

@@ -9,15 +9,12 @@ import string
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ...evals.scores.fingerprint import differing, fingerprint_of
 from ..evaluate.objective import Objective
-from ..format import recipe_line
 from ..storage.journal import UNREADABLE, NotBegun, is_locked
 from ..study.budget import time_spent
 from .board import Leaderboard, Row, read_leaderboard
-from .columns import Fields, Record, difference_fields, filled, score_fields
 
 RUNNING, FINISHED, UNFINISHED, NOT_BEGUN, DAMAGED = (
     "running",
@@ -206,47 +203,6 @@ def found(line: Line) -> str:
     return f"not shown to beat {row.unbeaten}" if row.verdict == "tie" else "not confirmed yet"
 
 
-def study_fields() -> Fields:
-    """The columns of studies side by side, in order."""
-    return {
-        "comparable": lambda line: line.comparable,
-        "study": lambda line: line.name,
-        "folder": lambda line: str(line.folder),
-        "state": lambda line: line.state,
-        "found": found,
-        "trial": _of_row(lambda row: row.candidate.number),
-        "name": _of_row(lambda row: row.candidate.name),
-        "rank": _of_row(lambda row: row.rank),
-        "verdict": _of_row(lambda row: row.verdict),
-        **score_fields("search", _of_row(lambda row: row.search)),
-        **score_fields("confirm", _of_row(lambda row: row.confirm)),
-        "confirm_n": _of_row(lambda row: row.confirm and row.confirm.n),
-        "best_parent": _of_board(lambda board: board.best_parent),
-        **difference_fields("vs_parent", _of_row(lambda row: row.to_parent)),
-        **difference_fields("vs_uniform", _of_row(lambda row: row.to_uniform)),
-        "best_baseline": _of_board(lambda b: b.best_baseline and b.best_baseline.candidate.name),
-        "candidates": _of_board(lambda b: sum(row.candidate.is_searched for row in b.rows)),
-        "items": _of_board(lambda board: sum(row.candidate.items for row in board.rows)),
-        "hours": _of_board(_hours),
-        "objective": _of_board(lambda board: board.objective.phrase),
-        "recipe": _of_row(lambda row: recipe_line(row.candidate.recipe)),
-        "reason": lambda line: line.why,
-    }
-
-
-def study_records(lines: Sequence[Line]) -> list[Record]:
-    """Return studies side by side as plain data."""
-    return filled(study_fields(), lines)
-
-
-def _hours(board: Leaderboard) -> float:
+def hours(board: Leaderboard) -> float:
     """Hours of scoring on search items, however many were scored side by side."""
     return sum(time_spent(row.candidate) for row in board.rows) / 3600
-
-
-def _of_row(value: Any) -> Any:
-    return lambda line: None if line.row is None else value(line.row)
-
-
-def _of_board(value: Any) -> Any:
-    return lambda line: None if line.board is None else value(line.board)

@@ -7,12 +7,57 @@ from collections.abc import Iterator, Sequence
 from rich.console import Group
 from rich.text import Text
 
-from ..format import duration, recipe_line, short
-from .columns import PARENT, RECIPE, UNIFORM, difference_columns, score_text
-from .studies import DAMAGED, FINISHED, Line, found, incomparable, objectives, study_fields
-from .tables import Column, markdown_table, terminal_table
+from ..format import duration
+from . import kinds
+from .columns import PARENT, RECIPE, UNIFORM, Column, Fields, ViewColumn, at, fields, view_columns
+from .kinds import COUNT, WORD, Kind
+from .studies import DAMAGED, FINISHED, Line, found, hours, incomparable, objectives
+from .tables import markdown_table, terminal_table
 
 TIME = "time"
+FOLDER = Kind({"": str}, lambda folder: folder.name, is_number=False)
+FOUND = Kind({"": found}, lambda line: "-" if line.board is None else found(line), is_number=False)
+HOURS = Kind({"": hours}, lambda board: duration(3600 * hours(board)))
+
+
+def study_columns() -> list[Column[Line]]:
+    """Return the columns of studies side by side, in the order of CSV and JSON."""
+    return [
+        Column("comparable", WORD, at("comparable"), "set"),
+        Column("study", WORD, at("name")),
+        Column("folder", FOLDER, at("folder"), "study"),
+        Column("state", WORD, at("state"), "state", 8),
+        Column("found", FOUND, at(), "found", 9),
+        Column("trial", COUNT, at("row.candidate.number")),
+        Column("name", kinds.NAME, at("row.candidate"), "candidate", 7),
+        Column("rank", kinds.RANK, at("row")),
+        Column("verdict", WORD, at("row.verdict")),
+        Column("search", kinds.SCORE, at("row.search")),
+        Column("confirm", kinds.SCORE, at("row.confirm"), "confirm ± SE"),
+        Column("confirm_n", COUNT, at("row.confirm.n")),
+        Column("best_parent", WORD, at("board.best_parent")),
+        Column("vs_parent", kinds.DIFFERENCE, at("row.to_parent"), PARENT, 6),
+        Column("vs_uniform", kinds.DIFFERENCE, at("row.to_uniform"), UNIFORM, 5),
+        Column("best_baseline", WORD, at("board.best_baseline.candidate.name")),
+        Column("candidates", COUNT, at("board.searched"), "candidates", 3),
+        Column("items", COUNT, at("board.items"), "items", 2),
+        Column("hours", HOURS, at("board"), TIME, 4),
+        Column("objective", WORD, at("board.objective.phrase")),
+        Column("recipe", kinds.RECIPE, at("row.candidate"), RECIPE, 1),
+        Column("reason", WORD, at("why")),
+    ]
+
+
+ORDER = ("comparable", "folder", "state", "name", "found", "confirm")
+
+
+def study_fields() -> Fields:
+    """Return the plain values of studies side by side."""
+    return fields(study_columns())
+
+
+def _shown() -> list[ViewColumn[Line]]:
+    return view_columns(study_columns(), "terminal", ORDER)
 
 
 def studies_table(lines: Sequence[Line], width: int = 200, *, hint: bool = True) -> Group:
@@ -23,7 +68,7 @@ def studies_table(lines: Sequence[Line], width: int = 200, *, hint: bool = True)
         width: Of the terminal in characters; columns that do not fit are left out whole.
         hint: Whether to say which commands tell more.
     """
-    columns = _columns()
+    columns = _shown()
     view, missing = terminal_table("studies side by side", columns, lines, width, _style)
     notes = list(_notes(lines, [c.title for c in columns if c not in missing]))
     if missing:
@@ -38,7 +83,7 @@ def studies_table(lines: Sequence[Line], width: int = 200, *, hint: bool = True)
 
 def studies_markdown(lines: Sequence[Line]) -> str:
     """Return studies as a Markdown page."""
-    columns = _columns()
+    columns = _shown()
     notes = _notes(lines, [column.title for column in columns])
     table = markdown_table(columns, lines)
     return "\n".join(["# Studies", "", "  \n".join(notes), "", *table, ""])
@@ -58,37 +103,6 @@ def _notes(lines: Sequence[Line], titles: Sequence[str]) -> Iterator[str]:
     for line in lines:
         if line.why:
             yield f"{line.folder.name} ({line.state}): {line.why}"
-
-
-def _columns() -> list[Column[Line]]:
-    """Columns; a narrow terminal does without some, recipes first.
-
-    In this order: recipe, items, candidates, time, difference to uniform, difference to the best
-    parent, name of the candidate, state, what was found.
-    """
-    value = study_fields()
-    return [
-        Column("set", lambda line: line.comparable or "-", is_number=False),
-        Column("study", lambda line: line.folder.name, is_number=False),
-        Column("state", lambda line: line.state, 8, is_number=False),
-        Column("candidate", lambda line: value["name"](line) or "-", 7, is_number=False),
-        Column("found", lambda line: "-" if line.board is None else found(line), 9, False),
-        Column("confirm ± SE", lambda line: score_text(line.row and line.row.confirm, short)),
-        *difference_columns(PARENT, lambda line: line.row and line.row.to_parent, 6),
-        *difference_columns(UNIFORM, lambda line: line.row and line.row.to_uniform, 5),
-        Column("candidates", lambda line: _count(value["candidates"](line)), 3),
-        Column("items", lambda line: _count(value["items"](line)), 2),
-        Column(TIME, lambda line: _time(value["hours"](line)), 4),
-        Column(RECIPE, lambda line: recipe_line(line.row.candidate.recipe) if line.row else "-", 1),
-    ]
-
-
-def _count(value: int | None) -> str:
-    return "-" if value is None else str(value)
-
-
-def _time(hours: float | None) -> str:
-    return "-" if hours is None else duration(3600 * hours)
 
 
 def _style(line: Line) -> str:

@@ -3,42 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 from rich import box
 from rich.cells import cell_len
 from rich.table import Table
+
+from .columns import ViewColumn
 
 T = TypeVar("T")
 _GAP = 2
 """Characters between two columns."""
 
 
-@dataclass(frozen=True)
-class Column(Generic[T]):
-    """One column of a table.
-
-    Attributes:
-        title: At its head.
-        text: A row's cell.
-        leave_out: Order in which a narrow terminal does without it, from 1; 0 is never.
-        is_number: Whether it stands to the right.
-    """
-
-    title: str
-    text: Callable[[T], str]
-    leave_out: int = 0
-    is_number: bool = True
-
-
 def terminal_table(
     title: str,
-    columns: Sequence[Column[T]],
+    columns: Sequence[ViewColumn[T]],
     rows: Sequence[T],
     width: int,
     style: Callable[[T], str] = lambda _: "",
-) -> tuple[Table, list[Column[T]]]:
+) -> tuple[Table, list[ViewColumn[T]]]:
     """Draw the columns that fit into a width; return the others, too.
 
     Columns with one number in `leave_out` go together, the lowest number first. Those that are
@@ -65,14 +49,14 @@ def terminal_table(
     )
     kept = sorted(cells)
     for index in kept:
-        justify = "right" if columns[index].is_number else "left"
+        justify = "right" if columns[index].kind.is_number else "left"
         table.add_column(columns[index].title, no_wrap=True, justify=justify)
     for number, row in enumerate(rows):
         table.add_row(*(cells[index][number] for index in kept), style=style(row))
     return table, [column for index, column in enumerate(columns) if index not in cells]
 
 
-def markdown_table(columns: Sequence[Column[T]], rows: Sequence[T]) -> list[str]:
+def markdown_table(columns: Sequence[ViewColumn[T]], rows: Sequence[T]) -> list[str]:
     """Lines of a Markdown table, all columns."""
     return [
         _markdown_line(column.title for column in columns),

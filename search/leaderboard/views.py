@@ -10,17 +10,9 @@ from rich.text import Text
 
 from ..storage.files import write_atomically
 from .board import Leaderboard, Row
-from .columns import (
-    GUARD_MARK,
-    PARENT,
-    RECIPE,
-    UNIFORM,
-    guard_reference,
-    page_columns,
-    recipe,
-    terminal_columns,
-)
+from .columns import GUARD, PARENT, RECIPE, UNIFORM, board_view, has_base_guards
 from .formats import csv_text
+from .kinds import recipe_or_failure
 from .sentences import found_lines
 from .tables import markdown_table, terminal_table
 
@@ -45,7 +37,7 @@ def table(board: Leaderboard, rows: Sequence[Row] | None = None, width: int = 20
     """
     shown = short_rows(board) if rows is None else rows
     title = f"{_title(board)}: {board.objective.phrase}"
-    columns = terminal_columns(board)
+    columns = board_view(board, "terminal")
     view, missing = terminal_table(title, columns, shown, width, _style)
     lines = [_legend(board, [c.title for c in columns if c not in missing])]
     if missing:
@@ -54,8 +46,8 @@ def table(board: Leaderboard, rows: Sequence[Row] | None = None, width: int = 20
     if rows is None and len(shown) < len(board.rows):
         lines.append(f"{len(shown)} of {len(board.rows)} rows; `--all` shows the others.")
     if RECIPE in [column.title for column in missing]:
-        searched = [row for row in shown if row.candidate.is_searched]
-        lines += [f"{row.candidate.name}: {recipe(row)}" for row in searched[:TOP_RECIPES]]
+        searched = [row.candidate for row in shown if row.candidate.is_searched]
+        lines += [f"{c.name}: {recipe_or_failure(c)}" for c in searched[:TOP_RECIPES]]
     return Group(view, "", *(Text(line, overflow="fold") for line in lines))
 
 
@@ -69,9 +61,9 @@ def _legend(board: Leaderboard, titles: Sequence[str]) -> str:
             f"Δ: paired difference on the confirm items, to {board.best_parent} (the best parent)"
             + (" and to uniform" if UNIFORM in titles else "")
         )
-    guards = guard_reference(board)
-    if any(title.startswith(GUARD_MARK) for title in titles):
-        parts.append(f"{GUARD_MARK}: the same on guard tasks, to {guards}")
+    if any(title.startswith(GUARD) for title in titles):
+        other = "the base" if has_base_guards(board) else f"{board.best_parent} (the best parent)"
+        parts.append(f"{GUARD}: the same on guard tasks, to {other}")
     return "; ".join(parts) + "."
 
 
@@ -96,7 +88,7 @@ def markdown(board: Leaderboard, rows: Sequence[Row] | None = None) -> str:
         "",
         *_notes(board),
         "",
-        *markdown_table(page_columns(board), board.rows if rows is None else rows),
+        *markdown_table(board_view(board, "markdown"), board.rows if rows is None else rows),
         "",
     ]
     return "\n".join(lines)

@@ -15,13 +15,12 @@ from typing import Any
 from urllib.parse import quote
 
 from ..leaderboard.board import Leaderboard, read_leaderboard
+from ..leaderboard.kinds import DIFFERENCE, SCORE
 from ..leaderboard.sentences import verdict_sentence
 from ..storage.files import write_atomically
 from ..storage.journal import JOURNAL, UNREADABLE, StudyError, file_stamp, find_studies
 from .html import TABLES, embedded, now, render, script, text
 from .page import REPORT
-from .plots import in_points
-from .table import difference_cell, score_cell
 
 INDEX = "index.html"
 SIGN = "· heterosis</title>"
@@ -54,9 +53,9 @@ def index_entry(board: Leaderboard, link: str | None) -> Entry:
     """One line of the page that lists studies; plain JSON values."""
     winner, baseline = board.winner, board.best_baseline
     cells = {
-        "confirm": score_cell(winner.confirm if winner else None),
-        "baseline": score_cell(baseline.confirm if baseline else None),
-        "to_parent": difference_cell(winner.to_parent if winner else None, in_points(board)),
+        "confirm": SCORE.cell(winner.confirm if winner else None),
+        "baseline": SCORE.cell(baseline.confirm if baseline else None),
+        "to_parent": DIFFERENCE.cell(winner.to_parent if winner else None, board.in_points),
     }
     return {
         "name": board.name,
@@ -64,7 +63,7 @@ def index_entry(board: Leaderboard, link: str | None) -> Entry:
         "state": "finished" if board.finished else "unfinished",
         "verdict": verdict_sentence(board),
         "winner": winner.candidate.name if winner else "-",
-        "candidates": sum(row.candidate.is_searched for row in board.rows),
+        "candidates": board.searched,
         **{key: {"text": cell.text, "order": cell.order} for key, cell in cells.items()},
     }
 

@@ -6,7 +6,7 @@ Knows rows and what the page's template wants of them; computes no statistics.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,20 @@ import yaml
 
 from ...evals.stats.comparison import Difference
 from ..format import duration, score
-from ..leaderboard.board import Leaderboard, read_leaderboard
+from ..leaderboard.board import Leaderboard, Row, read_leaderboard
+from ..leaderboard.columns import board_view, without_kind
+from ..leaderboard.kinds import with_interval
 from ..leaderboard.sentences import luck_lines, verdict_sentence
 from ..storage.files import write_atomically
 from ..storage.journal import Journal
 from .html import PLOTS, TABLES, embedded, now, render, script, text
 from .importance import Importances, importances
-from .plots import failures, in_points, kind_of, pairs, plots
-from .table import Columns, bare, shown_rows, with_interval
+from .plots import failures, kind_of, pairs, plots
 
 REPORT = "report.html"
 BEATS = "It beats"
+MOST_ROWS = 500
+"""Best rows of the page's table, besides the baselines; the CSV file has all."""
 
 
 def write_report(board: Leaderboard, journal: Journal, out: Path | None = None) -> Path:
@@ -74,7 +77,7 @@ def page(
         estimated: Which genes matter, from all trials; None where that is not known.
         drawn: When it was drawn; default: now.
     """
-    shown, columns = shown_rows(board.rows), Columns.of(board)
+    rows, columns = shown_rows(board.rows), board_view(board, "page")
     return render(
         "report.html.j2",
         title=board.name,
@@ -85,11 +88,14 @@ def page(
         told=_told(board),
         figures=list(_figures(board)),
         objective=board.objective.phrase,
-        points=columns.points,
-        confirmed=columns.confirmed,
-        head=columns.head,
-        rows=[(kind_of(board, row), columns.cells(row)) for row in shown],
-        left_out=len(board.rows) - len(shown),
+        points=board.in_points,
+        confirmed=any(row.confirm for row in board.rows),
+        head=[(column.title, column.kind.is_number) for column in columns],
+        rows=[
+            (kind_of(board, row), [column.cell(row, board.in_points) for column in columns])
+            for row in rows
+        ],
+        left_out=len(board.rows) - len(rows),
         failures=failures(board),
         facts=_facts(begun),
         commands=_commands(board),
@@ -103,6 +109,13 @@ def page(
         ),
         scripts=[script(PLOTS), script(TABLES), text("report.js")],
     )
+
+
+def shown_rows(rows: Sequence[Row]) -> list[Row]:
+    """Return the best rows, all baselines, and failures while there is room."""
+    ranked = [r for r in rows if r.candidate.is_baseline or (r.place and r.place <= MOST_ROWS)]
+    failed = [r for r in rows if r.candidate.failure and not r.candidate.is_baseline]
+    return ranked + failed[: max(MOST_ROWS - len(ranked), 0)]
 
 
 def sentences(board: Leaderboard) -> Iterator[str]:
@@ -126,12 +139,12 @@ def _interval_sentences(board: Leaderboard) -> Iterator[str]:
     if winner is None:
         return
     for found, other in (
-        (winner.to_parent, f"the best parent ({bare(board.best_parent)})"),
+        (winner.to_parent, f"the best parent ({without_kind(board.best_parent)})"),
         (winner.to_uniform, "the uniform merge"),
     ):
         if found is not None:
             yield (
-                f"{_above(found)} {other} by {with_interval(found, in_points(board), sign=False)} "
+                f"{_above(found)} {other} by {with_interval(found, board.in_points, sign=False)} "
                 f"on {found.n} unseen items (95 % interval, paired)."
             )
 
@@ -145,12 +158,11 @@ def _above(found: Difference) -> str:
 def _told(board: Leaderboard) -> str:
     """What was done, for someone who has never seen such a page."""
     whole = [r.candidate for r in board.rows if r.search is not None and not r.candidate.raced]
-    parents = [bare(r.candidate.name) for r in board.rows if r.candidate.kind == "parent"]
-    tried = sum(row.candidate.is_searched for row in board.rows)
+    parents = [without_kind(r.candidate.name) for r in board.rows if r.candidate.kind == "parent"]
     items = max((c.items for c in whole), default=0)
     again = board.winner.confirm.n if board.winner and board.winner.confirm else 0
-    text = f"{tried} merges of {', '.join(sorted(parents)) or 'the parents'} were tried on up to "
-    text += f"{items} search items"
+    text = f"{board.searched} merges of {', '.join(sorted(parents)) or 'the parents'} were tried "
+    text += f"on up to {items} search items"
     if again:
         text += f"; the best, and every baseline (what anyone would try first), on {again} others"
     return f"{text}."
@@ -168,8 +180,7 @@ def _figures(board: Leaderboard) -> Iterator[tuple[str, str]]:
     own = [row.candidate for row in board.rows if row.candidate.is_searched]
     raced = sum(c.raced for c in own)
     yield "candidates", f"{len(own)}" + (f" ({raced} stopped early)" if raced else "")
-    spent = sum(row.candidate.items for row in board.rows)
-    yield "search items spent", f"{spent:,}"
+    yield "search items spent", f"{board.items:,}"
     yield "scoring time", duration(sum(row.candidate.seconds for row in board.rows))
 
 

@@ -15,6 +15,7 @@ from ...evals.stats.comparison import Difference
 from ...merge.recipe.recipe import Recipe
 from ..evaluate.pareto import is_on_front
 from ..leaderboard.board import Leaderboard, Row
+from ..leaderboard.kinds import finite
 from ..storage.candidate import Candidate
 from ..study.variants import shows_loss
 from .importance import Importances
@@ -47,26 +48,9 @@ def plots(board: Leaderboard, estimated: Importances | None = None) -> Plain:
     }
 
 
-def finite(value: float | None) -> float | None:
-    """A number as JSON knows it: neither nan nor infinity."""
-    return None if value is None or not math.isfinite(value) else float(value)
-
-
 def half_width(score: TaskScore) -> float | None:
     """Half of a score's 95 % interval."""
     return finite(Z_95 * score.se)
-
-
-def in_points(board: Leaderboard) -> bool:
-    """Whether scores are shares, so that a hundredth of them is a point.
-
-    Estimates do not count: they may lie outside.
-    """
-    signs = board.objective.signs.values()
-    if board.columns or board.objective.normalize or min(signs, default=1) < 0:
-        return False
-    whole = [row.candidate.scores.values() for row in board.rows if not row.candidate.raced]
-    return all(0 <= s.value <= 1 for scores in whole for s in scores if not math.isnan(s.value))
 
 
 def kind_of(board: Leaderboard, row: Row) -> str:

@@ -10,7 +10,6 @@ import pytest
 from heterosis.merge.recipe.recipe import Recipe
 from heterosis.search.leaderboard.board import read_leaderboard
 from heterosis.search.report import page as report_page
-from heterosis.search.report import table as report_table
 from heterosis.search.report.importance import FEWEST, Importance, Importances, importances
 from heterosis.search.report.plots import funnel
 from heterosis.search.storage.candidate import Candidate
@@ -149,7 +148,7 @@ def test_the_page_loads_nothing_and_is_small(study):
 
 
 def test_only_the_best_rows_are_drawn_of_a_large_study(study, monkeypatch):
-    monkeypatch.setattr(report_table, "MOST_ROWS", 2)
+    monkeypatch.setattr(report_page, "MOST_ROWS", 2)
     page, _ = read(report_page.draw(study)[1])
     assert '<td class="name">c4</td>' in page
     assert '<td class="name">base</td>' in page
