@@ -14,7 +14,7 @@ export HF_HUB_OFFLINE := 1
 export HF_DATASETS_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-# Test files on all cores at once, one thread each.
+# Test files in parallel on all cores, one thread each.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile
 
 .PHONY: demo test test-slow check format bench bench-search bench-search-samplers bench-search-smollm2 \
@@ -36,7 +36,7 @@ demo: $(STAMP)  ## Quickstart: search, leaderboard, export of the winner
 test: $(STAMP)  ## The everyday suite
 	$(PYTEST) -m "not slow"
 
-test-slow: $(STAMP)  ## What takes minutes: kills, whole searches, peers
+test-slow: $(STAMP)  ## Slow tests: kills, full searches, peers
 	$(PYTEST) -m slow
 
 check: $(STAMP)  ## Lint, format, types
@@ -49,7 +49,7 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 bench: $(STAMP)  ## Speeds, as ratios of two things measured in one run
-	@$(MAKE) --no-print-directory mergekit || echo 'no mergekit here: its rows are left out'
+	@$(MAKE) --no-print-directory mergekit || echo 'mergekit is not available: its rows are skipped'
 	$(BIN)/python benchmarks/bench.py
 
 bench-search: $(STAMP)  ## Samplers and objectives replayed on recorded landscapes, then real searches
@@ -70,27 +70,27 @@ replay-objectives: $(STAMP)
 replay-starts: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/starts.py $(TABLES)/quickstart.npz --out $(TABLES)
 
-# Half an hour on two cores; what is in $(SAMPLERS_STUDIES) already is gone on with.
+# Half an hour on two cores; existing studies in $(SAMPLERS_STUDIES) are resumed.
 bench-search-samplers: $(STAMP)  ## Real searches of the quickstart by all samplers
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/searches.py quickstart --work $(SAMPLERS_STUDIES) \
 	  --only "as configured" "CMA-ES, separable" "CMA-ES, lr_adapt" random QMC TPE NSGA-II GP "CMA-ES, every item" \
 	  --out $(TABLES)/quickstart
 
-# Another hour or more on two cores; what is in $(SMOLLM2_STUDIES) already is gone on with.
+# Another hour or more on two cores; existing studies in $(SMOLLM2_STUDIES) are resumed.
 bench-search-smollm2: $(STAMP)  ## Real searches of SmolLM2's parents (make them first: make smollm2)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/searches.py configs/smollm2/search.yaml --lean --dtype float32 --seeds 3 --items 5000 \
 	  --only "as configured" "random, every item" --work $(SMOLLM2_STUDIES) --out $(TABLES)/smollm2
 
-bench-workers: $(STAMP)  ## How busy many workers are, simulated, and two real ones by Ray
+bench-workers: $(STAMP)  ## Utilisation of many simulated workers, and of two Ray actors
 	$(BIN)/python benchmarks/workers.py
 
-bench-large: $(STAMP)  ## A study of 10,000 candidates: own work per candidate, going on, leaderboard, page
+bench-large: $(STAMP)  ## A study of 10,000 candidates: overhead per candidate, resuming, leaderboard, report
 	$(BIN)/python benchmarks/large_study.py
 
-bench-gpu:  ## Copy bandwidth reached on a CUDA device, in under 8 minutes
+bench-gpu:  ## Load and scoring speed on a CUDA device, in under 8 minutes
 	benchmarks/gpu.sh
 
-# LGPL, never a dependency: an oracle for tests and a peer for speeds, in an environment of its own.
+# LGPL, so never a dependency: reference for tests and speeds, in a separate environment.
 mergekit: $(PEER)/.installed  ## mergekit 0.1.5, for the oracle test and the benchmark
 $(PEER)/.installed: constraints.txt
 	$(PYTHON) -m venv $(PEER)

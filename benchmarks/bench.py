@@ -1,10 +1,10 @@
-"""Speeds of a candidate's three parts, each as a ratio of two things measured in one run.
+"""Speed of each part of a candidate, as a ratio of two things measured in one run.
 
-`make bench` runs it: prints hardware, versions and date, then one table; ``--out FILE`` also writes
-every sample as JSON. Parts: `merge`, materialising a recipe against copying the weights once;
-`peer`, mergekit's merge of the same recipe against ours (where its environment is made: `make
-mergekit`); `score` and `generate`, lm-eval against the scorer on the same documents; `search`, each
-part of a real search's candidate against the whole.
+`make bench` prints hardware, versions and date, then one table; ``--out FILE`` also writes every
+sample as JSON. Parts: `merge`, loading a recipe against copying the weights once; `peer`,
+mergekit's merge of the same recipe against ours (needs `make mergekit`); `score` and `generate`,
+lm-eval against the scorer on the same documents; `search`, each part of a candidate in a real
+search against its total time.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from searching import search_rows
 from timing import Row, machine, table, write_json
 
 SHOTS = 5
-FEWEST_ITEMS = 2  # `splits.confirm_items` accepts no fewer; a benchmark confirms nothing
+FEWEST_ITEMS = 2  # the least that `splits.confirm_items` accepts; a benchmark confirms nothing
 
 
 def on_cpu(config: Config, **sections: dict[str, Any]) -> Config:
-    """A configuration on the CPU that confirms next to nothing, with sections overlaid."""
+    """Return the configuration for the CPU, few confirm items and the given section values."""
     sections = {"merge": {}, "splits": {}, **sections}
     sections["merge"] |= {"device": "cpu"}
     sections["splits"] |= {"confirm_items": FEWEST_ITEMS}
@@ -46,7 +46,7 @@ def on_cpu(config: Config, **sections: dict[str, Any]) -> Config:
 
 
 def quickstart(trials: int) -> Config:
-    """The shipped quickstart with few candidates and the baselines that every study has."""
+    """Return the shipped quickstart with few candidates and only the baselines of every study."""
     config = on_cpu(
         load_config(find_config("quickstart")), search={"trials": trials, "finalists": 1}
     )
@@ -55,7 +55,7 @@ def quickstart(trials: int) -> Config:
 
 
 def smollm2(docs: int, dtype: str = "bfloat16") -> Config | None:
-    """SmolLM2 with its four-choice Python task on a few documents; None if it is not made."""
+    """Return SmolLM2 with its Python choice task on a few documents; None without its parents."""
     path = find_config("smollm2")
     config = on_cpu(load_config(path), merge={"dtype": dtype}, splits={"search_items": docs})
     if not all(folder.is_dir() for folder in (config.base, *config.parents.values())):
@@ -65,7 +65,7 @@ def smollm2(docs: int, dtype: str = "bfloat16") -> Config | None:
 
 
 def few_shot(config: Config, shots: int, folder: Path) -> Config:
-    """The same search on its first task with examples before every prompt."""
+    """Return the same search on its first task only, with few-shot examples."""
     path = with_shots(Path(config.tasks[0].task), shots, folder)
     name = f"{config.name}, {shots}-shot"
     return config.model_copy(update={"name": name, "tasks": (TaskSection(task=str(path)),)})
@@ -74,12 +74,12 @@ def few_shot(config: Config, shots: int, folder: Path) -> Config:
 def merge_rows(
     config: Config, methods: Sequence[str] = QUICK_METHODS, repeats: int = 5
 ) -> Iterator[Row]:
-    """`MergeEngine.load` in units of one copy, for the parents of a search."""
+    """Time `MergeEngine.load` in units of one copy, for the parents of a search."""
     yield from load_rows(build_engine(open_parts(config)), config.name, methods, repeats)
 
 
 def all_rows(options: argparse.Namespace, console: Console) -> Iterator[Row]:
-    """Every row of the table, as it is measured."""
+    """Measure and yield every row of the table."""
     small = quickstart(options.trials)
     yield from merge_rows(small, repeats=options.repeats)
     yield from shape_rows(options.repeats)
@@ -92,7 +92,7 @@ def all_rows(options: argparse.Namespace, console: Console) -> Iterator[Row]:
         return
     large = smollm2(options.docs)
     if large is None:
-        console.print("smollm2 skipped: its parents are not made; see configs/smollm2/README.md")
+        console.print("smollm2 skipped: its parents do not exist; see configs/smollm2/README.md")
         return
     yield from merge_rows(large, repeats=options.repeats)
     yield from generation_rows(large, options.repeats, options.docs)
@@ -102,27 +102,27 @@ def all_rows(options: argparse.Namespace, console: Console) -> Iterator[Row]:
 
 
 def positive(text: str) -> int:
-    """Read a whole number of at least 1."""
+    """Parse an integer of at least 1."""
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text}")
+        raise argparse.ArgumentTypeError(f"must be an integer of at least 1, got {text}")
     return int(text)
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Speeds of a candidate, as ratios.")
+    parser = argparse.ArgumentParser(description="Speed of each part of a candidate.")
     add = parser.add_argument
     add("--threads", type=positive, default=1, help="torch's CPU threads (default 1)")
     add("--repeats", type=positive, default=5, help="pairs of samples per ratio (default 5)")
     add("--trials", type=positive, default=12, help="candidates of the short search (default 12)")
-    add("--smollm2", action="store_true", help="also SmolLM2-135M, if its parents are made")
+    add("--smollm2", action="store_true", help="also SmolLM2-135M, if its parents exist")
     add("--docs", type=positive, default=8, help="documents scored with --smollm2 (default 8)")
-    add("--merge-only", action="store_true", help="leave scoring and searching out")
+    add("--merge-only", action="store_true", help="skip scoring and searching")
     add("--out", type=Path, help="JSON file to write")
     return parser.parse_args(arguments)
 
 
 def quieten() -> None:
-    """Leave the terminal to the table: no bars, no announcements of the libraries."""
+    """Silence the libraries' progress bars and log messages."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     transformers.utils.logging.disable_progress_bar()
     optuna.logging.set_verbosity(optuna.logging.ERROR)

@@ -1,8 +1,8 @@
-"""Size, power and coverage of the paired tests of continuous scores, and their speed for many.
+"""Size and power of paired tests on continuous scores, and the speed of the batched test.
 
-Run it: ``python benchmarks/comparing.py`` (about a minute). Each test meets the same simulated
-differences; the size is the share of p < 0.05 where the mean difference is 0, the power where it
-is 2.5 standard errors. Decides nothing by itself: its tables are in docs/experiments.md.
+``python benchmarks/comparing.py`` (about a minute) applies every test to the same simulated
+differences. Size is the share of p < 0.05 where the mean difference is 0, power where it is 2.5
+standard errors. The tables are in docs/experiments.md.
 """
 
 from __future__ import annotations
@@ -38,21 +38,22 @@ DIFFERENCES: Mapping[str, tuple[Draw, float]] = {
         float(np.sqrt((np.e - 1) * np.e)),
     ),
 }
-"""How paired differences are spread (mean 0), and their standard deviation."""
+"""Distributions of paired differences (mean 0), with their standard deviations."""
 
 
-def drawn(d: Floats) -> Floats:
-    """Means in draws with replacement (C, B)."""
+def bootstrap_means(d: Floats) -> Floats:
+    """Return bootstrap means of each row of differences (C, B)."""
     return np.vstack([block @ d.T for block in resampled(d.shape[1], DRAWS, 0, 0)]).T / d.shape[1]
 
 
-def plain_p(means: Floats) -> Floats:
+def percentile_p(means: Floats) -> Floats:
+    """Return two-sided p of the percentile bootstrap."""
     below = (means < 0).mean(axis=1)
     return 2 * np.minimum(below, 1 - below)
 
 
 def bca_p(means: Floats, d: Floats) -> Floats:
-    """Bias-corrected and accelerated (Efron 1987, eqs. 2.3 and 6.6)."""
+    """Return two-sided p of the BCa bootstrap (Efron 1987, eqs. 2.3 and 6.6)."""
 
     def quantile_of(at: Floats) -> Floats:
         below = np.clip((means < at[:, None]).sum(axis=1), 0.5, DRAWS - 0.5)
@@ -67,20 +68,21 @@ def bca_p(means: Floats, d: Floats) -> Floats:
 
 
 def p_values(d: Floats) -> dict[str, Floats]:
-    """Two-sided p of each test for rows of differences (C, n)."""
-    n, value, means = d.shape[1], d.mean(axis=1), drawn(d)
+    """Return two-sided p of each test for rows of differences (C, n)."""
+    n, value, means = d.shape[1], d.mean(axis=1), bootstrap_means(d)
     z = value / (d.std(axis=1, ddof=1) / np.sqrt(n))
     return {
         "normal": 2 * stats.norm.sf(np.abs(z)),
         "t": 2 * stats.t.sf(np.abs(z), n - 1),
         "wilcoxon": wilcoxon_p(d),
-        "percentile": plain_p(means),
+        "percentile": percentile_p(means),
         "BCa": bca_p(means, d),
         "expanded": percentile(means, value, np.full(len(d), n - 1))[0],
     }
 
 
 def table(runs: int) -> None:
+    """Print size and power of each test."""
     print("| differences | n | " + " | ".join(p_values(np.eye(2))) + " |")
     for name, (draw, sd) in DIFFERENCES.items():
         for n in SIZES:
@@ -93,7 +95,7 @@ def table(runs: int) -> None:
 
 
 def models(c: int, n: int, tasks: Sequence[str]) -> list[ItemScores]:
-    """Random continuous scores of c models on n items."""
+    """Return random continuous scores of c models on n items."""
     rng = np.random.default_rng(0)
     header = {
         "tasks": tasks,
@@ -108,21 +110,21 @@ def models(c: int, n: int, tasks: Sequence[str]) -> list[ItemScores]:
 
 
 def speed(c: int, n: int) -> None:
-    """Seconds for c candidates against one incumbent: at once, and one by one."""
+    """Print the time of comparing c candidates with one incumbent, batched and in a loop."""
     tasks = ("a", "b")
     objective = Objective("mean", dict.fromkeys(tasks, 1.0), dict.fromkeys(tasks, 1))
     *many, incumbent = models(c + 1, n, tasks)
-    paired_differences(many[:2], incumbent, objective)  # imports, and the draws that are kept
+    paired_differences(many[:2], incumbent, objective)  # warm up: imports and cached draws
     start = time.process_time()
-    at_once = paired_differences(many, incumbent, objective)
+    batched = paired_differences(many, incumbent, objective)
     middle = time.process_time()
     loop = [paired_difference(a, incumbent, objective) for a in many]
     end = time.process_time()
-    furthest = max(abs(one.p - p) for one, p in zip(loop, at_once.p, strict=True))
+    largest = max(abs(one.p - p) for one, p in zip(loop, batched.p, strict=True))
     print(
-        f"C={c}, n={n}, {comparison.DRAWS} draws: at once {middle - start:.2f} s, one by one "
+        f"C={c}, n={n}, {comparison.DRAWS} draws: batched {middle - start:.2f} s, loop "
         f"{end - middle:.2f} s, ratio {(end - middle) / (middle - start):.1f}, "
-        f"p apart by at most {furthest:.1e} (CPU clock)"
+        f"p differs by at most {largest:.1e} (CPU clock)"
     )
 
 

@@ -1,4 +1,4 @@
-"""Generating answers: lm-eval's `generate_until` against the scorer, on the same prompts."""
+"""Generation speed: lm-eval's `generate_until` against the scorer, on the same prompts."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ SUBJECTS = ("France", "gold", "a week", "rain", "the Moon", "a triangle", "bees"
 QUESTIONS = ("What is {}?", "Tell me in a few words what {} is made of.", "Why does {} matter?")
 SHOTS = 5
 STOPS = {"one stop": ("\n",), "triviaqa's stops": ("\n", ".", ",")}
-"""HFLM goes on until every row has met the same string; triviaqa and nq_open have three."""
+"""HFLM continues until every row contains the same string; triviaqa and nq_open have three."""
 MOST_TOKENS = 48
 
 
 def write_task(folder: Path, num_fewshot: int, until: Sequence[str]) -> Path:
-    """A task of short questions."""
+    """Write a task of short questions; return its YAML file."""
     docs = [{"q": q.format(s), "a": "It is well known."} for q in QUESTIONS for s in SUBJECTS]
     files = {"test": docs, "train": docs[:SHOTS]}
     for name, rows in files.items():
@@ -57,7 +57,7 @@ def write_task(folder: Path, num_fewshot: int, until: Sequence[str]) -> Path:
 
 
 def generation_rows(config: Config, repeats: int = 3, docs: int = 8) -> Iterator[Row]:
-    """`HFLM.generate_until` in units of one `Scorer.score`, without and with few-shot examples."""
+    """Time `HFLM.generate_until` in units of one `Scorer.score`, zero-shot and few-shot."""
     parts = open_parts(config)
     engine = build_engine(parts)
     engine.load(Recipe.uniform("linear", parts.space.parents, parts.space.groups, 0.5))
@@ -81,12 +81,12 @@ def _row(config: Config, scorer: Scorer, lm: Any, repeats: int, what: str) -> Ro
             return lm.generate_until(requests, disable_tqdm=True)
 
     scores, texts = scorer.score(GUARD), theirs()
-    ours = [own[0].resps[0] for own in scorer.tasks[0].instances(GUARD)]
+    ours = [group[0].resps[0] for group in scorer.tasks[0].instances(GUARD)]
     same = sum(a == b for a, b in zip(ours, texts, strict=True))
     report = scorer.generation_report
     note = (
         f"{same} of {len(texts)} texts equal, {scores.length.mean():.0f} tokens on average, "
-        f"{scores.truncated.mean():.0%} cut short; {report.path if report else '-'} path"
+        f"{scores.truncated.mean():.0%} truncated; {report.path if report else '-'} path"
     )
     a, b = interleave(theirs, lambda: scorer.score(GUARD), repeats)
     return Row("generate", config.name, f"HFLM.generate_until {what}", "Scorer.score", a, b, note)

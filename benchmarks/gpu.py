@@ -1,8 +1,8 @@
-"""Loads on a CUDA device at the shapes of a 7B model, as a share of its measured copy bandwidth.
+"""Load speed on a CUDA device at 7B shapes, as a share of the measured copy bandwidth.
 
-Knows the launcher and plans alone; `gpu_scoring.py` measures scores. Weights are random and made on
-the device, so that no checkpoint is needed. A load of K parents reads base and parents and writes
-the resident weights, (K + 2) times the model's bytes; a copy moves 2 times. `gpu.sh` runs it.
+Uses the launcher and plans only; `gpu_scoring.py` measures scoring. Weights are random and created
+on the device, so no checkpoint is needed. A load of K parents reads base and parents and writes the
+resident weights: (K + 2) times the model's bytes. A copy moves them twice. `gpu.sh` runs it.
 """
 
 from __future__ import annotations
@@ -28,32 +28,32 @@ from torch import Tensor
 
 HIDDEN, INTERMEDIATE, VOCABULARY, LAYERS = 4096, 11008, 32000, 32  # Llama-2-7B: 6.74 G entries
 BASE_SCALE, DELTA_SCALE = 0.02, 0.001
-MEDIAN = 0.6745  # of |x| for x ~ N(0, 1): half of a delta's entries lie above MEDIAN * DELTA_SCALE
+MEDIAN = 0.6745  # of |x| for x ~ N(0, 1): half of a delta's entries exceed MEDIAN * DELTA_SCALE
 METHODS_MEASURED = ("linear", "dare_linear", "dare_ties", "ties", "della")
 PARENTS = ("a", "b")
 REPEATS = 5
 PIECE = (512, 1024)
-"""Shape that is merged on both devices to compare them."""
+"""Shape of the piece that is merged on both devices and compared."""
 
 
 class NormalFacts:
-    """What a trim needs to know of deltas drawn from N(0, DELTA_SCALE**2), at drop rate 0.5."""
+    """Statistics of deltas drawn from N(0, DELTA_SCALE**2), at drop rate 0.5."""
 
     def magnitude(self, parent: str, drop_rate: float) -> float:  # noqa: ARG002
-        """The median magnitude."""
+        """Return the median magnitude."""
         assert drop_rate == 0.5
         return MEDIAN * DELTA_SCALE
 
     def gram(self, parents: Sequence[str]) -> Sequence[Sequence[float]]:
-        raise NotImplementedError("no method measured here reads it")
+        raise NotImplementedError("no measured method uses it")
 
     def spread(self, parents: Sequence[str], select_topk: float) -> tuple[float, tuple[float, ...]]:
-        raise NotImplementedError("no method measured here reads it")
+        raise NotImplementedError("no measured method uses it")
 
 
 @dataclass(frozen=True)
 class Model:
-    """Resident weights, base, parents and one rank plane per tensor, all on the device."""
+    """Resident weights, base, parents and one rank map per tensor, all on the device."""
 
     out: dict[str, Tensor]
     base: dict[str, Tensor]
@@ -67,7 +67,7 @@ class Model:
 
 
 def tensor_shapes(n_layers: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Llama-2-7B's tensors."""
+    """Yield name and shape of Llama-2-7B's tensors."""
     square, up = (HIDDEN, HIDDEN), (INTERMEDIATE, HIDDEN)
     layer = {f"self_attn.{k}_proj": square for k in "qkvo"}
     layer |= {"mlp.gate_proj": up, "mlp.up_proj": up, "mlp.down_proj": up[::-1]}
@@ -81,7 +81,7 @@ def tensor_shapes(n_layers: int) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def make_model(device: str, n_layers: int) -> Model:
-    """Random weights; both parents of a tensor share its rank plane, to save memory."""
+    """Create random weights; the parents of a tensor share its rank map, to save memory."""
     generator = torch.Generator(device).manual_seed(0)
     model = Model({}, {}, {}, {})
     for name, shape in tensor_shapes(n_layers):
@@ -96,7 +96,7 @@ def make_model(device: str, n_layers: int) -> Model:
 
 
 def plans(method: str, names: Sequence[str], weights: Sequence[float]) -> dict[str, Plan]:
-    """The plan of every tensor, the same weights in every layer group."""
+    """Return the plan of every tensor, with the same weights in every layer group."""
     recipe = Recipe.uniform(
         method,
         PARENTS,
@@ -107,9 +107,9 @@ def plans(method: str, names: Sequence[str], weights: Sequence[float]) -> dict[s
     return {name: plan_tensor(recipe, name, NormalFacts()) for name in names}
 
 
-def load(launcher: Launcher, model: Model, made: dict[str, Plan]) -> None:
+def load(launcher: Launcher, model: Model, plan_of: dict[str, Plan]) -> None:
     """Overwrite every resident tensor."""
-    is_ranked = {name: getattr(plan, "keep", "") == "ranked" for name, plan in made.items()}
+    is_ranked = {name: getattr(plan, "keep", "") == "ranked" for name, plan in plan_of.items()}
     launcher.run(
         Job(
             name,
@@ -119,12 +119,12 @@ def load(launcher: Launcher, model: Model, made: dict[str, Plan]) -> None:
             plan,
             (model.ranks[name],) * len(PARENTS) if is_ranked[name] else (),
         )
-        for name, plan in made.items()
+        for name, plan in plan_of.items()
     )
 
 
 def seconds(run: Callable[[], object], device: str) -> float:
-    """Median of REPEATS runs, the device being idle before and after; the first warms up."""
+    """Return the median of REPEATS runs after a warm-up, with the device idle before and after."""
     samples = []
     for _ in range(REPEATS + 1):
         _wait(device)
@@ -141,7 +141,7 @@ def _wait(device: str) -> None:
 
 
 def measure(device: str, n_layers: int) -> dict[str, Any]:
-    """Copy bandwidth, and each method's share of it."""
+    """Measure the copy bandwidth, and each method's share of it."""
     model, launcher = make_model(device, n_layers), Launcher(compile=True)
     names = list(model.out)
 
@@ -153,31 +153,31 @@ def measure(device: str, n_layers: int) -> dict[str, Any]:
     bandwidth = 2 * model.n_bytes / copied
     rows = {}
     for method in METHODS_MEASURED:
-        made = plans(method, names, (0.5, 0.3))
+        plan_of = plans(method, names, (0.5, 0.3))
         start = time.perf_counter()
-        load(launcher, model, made)
+        load(launcher, model, plan_of)
         _wait(device)
         first = time.perf_counter() - start
-        taken = seconds(lambda made=made: load(launcher, model, made), device)
-        planes = model.n_bytes if method == "della" else 0  # one byte per entry and parent
-        moved = (len(PARENTS) + 2) * model.n_bytes + planes
+        per_load = seconds(lambda plan_of=plan_of: load(launcher, model, plan_of), device)
+        rank_bytes = model.n_bytes if method == "della" else 0  # one byte per entry and parent
+        moved = (len(PARENTS) + 2) * model.n_bytes + rank_bytes
         rows[method] = {
-            "seconds": taken,
+            "seconds": per_load,
             "first load, seconds": first,
-            "copies": taken / copied,
-            "share of copy bandwidth": moved / taken / bandwidth,
+            "copies": per_load / copied,
+            "share of copy bandwidth": moved / per_load / bandwidth,
         }
     return {"model bytes": model.n_bytes, "copy bytes per second": bandwidth, "methods": rows}
 
 
-def corner(model: Model, name: str, place: str) -> Model:
-    """A piece of one tensor on a device, to be written in float32."""
+def corner(model: Model, name: str, device: str) -> Model:
+    """Return a piece of one tensor on a device, with float32 output."""
 
     def cut(tensor: Tensor) -> Tensor:
-        return tensor[: PIECE[0], : PIECE[1]].contiguous().to(place)
+        return tensor[: PIECE[0], : PIECE[1]].contiguous().to(device)
 
     return Model(
-        {name: torch.empty(PIECE, device=place)},
+        {name: torch.empty(PIECE, device=device)},
         {name: cut(model.base[name])},
         {name: tuple(map(cut, model.parents[name]))},
         {name: cut(model.ranks[name])},
@@ -185,31 +185,31 @@ def corner(model: Model, name: str, place: str) -> Model:
 
 
 def differences(device: str) -> dict[str, Any]:
-    """Entries that come out otherwise than on the CPU, per method; masks must be the same."""
+    """Count entries that differ from the CPU's, per method; masks must be equal."""
     model, name = make_model("cpu", 1), "model.layers.0.mlp.up_proj.weight"
-    found = {}
+    result = {}
     for method in METHODS_MEASURED:
-        pieces = [corner(model, name, place) for place in ("cpu", device)]
+        pieces = [corner(model, name, where) for where in ("cpu", device)]
         for piece in pieces:
             load(Launcher(compile=True), piece, plans(method, [name], (0.5, 0.3)))
         gap = (pieces[0].out[name] - pieces[1].out[name].cpu()).abs()
-        found[method] = {
+        result[method] = {
             "entries": gap.numel(),
             "not bit-equal": int((gap != 0).sum()),
             "largest difference": float(gap.max()),
             "masks differ": int((gap > 1e-3 * DELTA_SCALE).sum()),
         }
-    return found
+    return result
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the result file")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the result file")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--layers", type=int, default=LAYERS)
     options = parser.parse_args()
     if options.device.startswith("cuda") and not torch.cuda.is_available():
-        raise SystemExit("no CUDA device; this benchmark needs one")
+        raise SystemExit("this benchmark needs a CUDA device, found none")
     on_gpu = options.device.startswith("cuda")
     device_name = torch.cuda.get_device_name() if on_gpu else options.device
     today = datetime.datetime.now(datetime.UTC)

@@ -1,8 +1,8 @@
-"""Log-likelihoods on a CUDA device at the shapes of 1B and 7B models, with random weights.
+"""Log-likelihood speed on a CUDA device at 1B and 7B shapes, with random weights.
 
-Knows the scorer's paths and, where it is installed, lm-eval's HFLM; no checkpoint, no data set.
-Requests are random tokens in the lengths of multiple-choice tasks, without and with five examples
-before every question. `gpu.py` writes what this measures into its result.
+Uses the scoring paths and, if installed, lm-eval's HFLM; no checkpoint, no data set. Requests are
+random tokens with the lengths of multiple-choice tasks, without and with five examples before every
+question. `gpu.py` adds these measurements to its result.
 """
 
 from __future__ import annotations
@@ -40,18 +40,22 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
 }
 DOCS, CHOICES = 128, 4
-CONTEXT, CONTINUATION, EXAMPLES = (40, 100), (2, 16), 500  # tokens; least and most of the first two
+CONTEXT, CONTINUATION, EXAMPLES = (
+    (40, 100),
+    (2, 16),
+    500,
+)  # tokens; (minimum, maximum) of the first two
 BATCH_SIZE, MAX_LENGTH = 32, 2048
 DATASHEET = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # bfloat16 FLOP/s, dense
-MATRIX = 8192  # rows and columns of the product that measures what the device reaches
+MATRIX = 8192  # rows and columns of the product that measures reachable FLOP/s
 
 
 def requests(vocabulary: int, n_examples: int) -> list[Request]:
-    """Random questions of four choices, all behind the same ``n_examples`` tokens."""
+    """Return random four-choice questions, each after the same ``n_examples`` tokens."""
     rng = np.random.default_rng(0)
 
-    def tokens(least: int, most: int) -> tuple[int, ...]:
-        return tuple(rng.integers(0, vocabulary, rng.integers(least, most + 1)).tolist())
+    def tokens(low: int, high: int) -> tuple[int, ...]:
+        return tuple(rng.integers(0, vocabulary, rng.integers(low, high + 1)).tolist())
 
     shots = tokens(n_examples, n_examples)
     contexts = [shots + tokens(*CONTEXT) for _ in range(DOCS)]
@@ -59,7 +63,7 @@ def requests(vocabulary: int, n_examples: int) -> list[Request]:
 
 
 def operations(model: Any, plan: Plan) -> float:
-    """Floating-point operations of a plan's matrix products, padding included; no attention."""
+    """Count FLOP of a plan's matrix products, padding included, without attention."""
     head = model.lm_head.weight.numel()
     body = sum(p.numel() for n, p in model.named_parameters() if ".layers." in n and p.dim() == 2)
     n_scored = sum(batch.cells.numel() for batch in plan.batches)
@@ -67,13 +71,13 @@ def operations(model: Any, plan: Plan) -> float:
 
 
 def peak(device: str, seconds: Timer) -> float:
-    """FLOP/s that one large bfloat16 product reaches."""
+    """Measure the FLOP/s of one large bfloat16 product."""
     a, b = (torch.randn(MATRIX, MATRIX, device=device).bfloat16() for _ in range(2))
     return 2.0 * MATRIX**3 / seconds(lambda: torch.mm(a, b), device)
 
 
 def lm_eval_around(model: Any) -> Any | None:
-    """HFLM, or None where lm-eval is not installed."""
+    """Return an HFLM around a model, or None if lm-eval is not installed."""
     if importlib.util.find_spec("lm_eval") is None:
         return None
     from lm_eval.models import huggingface
@@ -88,15 +92,15 @@ def lm_eval_around(model: Any) -> Any | None:
     )
 
 
-class Bare:
-    """What the paths need of an HFLM."""
+class BareModel:
+    """The part of an HFLM that the scoring paths use."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
 
 
 def measure_scoring(device: str, seconds: Timer) -> dict[str, Any]:
-    """Seconds of each path, their ratios and the share of the peak, per shape and examples."""
+    """Measure each path's seconds, ratios and share of the peak, per shape and example length."""
     reached = peak(device, seconds)
     name = torch.cuda.get_device_name() if device.startswith("cuda") else device
     stated = next((flops for key, flops in DATASHEET.items() if key in name), None)
@@ -111,7 +115,7 @@ def measure_scoring(device: str, seconds: Timer) -> dict[str, Any]:
 
 
 def shape_rows(config: LlamaConfig, device: str, seconds: Timer) -> dict[str, dict[str, Any]]:
-    """Rows of one model, made on the device."""
+    """Measure one model, created on the device."""
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
     lm = lm_eval_around(model)
@@ -121,8 +125,10 @@ def shape_rows(config: LlamaConfig, device: str, seconds: Timer) -> dict[str, di
     }
 
 
-def score_row(model: Any, lm: Any | None, every: list[Request], seconds: Timer) -> dict[str, Any]:
-    """Packed, flat and lm-eval's loop on the same requests."""
+def score_row(
+    model: Any, lm: Any | None, all_requests: list[Request], seconds: Timer
+) -> dict[str, Any]:
+    """Measure packed, flat and lm-eval's loop on the same requests."""
     device = str(model.device)
     limits = Limits(
         batch_size=BATCH_SIZE,
@@ -132,14 +138,14 @@ def score_row(model: Any, lm: Any | None, every: list[Request], seconds: Timer) 
         vocabulary=model.config.vocab_size,
         device=model.device,
     )
-    likelihoods = LikelihoodRequests(every, [0] * len(every), limits)
-    around = lm or Bare(model)
+    likelihoods = LikelihoodRequests(all_requests, [0] * len(all_requests), limits)
+    wrapped = lm or BareModel(model)
     paths = (PACKED, FLAT, HFLM) if lm else (PACKED, FLAT)
-    answers = {path: likelihoods.run(path, around).lls for path in paths[:2]}
-    taken = {p: seconds(lambda p=p: likelihoods.run(p, around), device) for p in paths}
-    packed = taken[PACKED]
-    row: dict[str, Any] = {f"{path}, seconds": t for path, t in taken.items()}
-    row |= {f"{path} / packed": t / packed for path, t in taken.items() if path != PACKED}
+    answers = {path: likelihoods.run(path, wrapped).lls for path in paths[:2]}
+    times = {p: seconds(lambda p=p: likelihoods.run(p, wrapped), device) for p in paths}
+    packed = times[PACKED]
+    row: dict[str, Any] = {f"{path}, seconds": t for path, t in times.items()}
+    row |= {f"{path} / packed": t / packed for path, t in times.items() if path != PACKED}
     if lm is None:
         row[f"{HFLM} / packed"] = "lm-eval is not installed"
     row["largest difference, nats"] = float(np.abs(answers[PACKED] - answers[FLAT]).max())

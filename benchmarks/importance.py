@@ -1,12 +1,11 @@
-"""Which genes matter, told from a search's trials: Optuna's evaluators against the truth.
+"""Gene importance estimated from a search's trials: Optuna's evaluators against the truth.
 
     python benchmarks/importance.py results/reference/search/quickstart.npz
 
-Searches are replayed on a recorded landscape, in its space with a few genes added that do nothing.
-The first table is of Optuna's evaluators, the second of what the page shows
-(search/report/importance.py): how often it calls an idle gene, and one of the truth's first, more
-than chance. The truth is the surrogate's: total-effect indices over
-the whole box (Jansen's estimator).
+Searches are replayed on a recorded landscape, in its space plus a few genes without effect (idle
+genes). The first table shows Optuna's evaluators, the second the report page's estimate
+(search/report/importance.py): how often it shows an idle gene, or a true top gene, as significant.
+The truth is the surrogate's: total-effect indices over the search space (Jansen's estimator).
 """
 
 from __future__ import annotations
@@ -39,11 +38,11 @@ from samplers import Replay
 from scipy.stats import qmc, rankdata, spearmanr
 
 IDLE = tuple(f"idle.{number}" for number in range(4))
-"""Genes that do nothing: what an evaluator says of them is noise."""
+"""Genes without effect: any importance reported for them is noise."""
 
 COUNTS = (30, 60, 100, 150, 300)
 TOP = 4
-"""Genes of the truth that ought to be named first."""
+"""Number of true top genes that an evaluator should rank first."""
 
 Study = optuna.Study
 Evaluator = Callable[[Study, int], Mapping[str, float]]
@@ -51,7 +50,7 @@ Evaluator = Callable[[Study, int], Mapping[str, float]]
 
 @dataclass(frozen=True)
 class IdleSpace(Space):
-    """A space with genes that do nothing."""
+    """A space with additional genes without effect."""
 
     @cached_property
     def _numbers(self) -> dict[str, tuple[float, float]]:
@@ -61,14 +60,15 @@ class IdleSpace(Space):
 def trials_of(
     replay: Replay, space: Space, sampler: str, racing: bool, seed: int, count: int
 ) -> list[FrozenTrial]:
-    """The trials of a search, as its journal would have them."""
+    """Return the trials of a search, as its journal would record them."""
     raced = RacingSection() if racing else False
     section = SearchSection(sampler=sampler, run_seed=seed, trials=count, racing=raced)
     steps = itertools.islice(replay.steps(space, section), count + 1)
-    return [step.told for step in steps if step.told is not None]
+    return [step.trial for step in steps if step.trial is not None]
 
 
 def study_of(trials: list[FrozenTrial]) -> Study:
+    """Return an Optuna study of the trials."""
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
     for t in trials:
         study.add_trial(create_trial(params=t.params, distributions=t.distributions, value=t.value))
@@ -80,7 +80,7 @@ def _optuna(make: Callable[[int], optuna.importance.BaseImportanceEvaluator]) ->
 
 
 def _ranks(study: Study, _: int) -> dict[str, float]:
-    """Squared rank correlation of each gene with the score: the plainest that one can do."""
+    """Return each gene's squared rank correlation with the score: the simplest estimate."""
     trials = study.get_trials(deepcopy=False)
     values = rankdata([t.value for t in trials])
     names = trials[0].params
@@ -105,7 +105,7 @@ EVALUATORS: dict[str, Evaluator] = {
 
 
 def total_effects(replay: Replay, points: int = 512) -> dict[str, float]:
-    """Share of the score's variance over the box that each gene has a part in.
+    """Return each gene's total-effect index: its share of variance, interactions included.
 
     Source:
         Jansen, Computer Physics Communications 117 (1999), Eq. 19.
@@ -119,36 +119,36 @@ def total_effects(replay: Replay, points: int = 512) -> dict[str, float]:
         return np.array(
             [
                 replay.value(
-                    replay.answers(replay.parts.space, dict(zip(genes, row.tolist(), strict=True)))
+                    replay.predict(replay.parts.space, dict(zip(genes, row.tolist(), strict=True)))
                 )
                 for row in x
             ]
         )
 
-    first, found = scored(a), {}
+    first, effects = scored(a), {}
     for index, gene in enumerate(genes):
         mixed = a.copy()
         mixed[:, index] = b[:, index]
-        found[gene] = float(((first - scored(mixed)) ** 2).mean() / 2 / first.var())
-    return found
+        effects[gene] = float(((first - scored(mixed)) ** 2).mean() / 2 / first.var())
+    return effects
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Evaluators of importance against the truth.")
+    parser = argparse.ArgumentParser(description="Gene importance evaluators against the truth.")
     parser.add_argument("landscape", type=Path)
     parser.add_argument("--config", default="quickstart")
     parser.add_argument("--seeds", type=int, default=8)
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore", ExperimentalWarning)
-    land = Landscape.read(options.landscape)
-    parts = land.setup(load_config(find_config(options.config)))
-    replay = Replay(land, parts)
+    landscape = Landscape.read(options.landscape)
+    parts = landscape.setup(load_config(find_config(options.config)))
+    replay = Replay(landscape, parts)
     truth = total_effects(replay)
     order = sorted(truth, key=lambda gene: -truth[gene])
     print("truth:", ", ".join(f"{gene} {truth[gene]:.3f}" for gene in order), flush=True)
     space = IdleSpace(**{n: getattr(parts.space, n) for n in parts.space.__dataclass_fields__})
-    print("| search | candidates | evaluator | rank | top | idle | repeat | seconds |")
+    print("| search | candidates | evaluator | rank | top | first idle | repeat | seconds |")
     print("|---|---:|---|---:|---:|---:|---:|---:|")
     raced: list[list[FrozenTrial]] = []
     for title, sampler, racing in (
@@ -167,36 +167,34 @@ def main() -> None:
                 for seed, trials in enumerate(runs):
                     study = study_of(trials[:count])
                     start = time.process_time()
-                    found = evaluate(study, seed)
+                    importance = evaluate(study, seed)
                     seconds.append(time.process_time() - start)
-                    mine = sorted(found, key=lambda gene: -found[gene])
-                    vectors.append([found[gene] for gene in truth])
+                    mine = sorted(importance, key=lambda gene: -importance[gene])
+                    vectors.append([importance[gene] for gene in truth])
                     ranks.append(float(np.asarray(spearmanr(vectors[-1], list(truth.values())))[0]))
                     tops.append(len(set(mine[:TOP]) & set(order[:TOP])) / TOP)
                     idles.append(min(mine.index(gene) for gene in IDLE) + 1)
                 pairs = np.corrcoef(np.array([rankdata(v) for v in vectors]))
-                again = pairs[np.triu_indices(len(vectors), 1)].mean()
+                repeat = pairs[np.triu_indices(len(vectors), 1)].mean()
                 print(
                     f"| {title} | {count} | {name} | {np.mean(ranks):.2f} ± {np.std(ranks):.2f} | "
-                    f"{np.mean(tops):.2f} | {np.median(idles):.0f} | {again:.2f} | "
+                    f"{np.mean(tops):.2f} | {np.median(idles):.0f} | {repeat:.2f} | "
                     f"{np.mean(seconds):.3f} |",
                     flush=True,
                 )
-    print(
-        "\n| candidates | idle genes shown | first genes shown | seconds |\n|---:|---:|---:|---:|"
-    )
+    print("\n| candidates | idle genes shown | top genes shown | seconds |\n|---:|---:|---:|---:|")
     for count in COUNTS[1:]:
         print(_shown(raced, count, order[:TOP]), flush=True)
 
 
 def _shown(runs: list[list[FrozenTrial]], count: int, first: list[str]) -> str:
-    """How often the page's estimate tells genes from chance, idle ones and those of the truth."""
+    """Return a table row: how often the page shows idle genes and the true top genes."""
     start, idle, true = time.process_time(), [], []
     for trials in runs:
-        found = importances(trials[:count], [t.value or 0.0 for t in trials[:count]])
-        assert found is not None
-        idle += [found.genes[gene].is_shown for gene in IDLE]
-        true += [found.genes[gene].is_shown for gene in first]
+        result = importances(trials[:count], [t.value or 0.0 for t in trials[:count]])
+        assert result is not None
+        idle += [result.genes[gene].is_shown for gene in IDLE]
+        true += [result.genes[gene].is_shown for gene in first]
     seconds = (time.process_time() - start) / len(runs)
     return f"| {count} | {np.mean(idle):.3f} | {np.mean(true):.2f} | {seconds:.2f} |"
 

@@ -1,10 +1,10 @@
-"""A recorded merge landscape: what real candidates answered, and a surrogate that fills the gaps.
+"""A recorded merge landscape: item scores of real candidates, and a surrogate fitted to them.
 
     python benchmarks/landscape.py CONFIG OUT --points 300 [--study FOLDER ...]
 
-Records each item's value and margin of points of a configuration's space, scored by the product's
-own engine and scorer, and of the candidates of finished studies of the same configuration. Legend:
-N points, g features (weights of the layer groups), n items.
+Records every item's value and margin at points of a configuration's space, scored by the product's
+engine and scorer, and of candidates of finished studies of the same configuration. Legend: N
+points, g features (weights of the layer groups), n items.
 """
 
 from __future__ import annotations
@@ -40,41 +40,41 @@ from scipy.stats import qmc, spearmanr
 Floats = NDArray[np.float64]
 
 FEATURES = ("attn", "mlp")
-"""Kinds of the layer groups whose weights are a point's features; the others follow them."""
+"""Kinds of layer groups whose weights are a point's features; the others depend on them."""
 
 MARGINS = (-30.0, 30.0)
-"""Margins are clipped to these nats: beyond them nothing is told apart."""
+"""Margins are clipped to this range in nats: beyond it differences carry no information."""
 
 FLAT = 1e-4
-"""Share of the points' largest extent below which they do not vary: features are float32."""
+"""Share of the largest singular value below which a direction counts as constant (float32)."""
 
-KEEP_EVERY = 16
-"""Points after which the file is written anew: hours of scoring are not lost to a kill."""
+SAVE_EVERY = 16
+"""Points between two writes of the file, so that a kill does not lose hours of scoring."""
 
 
 def features(recipe: Recipe) -> list[float]:
-    """Weights of the layers' groups times lambda (g,), in the recipe's order."""
-    own = (c for name, c in recipe.coefficients.items() if name.rpartition(".")[2] in FEATURES)
-    return [weight * recipe.lambda_ for c in own for weight in c.weights]
+    """Return the layer groups' weights times lambda (g,), in the recipe's order."""
+    groups = (c for name, c in recipe.coefficients.items() if name.rpartition(".")[2] in FEATURES)
+    return [weight * recipe.lambda_ for c in groups for weight in c.weights]
 
 
 def is_linear(recipe: Recipe) -> bool:
-    """Whether its weights are all there is to it."""
+    """Return whether the weights alone determine the recipe."""
     return all(method.name in LINEAR for method in recipe.methods)
 
 
 def points_of(study: Path) -> Iterator[tuple[list[float], ItemScores]]:
-    """The searched candidates of a study that were scored on all items."""
+    """Yield a study's searched candidates that were scored on all items."""
     store = ItemStore(study / "items")
     for candidate in map(candidate_of, Journal(study).trials):
-        is_whole = candidate.is_searched and candidate.value is not None and not candidate.raced
-        scores = store.read(candidate.number, SEARCH) if is_whole else None
+        is_complete = candidate.is_searched and candidate.value is not None and not candidate.raced
+        scores = store.read(candidate.number, SEARCH) if is_complete else None
         if scores is not None:
             yield features(candidate.recipe), scores
 
 
 def record(parts: Parts, count: int) -> Iterator[tuple[list[float], ItemScores]]:
-    """Score points of a space: half of them all over it, half near the uniform merge."""
+    """Score points of a space: half of them anywhere in it, half near the uniform merge."""
     torch.set_num_threads(1)
     engine = build_engine(parts)
     scorer = make_scorer(parts, engine.model)
@@ -94,7 +94,7 @@ def record(parts: Parts, count: int) -> Iterator[tuple[list[float], ItemScores]]
 
 
 def save(out: Path, points: Sequence[tuple[list[float], ItemScores]], parts: Parts) -> None:
-    """Write points (N) to one file of a few megabytes, and what else a replay needs."""
+    """Write points (N), layer groups and objective to one file of a few megabytes."""
     first = points[0][1]
     header = {name: list(getattr(first, name)) for name in PER_TASK}
     np.savez_compressed(
@@ -113,12 +113,12 @@ def save(out: Path, points: Sequence[tuple[list[float], ItemScores]], parts: Par
 
 @dataclass(frozen=True)
 class Setup:
-    """What a replay needs of a configuration; neither parents nor tasks have to be there.
+    """What a replay uses of a configuration; needs neither parents nor tasks.
 
     Attributes:
-        space: What may vary.
-        section: Which baselines come before the search.
-        objective: How scores become one number.
+        space: Search space.
+        section: Baselines scored before the search.
+        objective: Objective of the search.
     """
 
     space: Space
@@ -127,25 +127,25 @@ class Setup:
 
     @property
     def baselines(self) -> tuple[Baseline, ...]:
-        """Trials 0..k."""
+        """The baselines, trials 0..k."""
         return self.baselines_in(self.space)
 
     def baselines_in(self, space: Space) -> tuple[Baseline, ...]:
-        """The same with their genes in another space."""
+        """Return the baselines with their genotypes in another space."""
         return null_baselines(space, self.section)
 
 
 @dataclass(frozen=True)
 class Landscape:
-    """Recorded points and the surrogate between them.
+    """Recorded points and the surrogate fitted to them.
 
     Attributes:
-        items: Of any point: which items there are (n).
+        items: Scores of any point, which define the items (n).
         x: Features (N, g).
         value: Right or wrong (N, n).
-        margin: Nats (N, n).
+        margin: Margins in nats (N, n).
         groups: Layer groups of the model.
-        objective: Of the configuration that was recorded, as a study keeps it.
+        objective: Objective of the recorded configuration, as in a study's manifest.
     """
 
     items: ItemScores
@@ -175,32 +175,34 @@ class Landscape:
         )
 
     def setup(self, config: Config) -> Setup:
-        """What the replay of a configuration needs; tasks and weights are as they were recorded."""
+        """Return a configuration's replay setup, with the recorded tasks and task weights."""
         space = build_space(config, self.groups)
-        own = Objective(**self.objective)
+        recorded = Objective(**self.objective)
         return Setup(
             space,
             config.baselines,
             replace(
-                own, rule=config.search.objective or own.rule, normalize=config.search.normalize
+                recorded,
+                rule=config.search.objective or recorded.rule,
+                normalize=config.search.normalize,
             ),
         )
 
     @cached_property
     def _axes(self) -> Floats:
-        # Of what the points span (a, g): layers that share a gene are one direction, and a plane
-        # through as many points as there are layers would be fitted to rounding.
+        # Directions in which the points vary (a, g): layers that share a gene are one direction; a
+        # fit in all g features would fit rounding errors.
         _, sizes, axes = np.linalg.svd(self.x - self.x.mean(axis=0), full_matrices=False)
         return axes[sizes > FLAT * sizes[0]]
 
     @property
     def is_full(self) -> bool:
-        """Whether every feature varies by itself: then other depth shapes can be told, too."""
+        """Whether all features vary independently, so that other depth shapes can be predicted."""
         return len(self._axes) == self.x.shape[1]
 
     @cached_property
     def _surface(self) -> RBFInterpolator:
-        # Some smoothing: exact at no point, so that noise is not learned.
+        # Smoothed, so that noise is not interpolated.
         both = np.hstack([self.value, self.margin])
         x = self.x @ self._axes.T
         return RBFInterpolator(x, both, kernel="linear", smoothing=0.02, degree=1)
@@ -210,29 +212,32 @@ class Landscape:
         return self.margin.min(axis=0), self.margin.max(axis=0)
 
     def at(self, x: Floats) -> ItemScores:
-        """What a model with these features (g,) would answer: right where that is likelier.
+        """Return the predicted item scores at features (g,): right where more likely than not.
 
-        No margin is further out than any recorded one of its item.
+        Margins are clipped to the range recorded for their item.
         """
         value, margin = np.split(self._surface(x[None] @ self._axes.T)[0], 2)
         margin = np.clip(margin, *self._reach)
         return replace(self.items, value=(value > 0.5).astype(float), margin=margin)
 
     def held_out(self, folds: int = 5) -> dict[str, float]:
-        """How well the surrogate tells points that it has not seen: answers, and the objective."""
+        """Return the surrogate's accuracy on held-out points: for answers and for the objective."""
         objective = Objective(**self.objective)
         order = np.random.default_rng(0).permutation(len(self.x))
-        told, true, right = [], [], []
+        predicted, actual, right = [], [], []
         for fold in range(folds):
-            out = order[fold::folds]
-            rest = np.setdiff1d(order, out)
-            land = replace(self, x=self.x[rest], value=self.value[rest], margin=self.margin[rest])
-            for index in out:
-                found, own = land.at(self.x[index]), replace(self.items, value=self.value[index])
-                told.append(objective.combined(found).value)
-                true.append(objective.combined(own).value)
-                right.append((found.value == own.value).mean())
-        t, y = np.array(told), np.array(true)
+            held_out = order[fold::folds]
+            rest = np.setdiff1d(order, held_out)
+            landscape = replace(
+                self, x=self.x[rest], value=self.value[rest], margin=self.margin[rest]
+            )
+            for index in held_out:
+                a = landscape.predict(self.x[index])
+                b = replace(self.items, value=self.value[index])
+                predicted.append(objective.combined(a).value)
+                actual.append(objective.combined(b).value)
+                right.append((a.value == b.value).mean())
+        t, y = np.array(predicted), np.array(actual)
         return {
             "points": len(self.x),
             "items": self.items.n,
@@ -244,7 +249,7 @@ class Landscape:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Record a merge landscape.")
-    parser.add_argument("config", help="configuration, or the name of a shipped one")
+    parser.add_argument("config", help="configuration file, or name of a shipped one")
     parser.add_argument("out", type=Path, help="file to write, .npz")
     parser.add_argument("--points", type=int, default=256, help="points of the space to score")
     parser.add_argument("--study", type=Path, action="append", default=[], help="finished studies")
@@ -254,7 +259,7 @@ def main() -> None:
     for point in record(parts, options.points):
         points.append(point)
         print(f"{len(points)} points", end="\r", flush=True)
-        if len(points) % KEEP_EVERY == 0:
+        if len(points) % SAVE_EVERY == 0:
             save(options.out, points, parts)
     save(options.out, points, parts)
     print(json.dumps(Landscape.read(options.out).held_out()))

@@ -1,11 +1,10 @@
-"""A search of thousands of candidates: what it costs late, to go on with, and to look at.
+"""A search of thousands of candidates: its overhead, resuming it, and its leaderboard and report.
 
-The study is the product's own: `Study` asks, races, judges and writes; engine and scorer alone are
-stand-ins that answer at once, from a landscape with a fixed seed. So what is left of a candidate's
-time is the search's own work. `make bench-large` prints CPU-seconds of this process or of a child:
-that work early and late, as a share of a candidate's time; going on with the study, up to the next
-proposal; `heterosis leaderboard` and `heterosis report`. A folder given by --study is used as it
-is where it holds so many candidates already, and gone on with where it does not.
+`Study` is the product's; engine and scorer are stubs that answer at once, from a landscape with a
+fixed seed, so that only the search's overhead is left of a candidate's time. `make bench-large`
+prints CPU-seconds of this process or of a child: the overhead early and late, as a share of a
+candidate's time; resuming the study, up to the next proposal; `heterosis leaderboard` and
+`heterosis report`. A study given by --study is resumed until it has enough candidates.
 """
 
 from __future__ import annotations
@@ -48,14 +47,14 @@ from timing import machine
 SEED = 20261127
 TASKS = ("python", "java")
 PER_TASK = {SEARCH: 120, CONFIRM: 250}
-WINDOW = 30  # candidates of which an overhead is the median
+WINDOW = 30  # candidates over which the median overhead is taken
 
 
 class Landscape:
-    """Stands for engine and scorer: what a recipe answers follows from its numbers alone.
+    """A stub of engine and scorer whose answers depend on the recipe's weights alone.
 
-    Each task has a skill, a smooth function of the recipe's weights; an item is answered where
-    skill and a little chance, by recipe and item, outweigh its difficulty.
+    Each task has a skill, a smooth function of the weights; an item is right where skill plus a
+    little noise, seeded by recipe and item, exceeds its difficulty.
     """
 
     fingerprint = fingerprint_of({"landscape": SEED})
@@ -77,10 +76,10 @@ class Landscape:
         self._rungs = [np.sort(order[:end]) for end in ends]
 
     def rungs(self, split: str, met: ItemScores | None = None) -> Iterator[ItemScores]:
-        whole = self.score(split)
+        scores = self.score(split)
         for places in self._rungs:
             if met is None or places.size > met.n:
-                yield whole.subset(places)
+                yield scores.subset(places)
 
     def score(self, split: str) -> ItemScores:
         recipe, difficulty = self._recipe, self._items[split]
@@ -109,7 +108,7 @@ class Landscape:
 
 @dataclass(frozen=True)
 class Setting:
-    """What a large study searches: the quickstart's parents, in a model of so many layers."""
+    """Configuration of a large study: the quickstart's parents, in a model of ``layers`` layers."""
 
     trials: int
     layers: int
@@ -136,7 +135,7 @@ class Setting:
 
 @dataclass
 class Laps:
-    """A reporter that keeps the CPU's clock at each finished candidate."""
+    """A reporter that records the CPU time at each finished candidate."""
 
     ends: list[float] = field(default_factory=list)
 
@@ -145,23 +144,23 @@ class Laps:
             self.ends.append(time.process_time())
 
     def stage(self, name: str, total: int | None, done: int = 0) -> None:
-        """Nobody looks."""
+        """Ignore."""
 
     def forecast(self, total: int | None) -> None:
-        """Nobody looks."""
+        """Ignore."""
 
     def known(self, candidates: Sequence[Candidate]) -> None:
-        """Nobody looks."""
+        """Ignore."""
 
     def note(self, message: str) -> None:
-        """Nobody reads."""
+        """Ignore."""
 
 
 def search(setting: Setting, folder: Path, stop: Callable[[], bool] = lambda: False) -> Laps:
     """Run or continue a search in a folder."""
-    config, space, laps, stand_in = setting.config, setting.space, Laps(), Landscape()
+    config, space, laps, stub = setting.config, setting.space, Laps(), Landscape()
     objective = Objective("mean", dict.fromkeys(TASKS, 1.0), dict.fromkeys(TASKS, 1))
-    anything: Any = stand_in
+    anything: Any = stub
     with lock_folder(folder):
         journal = Journal(folder, write=True)
         journal.write_manifest(
@@ -187,25 +186,25 @@ def search(setting: Setting, folder: Path, stop: Callable[[], bool] = lambda: Fa
 
 
 def searched(folder: Path) -> int:
-    """Candidates that are finished in a folder."""
+    """Count the searched candidates of a study."""
     if not (folder / "study.journal").is_file():
         return 0
     return sum(candidate.is_searched for candidate in read_record(folder).candidates)
 
 
 def overheads(setting: Setting, folder: Path, at: Sequence[int]) -> Iterator[tuple[int, float]]:
-    """CPU-seconds of the search's own work per candidate, where so many are finished.
+    """Yield the overhead per candidate (CPU-seconds) after ``at`` candidates.
 
-    The search is gone on with up to each place and WINDOW candidates beyond; the median of those.
+    The search is resumed to WINDOW candidates beyond each count; the median over these is yielded.
     """
-    for place in at:
-        if searched(folder) <= place:
-            laps = search(Setting(place + WINDOW, setting.layers, setting.sampler), folder)
-            yield place, statistics.median(np.diff(laps.ends[-WINDOW:]).tolist())
+    for count in at:
+        if searched(folder) <= count:
+            laps = search(Setting(count + WINDOW, setting.layers, setting.sampler), folder)
+            yield count, statistics.median(np.diff(laps.ends[-WINDOW:]).tolist())
 
 
 def resumed(setting: Setting, folder: Path) -> float:
-    """CPU-seconds from the imports to the next proposal, of a study that is gone on with."""
+    """Return CPU-seconds from resuming a study, after imports, to its next proposal."""
     start, asked = time.process_time(), []
 
     def stop() -> bool:
@@ -217,7 +216,7 @@ def resumed(setting: Setting, folder: Path) -> float:
 
 
 def command(*arguments: object) -> float:
-    """CPU-seconds of a command of heterosis, from its start to its end."""
+    """Return CPU-seconds of one `heterosis` command."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(
         [sys.executable, "-m", "heterosis.search", *map(str, arguments)],
@@ -229,13 +228,13 @@ def command(*arguments: object) -> float:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="What a search of thousands of candidates costs.")
+    parser = argparse.ArgumentParser(description="Overhead of a search of thousands of candidates.")
     add = parser.add_argument
     add("--trials", type=int, default=10_000, help="candidates (default 10000)")
-    add("--layers", type=int, default=4, help="of the model whose recipes are kept (default 4)")
-    add("--sampler", default="CmaEsSampler", help="default CmaEsSampler")
-    add("--candidate", type=float, default=5.0, help="seconds that a candidate takes (default 5)")
-    add("--study", type=Path, help="folder to make the study in, or that holds it (default: none)")
+    add("--layers", type=int, default=4, help="layers of the model (default 4)")
+    add("--sampler", default="CmaEsSampler", help="Optuna sampler (default CmaEsSampler)")
+    add("--candidate", type=float, default=5.0, help="assumed seconds per candidate (default 5)")
+    add("--study", type=Path, help="folder of the study, new or existing (default: temporary)")
     return parser.parse_args()
 
 
@@ -245,13 +244,13 @@ def main() -> None:
     for name, value in machine().items():
         console.print(f"{name}: {value}", markup=False, highlight=False)
     table = Table("measured", "CPU-seconds", "note")
-    with tempfile.TemporaryDirectory() as spare:
-        folder = options.study or Path(spare) / "study"
-        places = [n for n in (10, 1000, 10_000) if n < setting.trials] + [setting.trials]
-        for place, seconds in overheads(setting, folder, places):
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.study or Path(temporary) / "study"
+        counts = [n for n in (10, 1000, 10_000) if n < setting.trials] + [setting.trials]
+        for count, seconds in overheads(setting, folder, counts):
             share = f"{seconds / options.candidate:.2%} of {options.candidate:g} s"
-            table.add_row(f"own work of candidate {place}", f"{seconds:.4f}", share)
-        table.add_row("going on, to the next proposal", f"{resumed(setting, folder):.2f}", "")
+            table.add_row(f"overhead of candidate {count}", f"{seconds:.4f}", share)
+        table.add_row("resuming, to the next proposal", f"{resumed(setting, folder):.2f}", "")
         for name in ("leaderboard", "report"):
             table.add_row(f"heterosis {name}", f"{command(name, folder):.2f}", "imports included")
     console.print(table)

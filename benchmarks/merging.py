@@ -1,7 +1,7 @@
-"""Materialising a candidate: `MergeEngine.load` in units of one copy of the weights.
+"""Load speed: `MergeEngine.load` in units of one copy of the weights.
 
-Knows the merge room by its public names, and mergekit by `peer`. Every load overwrites every
-tensor: two recipes take turns that share no tensor's coefficients.
+Uses the public names of `merge`, and mergekit through `peer`. Every load overwrites every tensor:
+loads alternate between two recipes whose coefficients differ in every tensor.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from peer import Peer, find_interpreter
 from shapes import LAYERS, make_family
 from timing import Row, Seconds, interleave, timed
 
-DROP_RATE = 0.5  # of every method that has one: both branches of a mask are taken equally often
-WEIGHTS = (0.5, 0.3)  # of the parents in turn, and the other way round in the second recipe
+DROP_RATE = 0.5  # of every method that has one: a mask keeps and drops equally often
+WEIGHTS = (0.5, 0.3)  # of alternating parents; swapped in the second recipe
 EPSILON = 0.1  # DELLA's window of drop probabilities; mergekit's epsilon is half of it
 QUICK_METHODS = ("linear", "task_arithmetic", "ties", "dare_linear", "dare_ties")
 SHAPE_METHODS = {
@@ -37,7 +37,7 @@ DEPTHS = (LAYERS // 3, LAYERS, 2 * LAYERS)
 
 
 def recipe(parents: ParentSet, method: str, shift: int) -> Recipe:
-    """Weights that differ between parents, and between shift 0 and 1, in every layer group."""
+    """Return a recipe whose weights differ between parents, and between shift 0 and 1."""
     row = METHODS[method]
     weights = {name: WEIGHTS[(i + shift) % 2] for i, name in enumerate(parents.names)}
     return Recipe.uniform(
@@ -51,7 +51,7 @@ def recipe(parents: ParentSet, method: str, shift: int) -> Recipe:
 
 
 def copier(engine: MergeEngine) -> Callable[[], None]:
-    """One in-place copy of the resident model's weights, from a clone beside it."""
+    """Return a function that copies a clone of the resident model's weights over them."""
     targets = list(engine.model.parameters())  # tied weights once
     sources = [target.detach().clone() for target in targets]
 
@@ -64,31 +64,31 @@ def copier(engine: MergeEngine) -> Callable[[], None]:
 
 
 def loader(engine: MergeEngine, method: str) -> Callable[[], None]:
-    """Load the next of two recipes that differ in every tensor."""
+    """Return a function that loads the next of two recipes that differ in every tensor."""
     recipes = itertools.cycle([recipe(engine.parents, method, shift) for shift in (0, 1)])
     return lambda: void(engine.load(next(recipes)))
 
 
 def void(_: object) -> None:
-    """Forget a result."""
+    """Discard a result."""
 
 
 def load_rows(
     engine: MergeEngine, name: str, methods: Sequence[str], repeats: int = 5
 ) -> Iterator[Row]:
-    """Loads in units of one copy, per method, in one engine."""
+    """Time one engine's loads in units of one copy, per method."""
     copy_weights = copier(engine)
     entries = sum(target.numel() for target in engine.model.parameters())
     for method in methods:
         load = loader(engine, method)
-        first = timed(load).wall  # compiles, and computes what is computed once
+        first = timed(load).wall  # includes compilation and cached statistics
         a, b = interleave(load, copy_weights, repeats)
         note = f"first load {first:.1f} s; {entries / 1e6:.1f} M {engine.model.dtype}"
         yield Row("merge", name, f"load {method}", "copy of weights", a, b, note)
 
 
 def shape_rows(repeats: int = 5) -> Iterator[Row]:
-    """The same at SmolLM2-135M's shapes: several K, several sizes, and against mergekit."""
+    """Time loads at SmolLM2-135M's shapes: several K, several depths, and against mergekit."""
     for n_parents, methods in SHAPE_METHODS.items():
         with tempfile.TemporaryDirectory() as folder:
             paths = make_family(Path(folder), n_parents)
@@ -107,13 +107,13 @@ def shape_rows(repeats: int = 5) -> Iterator[Row]:
 
 
 def open_engine(paths: Mapping[str, Path]) -> MergeEngine:
-    """An engine on the CPU over a family of checkpoints, in bfloat16."""
+    """Open a bfloat16 engine on the CPU over a family of checkpoints."""
     parents = {name: path for name, path in paths.items() if name != "base"}
     return MergeEngine(ParentSet.open(paths["base"], parents), dtype="bfloat16", device="cpu")
 
 
 def peer_rows(peer: Peer, engine: MergeEngine, methods: Sequence[str]) -> Iterator[Row]:
-    """mergekit's merge of the same recipe in units of one load, both on one thread."""
+    """Time mergekit's merge of the same recipe in units of one load, both on one thread."""
     for method in methods:
         load = loader(engine, method)
         load()
@@ -127,12 +127,12 @@ def peer_rows(peer: Peer, engine: MergeEngine, methods: Sequence[str]) -> Iterat
 
 
 def median_of(load: Callable[[], None]) -> Seconds:
-    """The median of three loads, by the wall."""
+    """Return the median of three loads, by wall time."""
     return sorted((timed(load) for _ in range(3)), key=lambda seconds: seconds.wall)[1]
 
 
 def peer_request(parents: ParentSet, method: str) -> tuple[list[str], dict[str, Any]]:
-    """Models (mergekit's base first) and parameters that say what `recipe` says."""
+    """Return mergekit's models (base first) and parameters equivalent to `recipe`."""
     names = list(parents.names)
     weights = dict(zip(names, WEIGHTS, strict=True))
     if method == "slerp":

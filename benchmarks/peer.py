@@ -1,9 +1,8 @@
-"""mergekit's in-process merge, timed in a process and an environment of its own.
+"""mergekit's in-memory merge, timed in a separate process and environment.
 
-Two halves. `Peer` is ours: it starts this file under the interpreter of that environment and asks
-it for one merge at a time. The rest runs there and knows mergekit alone: it holds the checkpoints
-in memory, merges them as asked and answers with the seconds it took. mergekit is LGPL and no
-dependency.
+`Peer` runs in our process: it starts this file with the interpreter of mergekit's environment and
+requests one merge at a time. `serve` runs there: it loads the checkpoints once, merges on request
+and answers with the seconds taken. mergekit is LGPL, so it is not a dependency.
 """
 
 from __future__ import annotations
@@ -19,20 +18,20 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 VARIABLE = "HETEROSIS_MERGEKIT_PYTHON"
-"""Names an interpreter whose environment holds mergekit; `make mergekit` makes one."""
+"""Environment variable with the path of an interpreter that has mergekit (`make mergekit`)."""
 
 
 def find_interpreter() -> Path | None:
-    """The interpreter of mergekit's environment, or None."""
+    """Return the interpreter of mergekit's environment, or None."""
     path = Path(os.environ.get(VARIABLE) or ROOT / ".mergekit" / "bin" / "python")
     return path if path.is_file() else None
 
 
 class Peer:
-    """A running mergekit with a base and parents in memory, on one thread.
+    """A mergekit process with base and parents in memory, on one thread.
 
     Args:
-        interpreter: Of the environment that holds mergekit.
+        interpreter: Python of mergekit's environment.
         paths: Name -> directory with one model.safetensors; "base" first.
     """
 
@@ -52,7 +51,7 @@ class Peer:
     def merge(
         self, method: str, models: Sequence[str], parameters: Mapping[str, Any]
     ) -> tuple[float, float]:
-        """Merge once, the first model being mergekit's base; seconds on the wall and on the CPU."""
+        """Merge once, with the first model as base; return wall and CPU seconds."""
         assert self._process.stdin is not None
         request = {"method": method, "models": list(models), "parameters": dict(parameters)}
         self._process.stdin.write(json.dumps(request) + "\n")
@@ -73,7 +72,7 @@ class Peer:
 
 
 def serve(files: Mapping[str, str]) -> None:
-    """Answer merges until the input ends; runs where mergekit is."""
+    """Answer merge requests until the input ends; runs in mergekit's environment."""
     from importlib.metadata import version
 
     import torch

@@ -1,9 +1,9 @@
-"""Samplers by the items that they spend: searches replayed on recorded landscapes.
+"""Samplers compared by items spent: searches replayed on recorded landscapes.
 
     make bench-search
 
-The search is the product's own: proposer, race, objective and spaces; a surrogate answers in place
-of models. All start from the same baselines. Legend: s seeds, t steps of a search.
+Proposer, race, objective and spaces are the product's; a surrogate replaces the models. All
+searches start from the same baselines. Legend: s seeds, t steps of a search.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from optuna.trial import FrozenTrial
 from scipy.stats import bootstrap
 
 FULL_TRIALS = 150
-"""Candidates of the search without a race that all others are held against."""
+"""Candidates of the reference search, which is not raced."""
 
 SHARE = 5
-"""Of its items: the others' aim is a fifth."""
+"""Scores are also compared at 1/SHARE of the budget."""
 
 MOST = 0.9
-"""Of what it gains over the best baseline: the last tenth is a few items, and luck."""
+"""Share of the gain over the best baseline; the last tenth is a few items, mostly noise."""
 
 AS_CONFIGURED = "as configured"
 
@@ -60,7 +60,7 @@ class Setting:
     trials: int | None = None
 
     def section(self, seed: int) -> SearchSection:
-        """The search section of this row."""
+        """Return the search section of this row."""
         return SearchSection(
             sampler=self.sampler,
             sampler_args=dict(self.arguments or {}),
@@ -71,7 +71,7 @@ class Setting:
         )
 
     def space(self, space: Space) -> Space:
-        """The configured space, or another depth shape in its bounds."""
+        """Return the configured space, or another depth shape with its bounds."""
         shape, _, count = self.depth.partition(" ")
         if self.depth == AS_CONFIGURED:
             return space
@@ -79,7 +79,7 @@ class Setting:
 
 
 FROM_MIDDLE: Mapping[str, Any] = {"x0": None}
-"""Where Optuna's CMA-ES starts by itself, instead of at the best baseline."""
+"""Start at the middle of the space, Optuna's default, instead of the best baseline."""
 
 REFERENCE = Setting(
     "CMA-ES as it is: every item, from the middle",
@@ -87,7 +87,7 @@ REFERENCE = Setting(
     racing=False,
     trials=FULL_TRIALS,
 )
-"""The first row: the others are held against it."""
+"""The first row, which defines budget and target."""
 
 SETTINGS = (
     REFERENCE,
@@ -110,17 +110,17 @@ SETTINGS = (
 
 @dataclass(frozen=True)
 class Step:
-    """Where a replayed search stands.
+    """State of a replayed search after a candidate.
 
     Attributes:
-        spent: Items.
-        best: Score of the best so far.
-        told: The last candidate's trial; None before the first.
+        spent: Items spent.
+        best: Best score so far.
+        trial: The candidate's trial; None before the first.
     """
 
     spent: int
     best: float
-    told: FrozenTrial | None = None
+    trial: FrozenTrial | None = None
 
 
 @dataclass(frozen=True)
@@ -128,34 +128,34 @@ class Replay:
     """Searches on one landscape.
 
     Attributes:
-        land: Answers.
-        parts: Of the configuration that was recorded.
+        landscape: Recorded points and surrogate.
+        parts: Space, baselines and objective of the recorded configuration.
     """
 
-    land: Landscape
+    landscape: Landscape
     parts: Setup
 
     @property
     def objective(self) -> Objective:
-        """The configuration's."""
+        """Objective of the configuration."""
         return self.parts.objective
 
-    def answers(self, space: Space, params: Params) -> ItemScores:
-        """What the surrogate says of a genotype."""
-        return self.land.at(np.array(features(space.decode(params))))
+    def predict(self, space: Space, params: Params) -> ItemScores:
+        """Return the predicted item scores of a genotype."""
+        return self.landscape.predict(np.array(features(space.decode(params))))
 
     def value(self, scores: ItemScores) -> float:
-        """The objective."""
+        """Return the objective's value."""
         return self.objective.combined(scores).value
 
     def baselines(self, space: Space) -> Iterator[tuple[Params | None, ItemScores]]:
-        """Baselines that are linear in the weights, with their genes where a space holds them."""
+        """Yield genotype (None outside the space) and scores of baselines linear in the weights."""
         for baseline in self.parts.baselines_in(space):
             if is_linear(baseline.recipe):
-                yield baseline.params, self.land.at(np.array(features(baseline.recipe)))
+                yield baseline.params, self.landscape.predict(np.array(features(baseline.recipe)))
 
     def search(self, setting: Setting, seed: int, items: int) -> Floats:
-        """Items spent and the best score so far, after each candidate (t, 2)."""
+        """Return items spent and the best score so far, after each candidate (t, 2)."""
         steps: list[tuple[int, float]] = []
         for step in self.steps(setting.space(self.parts.space), setting.section(seed)):
             steps.append((step.spent, step.best))
@@ -164,87 +164,87 @@ class Replay:
         return np.array(steps, dtype=float)
 
     def steps(self, space: Space, section: SearchSection) -> Iterator[Step]:
-        """A search without an end: first the best baseline, then candidate by candidate."""
-        proposer, known = Proposer(space, section), list(self.baselines(space))
-        for params, scores in known:
+        """Search without end: yield the best baseline, then candidate by candidate."""
+        proposer, baselines = Proposer(space, section), list(self.baselines(space))
+        for params, scores in baselines:
             proposer.add(params, (self.value(scores),), {})
-        best = max((scores for _, scores in known), key=self.value)
+        best = max((scores for _, scores in baselines), key=self.value)
         yield Step(0, self.value(best))
-        race = self.race([scores for _, scores in known])
+        race = self.race([scores for _, scores in baselines])
         order = np.array(item_order(race.references, section.run_seed))
         ends = rung_ends(order.size) if section.racing else (order.size,)
         spent = 0
-        for number in itertools.count(len(known)):
+        for number in itertools.count(len(baselines)):
             trial, params = proposer.propose(number)
-            scores = self.answers(space, params)
+            scores = self.predict(space, params)
             end, value = self.raced(race, scores, best, order, ends)
-            told = proposer.tell(trial, (value,))
+            finished = proposer.tell(trial, (value,))
             spent += end
             if end == order.size and value > self.value(best):
                 best = scores
-            yield Step(spent, self.value(best), told)
+            yield Step(spent, self.value(best), finished)
 
-    def race(self, known: list[ItemScores]) -> Race:
-        """As a study opens it: by the better half of the baselines."""
-        better = tuple(known[place] for place in better_half([self.value(s) for s in known]))
+    def race(self, baselines: list[ItemScores]) -> Race:
+        """Open the race as a study does, with the better half of the baselines as references."""
+        better = tuple(baselines[i] for i in better_half([self.value(s) for s in baselines]))
         alpha = RacingSection().alpha
         return Race(better, self.objective.criteria, alpha, self.objective.terms)
 
     def raced(
         self, race: Race, scores: ItemScores, best: ItemScores, order: Any, ends: tuple[int, ...]
     ) -> tuple[int, float]:
-        """Items that a candidate meets, and what the sampler is told."""
+        """Return the items on which a candidate is scored, and its value for the sampler."""
         for end in ends[:-1]:
             seen = scores.subset(np.sort(order[:end]))
             if race.is_lost(seen, best):
-                found = race.estimates(seen, best, self.objective.terms)
-                return end, self.objective.combined(found).value
+                estimates = race.estimates(seen, best, self.objective.terms)
+                return end, self.objective.combined(estimates).value
         return ends[-1], self.value(scores)
 
 
 def items_to(steps: Floats, score: float) -> float:
-    """Items spent until the best reaches a score; infinite if it never does."""
+    """Return the items spent until the best reaches a score; infinite if it never does."""
     reached = steps[:, 1] >= score - 1e-12
     return float(steps[np.argmax(reached), 0]) if reached.any() else np.inf
 
 
 def best_at(steps: Floats, items: float) -> float:
-    """Best score when so many items are spent."""
+    """Return the best score after spending ``items``."""
     return float(steps[steps[:, 0] <= items, 1].max())
 
 
 def interval(values: list[float]) -> tuple[float, float]:
-    """95 % interval of the mean over seeds (s,)."""
+    """Return the 95 % bootstrap interval of the mean over seeds (s,)."""
     if len(set(values)) == 1:
         return values[0], values[0]
-    found = bootstrap((values,), np.mean, n_resamples=2000, rng=0).confidence_interval
-    return float(found.low), float(found.high)
+    ends = bootstrap((values,), np.mean, n_resamples=2000, rng=0).confidence_interval
+    return float(ends.low), float(ends.high)
 
 
 def rows(replay: Replay, seeds: int) -> Iterator[dict[str, Any]]:
-    """One row per setting, held against the reference before it."""
-    full = FULL_TRIALS * replay.land.items.n
-    target = nearly = 0.0
+    """Yield one row per setting, the reference first."""
+    full = FULL_TRIALS * replay.landscape.items.n
+    target = near_target = 0.0
     for setting in SETTINGS:
-        if setting.depth != AS_CONFIGURED and not replay.land.is_full:
-            continue  # the points do not tell what another depth shape would give
-        own = seeds if setting.sampler != "GPSampler" else min(seeds, 3)
-        traces = [replay.search(setting, seed, full) for seed in range(own)]
+        if setting.depth != AS_CONFIGURED and not replay.landscape.is_full:
+            continue  # the points do not determine other depth shapes
+        n_seeds = seeds if setting.sampler != "GPSampler" else min(seeds, 3)
+        traces = [replay.search(setting, seed, full) for seed in range(n_seeds)]
         if setting is REFERENCE:
-            # A score that searches have: half of them reach it.
+            # A score that half of the searches reach.
             reached = [best_at(steps, full) for steps in traces]
             target = float(np.quantile(reached, 0.5, method="lower"))
             start = best_at(traces[0], 0)
-            nearly = start + MOST * (target - start)
+            near_target = start + MOST * (target - start)
         needed = [items_to(steps, target) for steps in traces]
-        soon = [items_to(steps, nearly) for steps in traces]
+        soon = [items_to(steps, near_target) for steps in traces]
         fifth = [best_at(steps, full / SHARE) for steps in traces]
         last = [best_at(steps, full) for steps in traces]
         yield {
             "name": setting.name,
-            "seeds": own,
+            "seeds": n_seeds,
             "target": target,
-            "nearly": nearly,
+            "nearly": near_target,
             "soon": float(np.median(soon)),
             "soon_quartiles": np.quantile(soon, (0.25, 0.75), method="nearest").tolist(),
             "soon_share": float(np.median(soon)) / full,
@@ -259,15 +259,16 @@ def rows(replay: Replay, seeds: int) -> Iterator[dict[str, Any]]:
         }
 
 
-def table(found: list[dict[str, Any]]) -> str:
-    """The rows in Markdown."""
+def table(results: list[dict[str, Any]]) -> str:
+    """Return the rows as a Markdown table."""
     lines = [
-        f"| search | aim | items to {MOST:.0%} of the gain, median (quartiles) | of the budget "
-        f"| items to all of it | reached | best at 1/{SHARE} of the budget (95 %) "
-        "| best at its end (95 %) |",
+        f"| search | target | items to {MOST:.0%} of the gain, median (quartiles) "
+        f"| share of the budget | items to the target | reached "
+        f"| best at 1/{SHARE} of the budget (95 %) "
+        "| best at the end (95 %) |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for row in found:
+    for row in results:
         cells = [
             row["name"],
             f"{row['target']:.4f}",
@@ -282,30 +283,42 @@ def table(found: list[dict[str, Any]]) -> str:
 
 
 def median_cell(value: float, quartiles: Sequence[float]) -> str:
-    """A median of items with its quartiles; some of them may never have come."""
+    """Format a median of items with its quartiles; infinite ones are shown as `never`."""
     low, high = (f"{q:.0f}" if np.isfinite(q) else "never" for q in quartiles)
     return f"{value:.0f} ({low}, {high})" if np.isfinite(value) else f"never ({low}, {high})"
 
 
-def mean_cell(value: float, ends: Sequence[float]) -> str:
-    """A mean with its interval."""
-    return f"{value:.4f} ({ends[0]:.4f}, {ends[1]:.4f})"
+def mean_cell(value: float, ends: Sequence[float] | None, sign: str = "") -> str:
+    """Format a mean with its interval, if it has one."""
+    return f"{value:{sign}.4f}{interval_text(ends, sign)}"
+
+
+def interval_text(ends: Sequence[float] | None, sign: str = "") -> str:
+    """Format an interval to follow a figure; empty if there is none."""
+    return "" if ends is None else f" ({ends[0]:{sign}.4f}, {ends[1]:{sign}.4f})"
+
+
+def write_results(out: Path, name: str, facts: Mapping[str, Any], page: str) -> None:
+    """Write a benchmark's results as JSON and as a Markdown page."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / f"{name}.json").write_text(json.dumps(facts, indent=1))
+    (out / f"{name}.md").write_text(page)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Samplers by items spent.")
-    parser.add_argument("landscape", type=Path, help="from landscape.py")
-    parser.add_argument("--config", default="quickstart", help="what was recorded")
+    parser = argparse.ArgumentParser(description="Samplers compared by items spent.")
+    parser.add_argument("landscape", type=Path, help="file written by landscape.py")
+    parser.add_argument("--config", default="quickstart", help="configuration of the landscape")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--out", type=Path, help="folder for samplers.md and samplers.json")
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    land = Landscape.read(options.landscape)
-    replay = Replay(land, land.setup(load_config(find_config(options.config))))
-    fit, found = land.held_out(), []
+    landscape = Landscape.read(options.landscape)
+    replay = Replay(landscape, landscape.setup(load_config(find_config(options.config))))
+    fit, results = landscape.held_out(), []
     for row in rows(replay, options.seeds):
-        found.append(row)
-        print(table(found[-1:]).splitlines()[-1], flush=True)
+        results.append(row)
+        print(table(results[-1:]).splitlines()[-1], flush=True)
     if options.out is None:
         return
     packages = {name: importlib.metadata.version(name) for name in ("optuna", "cmaes", "numpy")}
@@ -313,16 +326,15 @@ def main() -> None:
     space = f"{len(replay.parts.space.genes)} genes ({replay.parts.space.phrase})"
     facts: dict[str, Any] = {"date": day, "landscape": options.config, "space": space}
     facts |= {"surrogate": fit, "versions": packages}
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "samplers.json").write_text(json.dumps(facts | {"rows": found}, indent=1))
-    told = ", ".join(f"{name} {value:.4g}" for name, value in fit.items())
-    (options.out / "samplers.md").write_text(
+    accuracy = ", ".join(f"{name} {value:.4g}" for name, value in fit.items())
+    page = (
         f"# Samplers by items spent, on the recorded landscape of `{options.config}`\n\n"
-        f"{day}; {space}; surrogate held out: {told}. The budget is that of {FULL_TRIALS} "
-        f"candidates on every item, {FULL_TRIALS * land.items.n} items. The aim is what half of "
-        "the searches of the first row reach, the gain is from the best baseline to that.\n\n"
-        f"{table(found)}\n"
+        f"{day}; {space}; surrogate on held-out points: {accuracy}. The budget is {FULL_TRIALS} "
+        f"candidates on every item, {FULL_TRIALS * landscape.items.n} items. The target is the "
+        "score that half of the searches of the first row reach, the gain is measured from the "
+        f"best baseline to the target.\n\n{table(results)}\n"
     )
+    write_results(options.out, "samplers", facts | {"rows": results}, page)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Scoring a candidate: lm-eval against the scorer, on the same documents and batch size.
+"""Scoring speed: lm-eval against the scorer, on the same documents and batch size.
 
-Also the scorer against its own forward passes: what is left is filters, metrics and bookkeeping.
+Also the scorer against its forward passes alone: the rest is filters, metrics and bookkeeping.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ALL_BATCHES = 10**9
 
 
 def lm_eval_model(parts: Parts, engine: MergeEngine) -> Any:
-    """lm-eval's HFLM around the resident model, with the scorer's batch size and precision."""
+    """Return lm-eval's HFLM around the resident model, with the scorer's batch size and dtype."""
     with quiet():
         from lm_eval.models import huggingface
 
@@ -43,8 +43,8 @@ def lm_eval_model(parts: Parts, engine: MergeEngine) -> Any:
 
 
 def unanswered(scorer: Scorer, split: str = SEARCH) -> list[Any]:
-    """Copies of the frozen requests of a split, without answers."""
-    frozen = [i for task in scorer.tasks for own in task.instances(split) for i in own]
+    """Return copies of a split's frozen requests, without answers."""
+    frozen = [i for task in scorer.tasks for group in task.instances(split) for i in group]
     requests = [copy.copy(instance) for instance in frozen]
     for request in requests:
         request.resps, request.filtered_resps = [], {}
@@ -52,20 +52,19 @@ def unanswered(scorer: Scorer, split: str = SEARCH) -> list[Any]:
 
 
 def lm_eval_tasks(parts: Parts) -> dict[str, Any]:
-    """The tasks as lm-eval itself loads them: its paths are relative to the working directory."""
+    """Load the tasks by lm-eval itself, in their folder: its paths are relative to that."""
     from lm_eval.tasks import TaskManager
 
     loaded: dict[str, Any] = {}
     for task in parts.tasks:
         assert task.source is not None
         with quiet(), contextlib.chdir(task.source.parent):
-            found = TaskManager(include_defaults=False).load([task.source.name])["tasks"]
-        loaded |= found
+            loaded |= TaskManager(include_defaults=False).load([task.source.name])["tasks"]
     return loaded
 
 
 def with_shots(task: Path, shots: int, folder: Path) -> Path:
-    """Write a copy of a task whose prompts open with its first documents, which are not scored."""
+    """Write a few-shot copy of a task; its first documents are examples and not scored."""
     config = yaml.safe_load(task.read_text())
     data = task.parent / config["dataset_kwargs"]["data_files"]["test"]
     lines = data.read_text().splitlines(keepends=True)
@@ -84,7 +83,7 @@ def with_shots(task: Path, shots: int, folder: Path) -> Path:
 
 
 def evaluator(parts: Parts, lm: Any) -> Callable[[], Any]:
-    """lm-eval's `simple_evaluate()` of the search documents: builds requests, runs, scores."""
+    """Return lm-eval's `simple_evaluate()` of the search documents, requests included."""
     from lm_eval.evaluator import simple_evaluate
     from lm_eval.tasks import TaskManager
 
@@ -108,7 +107,7 @@ def evaluator(parts: Parts, lm: Any) -> Callable[[], Any]:
 
 
 def score_rows(config: Config, repeats: int = 5) -> Iterator[Row]:
-    """lm-eval in units of one `Scorer.score`, on the same documents and batch size."""
+    """Time lm-eval in units of one `Scorer.score`, on the same documents and batch size."""
     parts = open_parts(config)
     engine = build_engine(parts)
     engine.load(Recipe.uniform("linear", parts.space.parents, parts.space.groups, 0.5))
@@ -133,9 +132,9 @@ def score_rows(config: Config, repeats: int = 5) -> Iterator[Row]:
 
 
 def agreement(scorer: Scorer, lm: Any, requests: Sequence[Any], results: Any) -> str:
-    """Say how far the answers agree: a faster way to other answers would be no gain."""
+    """Describe how far the answers agree: a speed-up with other answers would be worthless."""
     scores = scorer.score(SEARCH)
-    ours = [i.resps[0] for task in scorer.tasks for own in task.instances(SEARCH) for i in own]
+    ours = [i.resps[0] for task in scorer.tasks for group in task.instances(SEARCH) for i in group]
     theirs = lm.loglikelihood(requests, disable_tqdm=True)
     worst = max(abs(a[0] - b[0]) for a, b in zip(ours, theirs, strict=True))
     off = max(

@@ -1,18 +1,16 @@
-"""Real searches against what anyone would try first, judged on items that no search has seen.
+"""Real searches against baselines, compared on confirm items that no search has seen.
 
     make bench-search
     python benchmarks/searches.py CONFIG --items 8000 --seeds 3 --lean --work FOLDER --out FOLDER
 
-Runs the product's own search for several seeds, in processes of one thread. The table is written
-anew whenever a seed is finished; the same command with the same `--work` goes on where it was
-ended.
+Runs the product's search for several seeds, in single-thread processes. The table is rewritten
+whenever a seed is finished; the same command with the same `--work` resumes.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
-import json
 import multiprocessing
 import tempfile
 import time
@@ -31,11 +29,12 @@ from heterosis.search.run import run_search
 from heterosis.search.study.progress import PlainReporter
 from heterosis.search.study.resume import versions
 from rich.console import Console
-from verdicts import Judge, handed_back, rows, table, unsearched
+from samplers import write_results
+from verdicts import PairedBootstrap, best_baselines, best_of_search, rows, table
 
 RANDOM = {"sampler": "RandomSampler", "sampler_args": {}}
 CMA = {"sampler": "CmaEsSampler", "sampler_args": {}}
-CONTENDERS: Mapping[str, Mapping[str, Any]] = {
+SEARCHES: Mapping[str, Mapping[str, Any]] = {
     "as configured": {},
     "CMA-ES, separable": CMA | {"sampler_args": {"use_separable_cma": True}},
     "CMA-ES, lr_adapt": CMA | {"sampler_args": {"lr_adapt": True}},
@@ -47,25 +46,25 @@ CONTENDERS: Mapping[str, Mapping[str, Any]] = {
     "random, every item": RANDOM | {"racing": False},
     "CMA-ES, every item": CMA | {"racing": False},
 }
-"""Way to search -> what differs from the configuration's `search` section."""
+"""Search setting -> changes to the configuration's `search` section."""
 
 FIRST = ("as configured", "random, every item", "CMA-ES, every item")
-"""What is run unless others are named."""
+"""Default of --only."""
 
 BASELINES = "no search"
 
-FEW = BaselinesSection(lambdas=(), ties_drop_rates=(), dare_ties_drop_rates=())
-"""Base, parents and uniform are scored in any case."""
+MINIMAL = BaselinesSection(lambdas=(), ties_drop_rates=(), dare_ties_drop_rates=())
+"""Base, parents and uniform only."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One search to be run, or continued.
+    """One search to run or resume.
 
     Attributes:
-        name: Of the contender whose it is, or BASELINES.
+        name: Key of SEARCHES, or BASELINES.
         seed: Its run_seed.
-        config: Its own, with a results folder of its own.
+        config: Its configuration, with its own results folder.
     """
 
     name: str
@@ -74,29 +73,28 @@ class Job:
 
     @property
     def folder(self) -> Path:
-        """Of the study."""
+        """Folder of the study."""
         return self.config.results_folder
 
     @property
     def seconds(self) -> float | None:
-        """CPU time that the whole search took; None while it is not finished."""
-        kept = self.folder.with_suffix(".seconds")
-        return float(kept.read_text()) if kept.is_file() else None
+        """CPU time of the search; None until it is finished."""
+        file = self.folder.with_suffix(".seconds")
+        return float(file.read_text()) if file.is_file() else None
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Which searches are run.
+    """All searches of the benchmark.
 
     Attributes:
-        config: What is searched.
-        names: Keys of CONTENDERS; the first is held against the others.
-        seeds: How many.
-        items: That each search may spend.
-        work: Where the studies lie.
-        lean: Whether no search scores all baselines, but the study of their own alone: for models
-            of which an item is dear. Random search that does not race never does: it learns
-            nothing of them.
+        config: Base configuration.
+        names: Keys of SEARCHES; the others are compared with the first.
+        seeds: Number of seeds.
+        items: Budget of each search.
+        work: Folder of the studies.
+        lean: Whether only the baselines' study scores all baselines, to save items on slow models.
+            Random search without racing never scores them: it does not use their scores.
     """
 
     config: Config
@@ -108,17 +106,17 @@ class Plan:
 
     @property
     def baselines(self) -> Job:
-        """The study of the merges that need no search."""
+        """Study of the baselines."""
         return self._job(BASELINES, 0, {"trials": 0, "items": None})
 
     @property
     def searches(self) -> Iterator[Job]:
-        """One per seed and contender."""
+        """One search per seed and setting."""
         for seed in range(self.seeds):
             for name in self.names:
-                yield self._job(name, seed, CONTENDERS[name])
+                yield self._job(name, seed, SEARCHES[name])
 
-    def _job(self, name: str, seed: int, own: Mapping[str, Any]) -> Job:
+    def _job(self, name: str, seed: int, changes: Mapping[str, Any]) -> Job:
         section = self.config.search.model_copy(
             update={
                 "trials": None,
@@ -126,7 +124,7 @@ class Plan:
                 "finalists": 1,
                 "dissect": False,
                 "run_seed": seed,
-                **own,
+                **changes,
             }
         )
         update: dict[str, Any] = {
@@ -135,55 +133,56 @@ class Plan:
             "guard": (),
             "results": self.work / f"{name.replace(',', '').replace(' ', '-')}-{seed}",
         }
-        is_deaf = section.sampler == "RandomSampler" and not section.racing
-        if name != BASELINES and (self.lean or is_deaf):
-            update["baselines"] = FEW
+        ignores_scores = section.sampler == "RandomSampler" and not section.racing
+        if name != BASELINES and (self.lean or ignores_scores):
+            update["baselines"] = MINIMAL
         return Job(name, seed, self.config.model_copy(update=update))
 
 
 def run(job: Job) -> Job:
-    """Run a search to its end, or continue it; its CPU time is kept beside its folder."""
+    """Run or resume a search; write its CPU time beside its folder."""
     if job.seconds is not None:
         return job
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     job.folder.parent.mkdir(parents=True, exist_ok=True)
-    begun = time.process_time()
+    start = time.process_time()
     with job.folder.with_suffix(".log").open("a", encoding="utf-8") as log:
         outcome = run_search(job.config, PlainReporter(Console(file=log)))
     if not outcome.finished:
-        raise RuntimeError(f"{job.folder}: the search did not come to its end; see {log.name}")
-    job.folder.with_suffix(".seconds").write_text(f"{time.process_time() - begun:.1f}")
+        raise RuntimeError(f"{job.folder}: the search did not finish; see {log.name}")
+    job.folder.with_suffix(".seconds").write_text(f"{time.process_time() - start:.1f}")
     return job
 
 
 def run_all(plan: Plan, processes: int) -> Iterator[Job]:
-    """Run all searches, the baselines' study first; yield each when it is finished."""
+    """Run all searches, the baselines' study first; yield each as it finishes."""
     jobs = [plan.baselines, *plan.searches]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, mp_context=context) as pool:
         try:
             for future in as_completed([pool.submit(run, job) for job in jobs]):
                 yield future.result()
-        except BaseException:  # what has not begun would only hide what went wrong
+        except BaseException:  # searches not yet started would only delay the error
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
 def results(plan: Plan) -> dict[str, Any] | None:
-    """The table's rows over the seeds of which all searches are finished; None before the first."""
+    """Return the results of the seeds whose searches are all finished; None if there are none."""
     finished = {(job.name, job.seed): job for job in plan.searches if job.seconds is not None}
-    whole = range(plan.seeds)
-    seeds = [seed for seed in whole if all((name, seed) in finished for name in plan.names)]
+    seeds = [
+        seed for seed in range(plan.seeds) if all((name, seed) in finished for name in plan.names)
+    ]
     if plan.baselines.seconds is None or not seeds:
         return None
     searched = {
         name: [
-            handed_back(job.folder, job.seconds or 0.0)
+            best_of_search(job.folder, job.seconds or 0.0)
             for job in (finished[name, seed] for seed in seeds)
         ]
         for name in plan.names
     }
-    others = dict(unsearched(plan.baselines.folder))
+    others = dict(best_baselines(plan.baselines.folder))
     board = read_leaderboard(plan.baselines.folder)
     items = next(iter(others.values())).items
     return {
@@ -196,14 +195,14 @@ def results(plan: Plan) -> dict[str, Any] | None:
         "budget": plan.items,
         "lean": plan.lean,
         "confirm_items": items.n,
-        "rows": list(rows(searched, others, Judge(board.objective, items))),
+        "rows": list(rows(searched, others, PairedBootstrap(board.objective, items))),
     }
 
 
 def page(facts: Mapping[str, Any]) -> str:
-    """The results in Markdown."""
+    """Return the results as a Markdown page."""
     lean = (
-        " Searches start from base, parents and uniform alone; the other merges were scored once."
+        " Searches start from base, parents and uniform only; the other baselines were scored once."
         if facts["lean"]
         else ""
     )
@@ -211,33 +210,31 @@ def page(facts: Mapping[str, Any]) -> str:
     text = (
         f"{facts['date']}; {len(facts['seeds'])} seeds, {facts['budget']} search items each, in "
         f"{facts['dtype']}; objective: {facts['objective']}; {facts['confirm_items']} confirm "
-        "items, which no search has seen. What a search hands back is its best candidate on the "
-        "search items; items are counted up to a score on the search items that half of the last "
-        "way's searches reach; of several merges of one kind the best on the search items is "
-        f"shown, and its items are those of all of them.{lean} A search takes {min(seconds):.0f} "
-        f"to {max(seconds):.0f} CPU-seconds, baselines and confirmation among them. The last "
-        "column counts the leaderboards that call it better than every baseline."
+        "items, which no search has seen. A search is represented by its best candidate on the "
+        "search items. Items are counted up to the search score that half of the searches of the "
+        "last setting reach. Of several baselines of one kind the best on the search items is "
+        f"shown, with the items of all of them.{lean} A search takes {min(seconds):.0f} to "
+        f"{max(seconds):.0f} CPU-seconds, baselines and confirmation included. The last column "
+        "counts the leaderboards that show it better than every baseline."
     )
     return f"# Real searches of `{facts['config']}`\n\n{text}\n\n{table(facts['rows'])}\n"
 
 
-def write(facts: Mapping[str, Any], out: Path) -> None:
-    """Write searches.md and searches.json."""
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "searches.json").write_text(json.dumps(facts, indent=1))
-    (out / "searches.md").write_text(page(facts))
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Real searches, judged on confirm items.")
-    parser.add_argument("config", nargs="?", default="quickstart", help="what is searched")
+    parser = argparse.ArgumentParser(description="Real searches, compared on confirm items.")
+    parser.add_argument(
+        "config",
+        nargs="?",
+        default="quickstart",
+        help="configuration file, or name of a shipped one",
+    )
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--items", type=int, default=24_000, help="that each search may spend")
-    parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=FIRST)
+    parser.add_argument("--items", type=int, default=24_000, help="budget of each search")
+    parser.add_argument("--only", nargs="+", choices=SEARCHES, default=FIRST)
     parser.add_argument("--lean", action="store_true", help="score all baselines only once")
-    parser.add_argument("--dtype", help="of the merges; default: the configuration's")
+    parser.add_argument("--dtype", help="dtype of the merges (default: the configuration's)")
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--work", type=Path, help="folder of the studies; default: a temporary one")
+    parser.add_argument("--work", type=Path, help="folder of the studies (default: temporary)")
     parser.add_argument("--out", type=Path, help="folder for searches.md and searches.json")
     options = parser.parse_args()
     config = load_config(find_config(options.config))
@@ -257,9 +254,9 @@ def main() -> None:
             print(f"{job.name}, seed {job.seed}: {job.seconds:.0f} CPU-seconds", flush=True)
             facts = results(plan)
             if facts and options.out:
-                write(facts, options.out)
+                write_results(options.out, "searches", facts, page(facts))
         facts = results(plan)
-        print(page(facts) if facts else "nothing is finished")
+        print(page(facts) if facts else "no search is finished")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A search's own share: each part of a real search's candidate against the whole."""
+"""Search overhead: each part of a candidate in a real search against its total time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from timing import ZERO, Row, Seconds, now
 
 
 class Clock:
-    """Adds up seconds by label."""
+    """Total seconds by label."""
 
     def __init__(self) -> None:
         self.seconds: defaultdict[str, Seconds] = defaultdict(lambda: ZERO)
@@ -38,7 +38,7 @@ class Clock:
 
 
 class Timed:
-    """Stands for an object whose methods in ``labels`` are timed; all else passes through."""
+    """A proxy that times the methods in ``labels`` and passes everything else through."""
 
     def __init__(self, inner: Any, clock: Clock, labels: Mapping[str, str]) -> None:
         self._inner, self._clock, self._labels = inner, clock, labels
@@ -49,7 +49,7 @@ class Timed:
 
 
 class Laps:
-    """A reporter that cuts the clock at the end of each candidate of the search stage."""
+    """A reporter that records the time of each candidate of the search stage."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock, self._in_search, self._start = clock, False, ZERO
@@ -65,13 +65,13 @@ class Laps:
         self._restart()
 
     def forecast(self, total: int | None) -> None:
-        """Leave it."""
+        """Ignore."""
 
     def known(self, candidates: Sequence[Any]) -> None:
-        """Nothing was finished before."""
+        """Ignore."""
 
     def note(self, message: str) -> None:
-        """Say nothing."""
+        """Ignore."""
 
     def _restart(self) -> None:
         self._clock.seconds.clear()
@@ -79,9 +79,9 @@ class Laps:
 
 
 def run_timed(config: Config, folder: Path) -> list[dict[str, Seconds]]:
-    """Run a search in ``folder``; seconds of each searched candidate, by part and as a whole.
+    """Run a search in ``folder``; return the seconds of each searched candidate, total and by part.
 
-    Every candidate meets every item: how much a race saves is another matter (racing.py).
+    Every candidate is scored on every item; racing.py measures what racing saves.
     """
     section = config.search.model_copy(update={"racing": False, "dissect": False})
     parts, clock = open_parts(config), Clock()
@@ -90,19 +90,17 @@ def run_timed(config: Config, folder: Path) -> list[dict[str, Seconds]]:
     scorer = make_scorer(parts, engine.model)
     scorer.self_check()
 
-    def stand_in(inner: Any, **labels: str) -> Any:
+    def timed(inner: Any, **labels: str) -> Any:
         return Timed(inner, clock, labels)
 
     with lock_folder(folder):
         Study(
-            Evaluator(
-                stand_in(engine, load="load"), stand_in(scorer, score="score"), parts.objective
-            ),
-            (replace(parts.stages[0], space=stand_in(parts.space, decode="decode")),),
+            Evaluator(timed(engine, load="load"), timed(scorer, score="score"), parts.objective),
+            (replace(parts.stages[0], space=timed(parts.space, decode="decode")),),
             section,
             parts.baselines,
-            stand_in(Journal(folder, write=True), append="journal"),
-            stand_in(ItemStore(folder / "items"), append="item store"),
+            timed(Journal(folder, write=True), append="journal"),
+            timed(ItemStore(folder / "items"), append="item store"),
             laps,
             Budget(limits_of(section, None, ()), 0),
         ).run()
@@ -110,21 +108,22 @@ def run_timed(config: Config, folder: Path) -> list[dict[str, Seconds]]:
 
 
 def search_rows(config: Config) -> Iterator[Row]:
-    """Shares of a searched candidate's time: the search's own work, then each part."""
+    """Yield shares of a searched candidate's time: the search's overhead, then each part."""
     with tempfile.TemporaryDirectory() as folder:
         laps = run_timed(config, Path(folder))
     named = ("decode", "journal", "item store", "load", "score")
-    own = [lap["candidate"] - lap["load"] - lap["score"] for lap in laps]
-    inside = [sum((lap[part] for part in named[:3]), ZERO) for lap in laps]
-    parts = {"search's own work": own, "  ask, tell, objective": diff(own, inside)}
+    overhead = [lap["candidate"] - lap["load"] - lap["score"] for lap in laps]
+    measured = [sum((lap[part] for part in named[:3]), ZERO) for lap in laps]
+    parts = {"search's own work": overhead, "  ask, tell, objective": diff(overhead, measured)}
     parts |= {
         f"  {name}" if name in named[:3] else name: [lap[name] for lap in laps] for name in named
     }
-    whole = tuple(lap["candidate"] for lap in laps)
+    total = tuple(lap["candidate"] for lap in laps)
     for name, seconds in parts.items():
         note = f"{len(laps)} candidates, {config.search.sampler}"
-        yield Row("search", config.name, name, "candidate", tuple(seconds), whole, note)
+        yield Row("search", config.name, name, "candidate", tuple(seconds), total, note)
 
 
 def diff(a: Sequence[Seconds], b: Sequence[Seconds]) -> list[Seconds]:
+    """Subtract pairwise."""
     return [x - y for x, y in zip(a, b, strict=True)]

@@ -1,7 +1,7 @@
-"""Families of checkpoints at the shapes of SmolLM2-135M, with random weights, for speeds alone.
+"""Families of random checkpoints at SmolLM2-135M's shapes, for speed measurements.
 
-Knows shapes and safetensors; no training, no downloads. The deltas are as small as real ones, so
-that trims and masks take both branches.
+No training, no downloads. Deltas are as small as real ones, so that trims and masks both keep and
+drop entries.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ BASE_SCALE, DELTA_SCALE = 0.05, 0.002
 
 
 def config(n_layers: int) -> LlamaConfig:
-    """SmolLM2-135M's architecture, at any depth."""
+    """Return SmolLM2-135M's configuration, at any depth."""
     return LlamaConfig(
         hidden_size=HIDDEN,
         intermediate_size=INTERMEDIATE,
@@ -35,7 +35,7 @@ def config(n_layers: int) -> LlamaConfig:
 
 
 def tensor_shapes(n_layers: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Every tensor of the checkpoint, in the order of the forward pass."""
+    """Yield name and shape of every tensor, in the order of the forward pass."""
     keys = HIDDEN // HEADS * KEY_HEADS
     layer = {
         "input_layernorm": (HIDDEN,),
@@ -56,7 +56,7 @@ def tensor_shapes(n_layers: int) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def make_family(folder: Path, n_parents: int, n_layers: int = LAYERS) -> dict[str, Path]:
-    """Write a base and its parents "a", "b", ...; returns name -> directory, "base" first."""
+    """Write a base and its parents "a", "b", ...; return name -> directory, "base" first."""
     generator = torch.Generator().manual_seed(0)
 
     def noise(scale: float) -> dict[str, torch.Tensor]:

@@ -1,16 +1,15 @@
-"""Where a search starts: stages and warm starts by the items that they spend.
+"""Stages and warm starts compared by items spent.
 
     python benchmarks/starts.py LANDSCAPE.npz --out results/reference/search
 
-Replays on a recorded landscape. The search is the product's own: stages, queue, proposers and
-race; a surrogate answers in place of models. Legend: s seeds, t steps of a search.
+Searches are replayed on a recorded landscape. Stages, trial queue, proposers and race are the
+product's; a surrogate replaces the models. Legend: s seeds, t steps of a search.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -43,16 +42,17 @@ from samplers import (
     items_to,
     mean_cell,
     median_cell,
+    write_results,
 )
 
 TRIALS = 30
-"""The budget, in candidates on every item: a fifth of that of samplers.py, a short night's."""
+"""The budget, in candidates on every item: a fifth of the budget of samplers.py."""
 
-FORMER_TRIALS = 60
-"""Candidates, on every item of its own, that the former study of a warm start had room for."""
+EARLIER_TRIALS = 60
+"""Budget of a warm start's earlier study, in candidates on every item of that study."""
 
 SHARES = (0.1, 0.2)
-"""Of the budget, at which the best so far is told."""
+"""Shares of the budget at which the best score is reported."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,11 @@ class Start:
     """One row of the table.
 
     Attributes:
-        name: Of the row.
-        stages: As in a configuration.
-        warm: What recipes are tried first: none; `half`: of a search on half of the items;
-            `random`: anyhow.
-        sampler: Which.
+        name: Name of the row.
+        stages: Stages as in a configuration.
+        warm: Recipes tried first: empty for none, `half` for those of a search on half of the
+            items, `random` for random ones.
+        sampler: Optuna sampler.
     """
 
     name: str
@@ -97,13 +97,13 @@ STARTS = (
 
 @dataclass
 class Record:
-    """What a study's journal would hold."""
+    """In-memory replacement of a study's journal."""
 
     candidates: list[Candidate] = field(default_factory=list)
     trials: list[FrozenTrial] = field(default_factory=list)
 
     def add(self, candidate: Candidate, trial: FrozenTrial) -> None:
-        """Keep a finished candidate."""
+        """Add a finished candidate."""
         self.candidates.append(candidate)
         self.trials.append(trial)
 
@@ -112,11 +112,11 @@ class Searcher:
     """One search on a landscape, with the product's stages.
 
     Args:
-        replay: Answers.
-        config: Of the search that was recorded.
-        start: How it begins.
-        seed: Of the search.
-        part: Items that it sees; all if None.
+        replay: Landscape, space and objective.
+        config: Configuration of the landscape.
+        start: Stages and warm start.
+        seed: Its run_seed.
+        part: Items on which it is scored; None for all.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class Searcher:
     ) -> None:
         self._replay, self._config, self._seed, self._part = replay, config, seed, part
         stages = tuple(map(StageSection.model_validate, start.stages))
-        plan = plan_stages(config.model_copy(update={"stages": stages}), replay.land.groups)
+        plan = plan_stages(config.model_copy(update={"stages": stages}), replay.landscape.groups)
         opening = plan[0].space
         if start.warm:
             plan, opening = with_warm_start(plan, self._given(start.warm)), plan[-1].space
@@ -138,47 +138,47 @@ class Searcher:
         self._begin(opening)
 
     def _given(self, warm: str) -> list[tuple[str, Recipe]]:
-        """The recipes of a warm start."""
+        """Return the recipes of a warm start."""
         space = self._replay.parts.space
         if warm == "random":
             chance = np.random.default_rng(self._seed)
             drawn = ({g: chance.uniform(*b) for g, b in space.genes.items()} for _ in range(TAKEN))
             return [("random", space.decode(genotype)) for genotype in drawn]
-        size = self._replay.land.items.n
+        size = self._replay.landscape.items.n
         half = np.sort(np.random.default_rng(self._seed).permutation(size)[: size // 2])
-        former = Searcher(self._replay, self._config, Start("former"), self._seed + 1000, half)
-        former.run(FORMER_TRIALS * half.size)
-        whole = [c for c in former.candidates if c.is_searched and not c.raced]
-        best = sorted(whole, key=lambda c: (-(c.value or 0.0), c.number))[:TAKEN]
+        earlier = Searcher(self._replay, self._config, Start("earlier"), self._seed + 1000, half)
+        earlier.run(EARLIER_TRIALS * half.size)
+        complete = [c for c in earlier.candidates if c.is_searched and not c.raced]
+        best = sorted(complete, key=lambda c: (-(c.value or 0.0), c.number))[:TAKEN]
         return [(c.name, c.recipe) for c in best]
 
     @property
     def candidates(self) -> Sequence[Candidate]:
-        """All that are finished."""
+        """Finished candidates."""
         return self._record.candidates
 
     def _begin(self, opening: Space) -> None:
-        """Take in the baselines, and open the race."""
-        known = []
+        """Add the baselines and open the race."""
+        baselines = []
         for baseline in self._replay.parts.baselines_in(opening):
             if is_linear(baseline.recipe):
-                scores, number = self._answers(baseline.recipe), len(known)
+                scores, number = self._predict(baseline.recipe), len(baselines)
                 value, recipe = self._replay.value(scores), baseline.recipe
                 candidate = Candidate(
                     number, baseline.name, baseline.kind, recipe, value, items=scores.n
                 )
                 self._record.add(candidate, self._queue.add(baseline.params, candidate))
-                known.append(scores)
-        self._best = max(known, key=self._replay.value)
-        self._race = self._replay.race(known)
+                baselines.append(scores)
+        self._best = max(baselines, key=self._replay.value)
+        self._race = self._replay.race(baselines)
         self._order = np.array(item_order(self._race.references, self._seed))
 
-    def _answers(self, recipe: Recipe) -> ItemScores:
-        scores = self._replay.land.at(np.array(features(recipe)))
+    def _predict(self, recipe: Recipe) -> ItemScores:
+        scores = self._replay.landscape.predict(np.array(features(recipe)))
         return scores if self._part is None else scores.subset(self._part)
 
     def run(self, items: int) -> Floats:
-        """Items spent and the best score so far, after each candidate (t, 2)."""
+        """Run the search; return items spent and the best score after each candidate (t, 2)."""
         budget, queue, record = Budget(Limits(items=items), 0), self._queue, self._record
         ends, spent = rung_ends(self._order.size), 0
         steps = [(0, self._replay.value(self._best))]
@@ -188,7 +188,7 @@ class Searcher:
             if queue.end_stage(budget.used(self.candidates)):
                 continue
             pending = queue.ask(len(record.candidates))
-            scores = self._answers(pending.candidate.recipe)
+            scores = self._predict(pending.candidate.recipe)
             end, value = self._replay.raced(self._race, scores, self._best, self._order, ends)
             is_raced = end < self._order.size
             done = replace(pending.candidate, value=value, items=end, raced=is_raced)
@@ -202,16 +202,16 @@ class Searcher:
 
 
 def rows(replay: Replay, config: Config, seeds: int, full: int) -> Iterator[dict[str, Any]]:
-    """One row per start; the gain is the first row's, at the end of its budget."""
-    target = nearly = 0.0
+    """Yield one row per start; the gain is the first row's at the end of its budget."""
+    target = near_target = 0.0
     for start in STARTS:
         traces = [Searcher(replay, config, start, seed).run(full) for seed in range(seeds)]
         if start is STARTS[0]:
             target = float(np.median([best_at(steps, full) for steps in traces]))
-            begun = best_at(traces[0], 0)
-            nearly = begun + MOST * (target - begun)
+            before = best_at(traces[0], 0)
+            near_target = before + MOST * (target - before)
         row: dict[str, Any] = {"name": start.name, "seeds": seeds, "target": target}
-        for name, goal in (("soon", nearly), ("all", target)):
+        for name, goal in (("soon", near_target), ("all", target)):
             needed = [items_to(steps, goal) for steps in traces]
             row[name] = float(np.median(needed))
             row[f"{name}_quartiles"] = np.quantile(needed, (0.25, 0.75), method="nearest").tolist()
@@ -222,13 +222,13 @@ def rows(replay: Replay, config: Config, seeds: int, full: int) -> Iterator[dict
         yield row
 
 
-def table(found: list[dict[str, Any]]) -> str:
-    """The rows in Markdown."""
-    shares = [key for key in found[0] if key.startswith("at ")]
-    titles = ["start", f"items to {MOST:.0%} of the gain (quartiles)", "items to all of it"]
+def table(results: list[dict[str, Any]]) -> str:
+    """Return the rows as a Markdown table."""
+    shares = [key for key in results[0] if key.startswith("at ")]
+    titles = ["start", f"items to {MOST:.0%} of the gain (quartiles)", "items to the full gain"]
     titles += ["reached", *(f"best {key} of the budget (95 %)" for key in shares)]
     lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
-    for row in found:
+    for row in results:
         cells = [row["name"]]
         cells += [median_cell(row[k], row[f"{k}_quartiles"]) for k in ("soon", "all")]
         cells.append(f"{row['all_reached']}/{row['seeds']}")
@@ -238,33 +238,34 @@ def table(found: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Stages and warm starts by items spent.")
-    parser.add_argument("landscape", type=Path, help="from landscape.py")
-    parser.add_argument("--config", default="quickstart", help="what was recorded")
+    parser = argparse.ArgumentParser(description="Stages and warm starts compared by items spent.")
+    parser.add_argument("landscape", type=Path, help="file written by landscape.py")
+    parser.add_argument("--config", default="quickstart", help="configuration of the landscape")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--trials", type=int, default=TRIALS, help="the budget, on every item")
+    parser.add_argument(
+        "--trials", type=int, default=TRIALS, help="budget, in candidates on every item"
+    )
     parser.add_argument("--out", type=Path, help="folder for starts.md and starts.json")
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    land = Landscape.read(options.landscape)
+    landscape = Landscape.read(options.landscape)
     config = load_config(find_config(options.config))
-    replay = Replay(land, land.setup(config))
-    found, full = [], options.trials * land.items.n
+    replay = Replay(landscape, landscape.setup(config))
+    results, full = [], options.trials * landscape.items.n
     for row in rows(replay, config, options.seeds, full):
-        found.append(row)
-        print(table(found[-1:]).splitlines()[-1], flush=True)
+        results.append(row)
+        print(table(results[-1:]).splitlines()[-1], flush=True)
     if options.out is None:
         return
     day = datetime.datetime.now(datetime.UTC).date().isoformat()
-    facts = {"date": day, "landscape": options.config, "items": full, "rows": found}
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "starts.json").write_text(json.dumps(facts, indent=1) + "\n")
-    (options.out / "starts.md").write_text(
+    facts = {"date": day, "landscape": options.config, "items": full, "rows": results}
+    page = (
         f"# Stages and warm starts by items spent, on the recorded landscape of `{options.config}`"
         f"\n\n{day}; a budget of {full} items ({options.trials} candidates on every item), raced; "
-        "items of a former study are not counted. Shares behind a stage are its part of the "
-        f"budget; the gain is that of the first row at its end.\n\n{table(found)}\n"
+        "items of a warm start's earlier study are not counted. The share after a stage is its "
+        f"part of the budget; the gain is the first row's at its end.\n\n{table(results)}\n"
     )
+    write_results(options.out, "starts", facts, page)
 
 
 if __name__ == "__main__":

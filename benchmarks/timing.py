@@ -1,8 +1,8 @@
-"""Samples, ratios and how they are shown. Knows clocks and tables, and nothing of what is measured.
+"""Timed samples, ratios of them, and their table; independent of what is measured.
 
-A and B alternate (A B A B); a ratio is the median over the pairs, so that a neighbour who comes or
-goes weighs on both. Where others hold the cores, read the CPU column; on an idle machine with one
-thread the two agree, but for waits on the disk.
+A and B alternate (A B A B) and a ratio is the median over the pairs, so that other load affects
+both. On a busy machine read the CPU column; on an idle one with one thread the columns agree,
+except for disk waits.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ import torch
 from heterosis.search.study.resume import versions
 from rich.table import Table
 
-SAMPLE_SECONDS = 0.1  # shorter work is called several times per sample, up to MOST_CALLS: a few
-MOST_CALLS = 300  # time slices of a busy system, so that a sample holds its share of waiting
+SAMPLE_SECONDS = 0.1  # shorter work is called several times per sample, so that a sample spans a
+MOST_CALLS = 300  # few time slices of a busy system
 
 
 @dataclass(frozen=True)
 class Seconds:
-    """One sample: time on the wall and on the CPU, all threads."""
+    """One sample: wall time and CPU time of all threads."""
 
     wall: float
     cpu: float
@@ -50,7 +50,7 @@ ZERO = Seconds(0.0, 0.0)
 
 @dataclass(frozen=True)
 class Row:
-    """A ratio A / B with its samples; samples of equal index were taken one after the other."""
+    """A ratio A / B with its samples; samples of equal index form a pair."""
 
     part: str
     model: str
@@ -62,30 +62,31 @@ class Row:
 
     @property
     def ratios(self) -> list[float]:
-        """Wall(A) / wall(B) of each pair."""
+        """Wall-time ratio of each pair."""
         return [a.wall / b.wall for a, b in zip(self.a, self.b, strict=True)]
 
     @property
     def ratio(self) -> float:
-        """Median over the pairs, by the wall."""
+        """Median wall-time ratio."""
         return statistics.median(self.ratios)
 
     @property
     def cpu_ratio(self) -> float:
-        """Median over the pairs, by the CPU's clock."""
+        """Median CPU-time ratio."""
         return statistics.median(a.cpu / b.cpu for a, b in zip(self.a, self.b, strict=True))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values: names, both ratios, every sample."""
+        """Return names, both ratios and every sample as JSON values."""
         return asdict(self) | {"ratio": self.ratio, "cpu_ratio": self.cpu_ratio}
 
 
 def now() -> Seconds:
+    """Read both clocks."""
     return Seconds(time.perf_counter(), time.process_time())
 
 
 def timed(run: Callable[[], object], calls: int = 1) -> Seconds:
-    """Seconds of one call, averaged over ``calls`` in a row."""
+    """Return the seconds of one call, averaged over ``calls`` calls."""
     start = now()
     for _ in range(calls):
         run()
@@ -93,7 +94,7 @@ def timed(run: Callable[[], object], calls: int = 1) -> Seconds:
 
 
 def calls_per_sample(run: Callable[[], object]) -> int:
-    """How often to call short work so that a sample lasts; the first call warms up."""
+    """Return the calls that fill SAMPLE_SECONDS; the first call warms up."""
     if (seconds := timed(run).wall) < SAMPLE_SECONDS:
         seconds = timed(run).wall
     return min(MOST_CALLS, math.ceil(SAMPLE_SECONDS / max(seconds, 1e-9)))
@@ -102,7 +103,7 @@ def calls_per_sample(run: Callable[[], object]) -> int:
 def interleave(
     a: Callable[[], object], b: Callable[[], object], repeats: int
 ) -> tuple[tuple[Seconds, ...], tuple[Seconds, ...]]:
-    """Samples of A and of B, taken in turns after a call or two of each."""
+    """Return alternating samples of A and B, after a warm-up of each."""
     calls_a, calls_b = calls_per_sample(a), calls_per_sample(b)
     pairs = [(timed(a, calls_a), timed(b, calls_b)) for _ in range(repeats)]
     first, second = zip(*pairs, strict=True)
@@ -110,7 +111,7 @@ def interleave(
 
 
 def processor() -> str:
-    """Name of the CPU, as the system gives it."""
+    """Return the CPU's name."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -119,13 +120,13 @@ def processor() -> str:
 
 
 def machine() -> dict[str, Any]:
-    """Where, when and with what this run measures."""
-    can_ask = hasattr(os, "sched_getaffinity")
+    """Return date, hardware and versions of this run."""
+    has_affinity = hasattr(os, "sched_getaffinity")
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "processor": processor(),
         "cores": os.cpu_count(),
-        "cores usable": len(os.sched_getaffinity(0)) if can_ask else os.cpu_count(),
+        "cores usable": len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count(),
         "load average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "torch threads": torch.get_num_threads(),
         "system": f"{platform.system()} {platform.machine()}",
@@ -134,8 +135,8 @@ def machine() -> dict[str, Any]:
 
 
 def table(rows: Sequence[Row]) -> Table:
-    """The result, one ratio per line."""
-    shown = Table(title="A / B: median over pairs of samples taken in turns")
+    """Return the rows as a table, one ratio per line."""
+    shown = Table(title="A / B: median over pairs of alternating samples")
     for title in ("part", "model", "A", "B"):
         shown.add_column(title, no_wrap=True)
     for title in ("A, ms", "B, ms", "A / B", "lowest", "highest", "CPU A / B"):
@@ -150,7 +151,7 @@ def table(rows: Sequence[Row]) -> Table:
 
 
 def write_json(path: Path, header: Mapping[str, Any], rows: Sequence[Row]) -> None:
-    """Write header, ratios and every sample."""
+    """Write header, ratios and every sample as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     result = {"machine": dict(header), "rows": [row.to_dict() for row in rows]}
     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

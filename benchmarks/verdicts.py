@@ -1,6 +1,6 @@
-"""What searches have handed back, held against each other on the items that none of them has seen.
+"""Results of searches, compared on confirm items that none of them has seen.
 
-Knows finished studies on disk; runs nothing. Legend: s seeds, n items, d draws.
+Reads finished studies; runs nothing. Legend: s seeds, n items, d draws.
 """
 
 from __future__ import annotations
@@ -19,39 +19,37 @@ from heterosis.search.leaderboard.board import Row, read_leaderboard
 from heterosis.search.storage.candidate import Candidate
 from heterosis.search.study.finalists import finalists
 from numpy.typing import NDArray
-from samplers import items_to, median_cell
+from samplers import interval_text, items_to, mean_cell, median_cell
 from scipy.stats import t as student
 
 LEVEL = 0.95
 DRAWS = 2000
 """Bootstrap draws of seeds and items."""
 
-UNSEARCHED = {
+BASELINE_KINDS = {
     "uniform": ("uniform",),
     "task arithmetic": ("uniform", "task_arithmetic"),
     "TIES": ("ties",),
     "DARE-TIES": ("dare_ties",),
     "best parent": ("parent:",),
 }
-"""Merges that need no search -> how the names of their baselines begin. Uniform is a point of the
-grid of task arithmetic, too: lambda 1/P."""
+"""Kind -> prefixes of its baselines' names. Uniform is also task arithmetic with lambda 1/P."""
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a study has handed back.
+class Result:
+    """The best candidate of a search, or a baseline.
 
     Attributes:
-        row: One candidate of its leaderboard.
-        items: The candidate's on the confirm items.
-        candidates: That were tried to find it.
-        spent: Search items that those have met.
+        row: Its leaderboard row.
+        items: Its scores on the confirm items.
+        candidates: Number of candidates it is the best of.
+        spent: Search items scored for all of these.
         steps: Items spent and the best score so far on all search items, after each candidate
-            (t, 2); empty for a merge that needs no search.
-        seconds: CPU time of the whole study, baselines and confirmation among it; None for a merge
-            that needs no search.
+            (t, 2); empty for a baseline.
+        seconds: CPU time of the study, baselines and confirmation included; None for a baseline.
     """
 
     row: Row
@@ -63,75 +61,75 @@ class Found:
 
     @property
     def value(self) -> float:
-        """The objective on the confirm items."""
+        """Objective value on the confirm items."""
         assert self.row.confirm is not None, "finalists and baselines are confirmed"
         return self.row.confirm.value
 
     @property
     def searched_value(self) -> float:
-        """The objective on the search items."""
-        assert self.row.search is not None, "who is best on the search items has a score there"
+        """Objective value on the search items."""
+        assert self.row.search is not None, "the best on the search items has a score there"
         return self.row.search.value
 
 
-def handed_back(folder: Path, seconds: float) -> Found:
-    """The best candidate of a search on the search items: no confirm item has chosen it."""
+def best_of_search(folder: Path, seconds: float) -> Result:
+    """Return a search's best candidate on the search items; confirm items play no part in it."""
     board = read_leaderboard(folder)
     searched = [row.candidate for row in board.rows if row.candidate.is_searched]
     number = finalists(searched, 1)[0].number
     row = next(row for row in board.rows if row.candidate.number == number)
     steps = _steps(searched)
     spent = int(steps[-1, 0])
-    return Found(row, _confirmed(folder, row), len(searched), spent, steps, seconds)
+    return Result(row, _confirmed(folder, row), len(searched), spent, steps, seconds)
 
 
 def _steps(searched: Sequence[Candidate]) -> Floats:
-    """Items spent and the best score so far (t, 2); what lost its race has no score."""
+    """Return items spent and the best score so far (t, 2); raced candidates have no score."""
     ordered = sorted(searched, key=lambda candidate: candidate.number)
     spent = np.cumsum([candidate.items for candidate in ordered])
     values = [-np.inf if c.raced or c.value is None else c.value for c in ordered]
     return np.column_stack([spent, np.maximum.accumulate(values)])
 
 
-def unsearched(folder: Path) -> Iterator[tuple[str, Found]]:
-    """Merges that need no search, from a study's baselines.
+def best_baselines(folder: Path) -> Iterator[tuple[str, Result]]:
+    """Yield the baseline of each kind that is best on the search items."""
 
-    Where there are several of one kind, the best on the search items is taken, as a person would
-    who has tried them all.
-    """
     rows = [row for row in read_leaderboard(folder).rows if row.candidate.is_baseline]
-    for name, beginnings in UNSEARCHED.items():
-        own = [row for row in rows if row.candidate.name.startswith(beginnings) and row.search]
-        if not own:
+    for name, prefixes in BASELINE_KINDS.items():
+        group = [row for row in rows if row.candidate.name.startswith(prefixes) and row.search]
+        if not group:
             continue
-        best = max(own, key=lambda row: row.search.value if row.search else 0.0)
-        spent = sum(row.candidate.items for row in own)
-        found = Found(best, _confirmed(folder, best), len(own), spent)
-        yield (f"{name} ({best.candidate.name})" if len(own) > 1 else name), found
+        best = max(group, key=lambda row: row.search.value if row.search else 0.0)
+        spent = sum(row.candidate.items for row in group)
+        result = Result(best, _confirmed(folder, best), len(group), spent)
+        yield (f"{name} ({best.candidate.name})" if len(group) > 1 else name), result
 
 
 def _confirmed(folder: Path, row: Row) -> ItemScores:
     scores = ItemStore(folder / "items").read(row.candidate.number, CONFIRM)
     if scores is None:
-        raise ValueError(f"{folder}: {row.candidate.name} was not confirmed; run its search again")
+        raise ValueError(f"{folder}: {row.candidate.name} was not confirmed: run its search again")
     return scores
 
 
-class Judge:
-    """How sure the differences on the confirm items are.
+class PairedBootstrap:
+    """Bootstrap intervals of differences on the confirm items.
 
-    Items and seeds are drawn with replacement at once, the same items for both sides.
+    Seeds and items are both drawn with replacement, the same items for both sides.
 
     Args:
-        objective: What is judged by.
+        objective: Objective of the comparison.
         like: Any model's scores on the items (n).
-        draws: Of the bootstrap (d).
+        draws: Bootstrap draws (d).
+
+    Raises:
+        ValueError: If a task's score is not the mean of its items.
     """
 
     def __init__(self, objective: Objective, like: ItemScores, draws: int = DRAWS) -> None:
         if set(like.aggregations) != {"mean"} or not objective.is_plain or objective.normalize:
             raise ValueError(
-                "searches are judged by tasks whose scores are means of their items, got "
+                "searches are compared by tasks whose scores are means of their items, got "
                 f"{', '.join(like.aggregations)} for the {objective.phrase}"
             )
         self._objective, self._like = objective, like
@@ -143,7 +141,7 @@ class Judge:
         ]
 
     def interval(self, first: Sequence[ItemScores], other: Sequence[ItemScores]) -> list[float]:
-        """95 % interval of the mean difference of two (s each)."""
+        """Return the 95 % interval of the mean difference of two groups (s each)."""
         d = np.array([self._drawn(scores) for scores in first])
         d -= np.array([self._drawn(scores) for scores in other])
         draws = np.arange(d.shape[1])[:, None]
@@ -152,7 +150,7 @@ class Judge:
         return np.quantile(means, ((1 - LEVEL) / 2, (1 + LEVEL) / 2)).tolist()
 
     def _drawn(self, scores: ItemScores) -> Floats:
-        """The objective on each draw of the items (d,)."""
+        """Return the objective on each draw of the items (d,)."""
         same = np.array_equal(scores.keys, self._like.keys)
         assert same, "studies of one configuration have the same confirm items"
         means = [
@@ -165,7 +163,7 @@ class Judge:
 
 
 def over_seeds(values: Sequence[float]) -> list[float] | None:
-    """95 % interval of the mean over seeds (s,), Student's t; None for one seed."""
+    """Return the 95 % interval of the mean over seeds (s,), Student's t; None for one seed."""
     mean, n = float(np.mean(values)), len(values)
     if n < 2:
         return None
@@ -174,66 +172,70 @@ def over_seeds(values: Sequence[float]) -> list[float] | None:
 
 
 def rows(
-    searched: Mapping[str, Sequence[Found]], others: Mapping[str, Found], judge: Judge
+    searched: Mapping[str, Sequence[Result]],
+    others: Mapping[str, Result],
+    bootstrap: PairedBootstrap,
 ) -> Iterator[dict[str, Any]]:
-    """One row per way to search (s studies each) and per merge that needs none.
+    """Yield one row per search setting (s studies each) and per baseline.
 
-    The first way to search is held against all others; items are counted up to what half of the
-    last way's searches reach on the search items.
+    All others are compared with the first setting. Items are counted up to the search score that
+    half of the last setting's searches reach.
     """
     first, last = next(iter(searched.values())), [*searched.values()][-1]
-    aim = float(np.quantile([found.steps[-1, 1] for found in last], 0.5, method="lower"))
+    aim = float(np.quantile([result.steps[-1, 1] for result in last], 0.5, method="lower"))
     for name, group in searched.items():
-        values = [found.value for found in group]
+        values = [result.value for result in group]
         yield {
-            **_row(name, group, first, judge),
+            **_row(name, group, first, bootstrap),
             "confirm_interval": over_seeds(values),
-            "seconds": float(np.mean([found.seconds for found in group if found.seconds])),
+            "seconds": float(np.mean([result.seconds for result in group if result.seconds])),
             "seeds": values,
             "aim": aim,
-            "items_to_aim": [items_to(found.steps, aim) for found in group],
-            "verdicts": [found.row.verdict for found in group],
+            "items_to_aim": [items_to(result.steps, aim) for result in group],
+            "verdicts": [result.row.verdict for result in group],
         }
-    for name, found in others.items():
-        yield _row(name, [found] * len(first), first, judge)
+    for name, result in others.items():
+        yield _row(name, [result] * len(first), first, bootstrap)
 
 
-def _row(name: str, group: Sequence[Found], first: Sequence[Found], judge: Judge) -> dict[str, Any]:
+def _row(
+    name: str, group: Sequence[Result], first: Sequence[Result], bootstrap: PairedBootstrap
+) -> dict[str, Any]:
     ahead = [a.value - b.value for a, b in zip(first, group, strict=True)]
-    mine, theirs = ([found.items for found in side] for side in (first, group))
+    mine, theirs = ([result.items for result in side] for side in (first, group))
     return {
         "name": name,
-        "candidates": float(np.mean([found.candidates for found in group])),
-        "items": float(np.mean([found.spent for found in group])),
-        "search": float(np.mean([found.searched_value for found in group])),
-        "confirm": float(np.mean([found.value for found in group])),
+        "candidates": float(np.mean([result.candidates for result in group])),
+        "items": float(np.mean([result.spent for result in group])),
+        "search": float(np.mean([result.searched_value for result in group])),
+        "confirm": float(np.mean([result.value for result in group])),
         "tasks": {
-            task: float(np.mean([found.row.confirm_tasks[task].value for found in group]))
+            task: float(np.mean([result.row.confirm_tasks[task].value for result in group]))
             for task in group[0].row.confirm_tasks
         },
         "ahead": None if group is first else float(np.mean(ahead)),
-        "ahead_interval": None if group is first else judge.interval(mine, theirs),
+        "ahead_interval": None if group is first else bootstrap.interval(mine, theirs),
         "seeds_ahead": None if group is first else sum(d > 0 for d in ahead),
     }
 
 
-def table(found: Sequence[Mapping[str, Any]]) -> str:
-    """The rows in Markdown."""
-    tasks = list(found[0]["tasks"])
+def table(results: Sequence[Mapping[str, Any]]) -> str:
+    """Return the rows as a Markdown table."""
+    tasks = list(results[0]["tasks"])
     heads = [
-        "search, or merge without one",
+        "search or baseline",
         "candidates",
         "items",
-        "on search items",
-        "**on confirm items** (95 % over seeds)",
+        "search score",
+        "**confirm score** (95 % over seeds)",
         *tasks,
-        f"items to {found[0]['aim']:.4f} on search items, median (quartiles)",
-        "the first row is ahead by (95 %, seeds and items)",
-        "in seeds",
+        f"items to search score {results[0]['aim']:.4f}, median (quartiles)",
+        "lead of the first row (95 %, seeds and items)",
+        "seeds with a lead",
         "verdict *better*",
     ]
     lines = [f"| {' | '.join(heads)} |", f"|---|{'---:|' * (len(heads) - 1)}"]
-    return "\n".join([*lines, *(f"| {' | '.join(_cells(row, tasks))} |" for row in found)])
+    return "\n".join([*lines, *(f"| {' | '.join(_cells(row, tasks))} |" for row in results)])
 
 
 def _cells(row: Mapping[str, Any], tasks: Sequence[str]) -> Iterator[str]:
@@ -242,12 +244,12 @@ def _cells(row: Mapping[str, Any], tasks: Sequence[str]) -> Iterator[str]:
     yield f"{row['candidates']:.0f}"
     yield f"{row['items']:.0f}"
     yield f"{row['search']:.4f}"
-    yield f"**{row['confirm']:.4f}**{_interval(row.get('confirm_interval'))}"
+    yield f"**{row['confirm']:.4f}**{interval_text(row.get('confirm_interval'))}"
     yield from (f"{row['tasks'][task]:.4f}" for task in tasks)
     needed = row.get("items_to_aim")
     yield "" if needed is None else _needed(needed)
     ahead = row["ahead"]
-    yield "" if ahead is None else f"{ahead:+.4f}{_interval(row['ahead_interval'], '+')}"
+    yield "" if ahead is None else mean_cell(ahead, row["ahead_interval"], "+")
     yield "" if ahead is None else f"{row['seeds_ahead']}"
     yield f"{row['verdicts'].count('better')}/{count}" if count else ""
 
@@ -255,7 +257,3 @@ def _cells(row: Mapping[str, Any], tasks: Sequence[str]) -> Iterator[str]:
 def _needed(items: Sequence[float]) -> str:
     quartiles = np.quantile(items, (0.25, 0.75), method="nearest").tolist()
     return median_cell(float(np.median(items)), quartiles)
-
-
-def _interval(ends: Sequence[float] | None, sign: str = "") -> str:
-    return "" if ends is None else f" ({ends[0]:{sign}.4f}, {ends[1]:{sign}.4f})"

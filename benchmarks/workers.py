@@ -1,10 +1,10 @@
-"""How busy many workers are, and what that costs the sampler: simulated, and two real ones by Ray.
+"""Utilisation of many simulated workers, and of two real Ray actors.
 
     make bench-workers
 
-The study loop is the product's own (study, flights, pace, proposer, race, journal, store); a clock
-that is moved by hand stands in for time, and a recorded landscape's surrogate for models. The
-driver's own seconds are measured by the CPU's clock and stated apart. Legend: N workers.
+The study loop is the product's (study, trial queue, pace, proposer, race, journal, store); a
+simulated clock replaces time, and a recorded landscape's surrogate the models. The driver's CPU
+time is measured and reported separately. Legend: N workers.
 """
 
 from __future__ import annotations
@@ -47,25 +47,25 @@ from rich.console import Console
 LANDSCAPE = Path(__file__).parents[1] / "results/reference/search/quickstart.npz"
 
 ROUNDS = 12
-"""Candidates of a simulated search for each worker."""
+"""Candidates per worker of a simulated search."""
 
-LEAST = 300
-"""Candidates of a simulated search: several generations of few workers, too."""
+MIN_CANDIDATES = 300
+"""Minimum candidates of a simulated search: several generations even for few workers."""
 
 SECONDS = 1.0
-"""That a candidate takes on average when it meets all items."""
+"""Mean time of a candidate that is scored on all items."""
 
 RAY_CANDIDATES = 60
-"""Of the two real workers."""
+"""Candidates of the two Ray actors."""
 
 
-def forget(*_: Any) -> None:
-    """Keep no rungs."""
+def discard(*_: Any) -> None:
+    """Discard partial scores."""
 
 
 @dataclass
 class Clock:
-    """Seconds, moved by hand."""
+    """A simulated clock (seconds)."""
 
     now: float = 0.0
 
@@ -74,38 +74,38 @@ class Clock:
 
 
 @dataclass(frozen=True)
-class Lengths:
-    """How long candidates take: lognormal about SECONDS, less for those that end early.
+class Durations:
+    """Distribution of candidates' durations: lognormal with mean SECONDS.
 
     Attributes:
         spread: Standard deviation over mean.
-        is_raced: Whether candidates are raced, and take the share of the items that they meet.
+        is_raced: Whether candidates are raced; durations are then proportional to items scored.
     """
 
     spread: float
     is_raced: bool = False
 
     def seconds(self, number: int, share: float) -> float:
-        """Of a candidate, by its number alone; ``share`` of the items met."""
+        """Return a candidate's duration, drawn by its number; ``share`` of the items is scored."""
         sigma = float(np.sqrt(np.log1p(self.spread**2)))
         chance = np.random.default_rng([7, number])
-        drawn = float(np.exp(chance.normal(-(sigma**2) / 2, sigma)))
-        return SECONDS * drawn * (share if self.is_raced else 1.0)
+        factor = float(np.exp(chance.normal(-(sigma**2) / 2, sigma)))
+        return SECONDS * factor * (share if self.is_raced else 1.0)
 
     @property
     def name(self) -> str:
-        drawn = f"± {self.spread:.0%}" if self.spread else "all equal"
-        return f"{drawn}, raced" if self.is_raced else drawn
+        text = f"± {self.spread:.0%}" if self.spread else "all equal"
+        return f"{text}, raced" if self.is_raced else text
 
 
-LENGTHS = (Lengths(0.0), Lengths(0.2), Lengths(0.5), Lengths(0.2, is_raced=True))
+DURATIONS = (Durations(0.0), Durations(0.2), Durations(0.5), Durations(0.2, is_raced=True))
 
 
-class LandScorer:
-    """As much of a scorer as a study asks for."""
+class LandscapeScorer:
+    """A scorer stub with the methods that a study uses."""
 
-    def __init__(self, land: Landscape) -> None:
-        self._n = land.items.n
+    def __init__(self, landscape: Landscape) -> None:
+        self._n = landscape.items.n
         self.fingerprint = ""
         self.order: np.ndarray = np.arange(self._n)
         self.ends: tuple[int, ...] = (self._n,)
@@ -118,47 +118,52 @@ class LandScorer:
 
 
 @dataclass
-class LandBench:
-    """Scores recipes by the surrogate, and counts the CPU seconds that this takes."""
+class LandscapeEvaluator:
+    """An evaluator stub: scores recipes by the surrogate and counts its CPU seconds."""
 
-    land: Landscape
+    landscape: Landscape
     objective: Objective
     cpu: float = 0.0
     scorer: Any = field(init=False)
 
     def __post_init__(self) -> None:
-        self.scorer = LandScorer(self.land)
+        self.scorer = LandscapeScorer(self.landscape)
 
     def score(self, recipe: Recipe, _: str) -> ItemScores:
         before = time.process_time()
-        found = self.land.at(np.array(features(recipe)))
+        scores = self.landscape.predict(np.array(features(recipe)))
         self.cpu += time.process_time() - before
-        return found
+        return scores
 
     def race(
         self, recipe: Recipe, is_enough: Callable[[ItemScores], bool], _: ItemScores | None
     ) -> ItemScores:
-        whole, before = self.score(recipe, SEARCH), time.process_time()
+        scores, before = self.score(recipe, SEARCH), time.process_time()
         for end in self.scorer.ends:
-            seen = whole.subset(np.sort(self.scorer.order[:end]))
+            seen = scores.subset(np.sort(self.scorer.order[:end]))
             if is_enough(seen):
                 break
         self.cpu += time.process_time() - before
         return seen
 
 
-class Simulated:
-    """N workers on a clock that is moved by hand.
+class SimulatedWorkers:
+    """N workers on a simulated clock.
 
     Attributes:
-        spans: (begin, seconds) of every candidate, in the order in which they began.
+        spans: (start, seconds) of every candidate, in starting order.
     """
 
     def __init__(
-        self, count: int, bench: LandBench, race: Race | None, lengths: Lengths, clock: Clock
+        self,
+        count: int,
+        evaluator: LandscapeEvaluator,
+        race: Race | None,
+        durations: Durations,
+        clock: Clock,
     ) -> None:
-        self._count, self._bench, self._race = count, bench, race
-        self._lengths, self._clock = lengths, clock
+        self._count, self._evaluator, self._race = count, evaluator, race
+        self._durations, self._clock = durations, clock
         self._due: list[tuple[float, int, Result]] = []
         self.spans: list[tuple[float, float]] = []
 
@@ -168,9 +173,11 @@ class Simulated:
 
     def submit(self, job: Job) -> None:
         assert self.idle > 0
-        scores = score_job(cast("Evaluator", self._bench), self._race, job, forget).scores
+        scores = score_job(cast("Evaluator", self._evaluator), self._race, job, discard).scores
         assert isinstance(scores, ItemScores)
-        seconds = self._lengths.seconds(job.number, scores.n / self._bench.scorer.items(SEARCH))
+        seconds = self._durations.seconds(
+            job.number, scores.n / self._evaluator.scorer.items(SEARCH)
+        )
         self.spans.append((self._clock.now, seconds))
         result = Result(job.number, scores, seconds)
         heapq.heappush(self._due, (self._clock.now + seconds, job.number, result))
@@ -184,20 +191,20 @@ class Simulated:
 
 
 def busy_share(spans: list[tuple[float, float]], count: int) -> float:
-    """Share of the workers' time that goes into candidates, until the last one begins."""
+    """Return the share of the workers' time spent on candidates, until the last one starts."""
     first, last = spans[0][0], spans[-1][0]
-    return sum(min(begin + length, last) - begin for begin, length in spans) / (
+    return sum(min(start + length, last) - start for start, length in spans) / (
         count * (last - first)
     )
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a search has shown.
+    """Utilisation and driver cost of one search.
 
     Attributes:
-        busy: Share of the workers' time that went into candidates.
-        driver: CPU seconds of the driver for each candidate.
+        busy: Share of the workers' time spent on candidates.
+        driver: CPU seconds of the driver per candidate.
     """
 
     busy: float
@@ -208,62 +215,62 @@ class Outcome:
 class Simulation:
     """Searches on one landscape."""
 
-    land: Landscape
+    landscape: Landscape
     parts: Parts
 
     def layout(self, workers: WorkersSection, *, is_raced: bool) -> tuple[SearchSection, Pace]:
-        """The search section and the pace of so many workers."""
+        """Return search section and pace for some workers."""
         racing = RacingSection() if is_raced else False
         given = SearchSection(racing=racing, finalists=1, dissect=False)
         genes = len(self.parts.space.genes)
         section, laid = lay_out(given, workers, genes)
         return section, pace_of(section, laid, genes)
 
-    def simulate(self, workers: WorkersSection, lengths: Lengths, trials: int) -> Outcome:
-        """Search once by simulated workers."""
-        section, pace = self.layout(workers, is_raced=lengths.is_raced)
-        clock, bench = Clock(), LandBench(self.land, self.parts.objective)
-        made: list[Simulated] = []
+    def simulate(self, workers: WorkersSection, durations: Durations, trials: int) -> Outcome:
+        """Search once with simulated workers."""
+        section, pace = self.layout(workers, is_raced=durations.is_raced)
+        clock, evaluator = Clock(), LandscapeEvaluator(self.landscape, self.parts.objective)
+        created: list[SimulatedWorkers] = []
 
-        def make_workers(_: Any, race: Race | None, __: Keep) -> Simulated:
-            made.append(Simulated(workers.num, bench, race, lengths, clock))
-            return made[-1]
+        def make_workers(_: Any, race: Race | None, __: Keep) -> SimulatedWorkers:
+            created.append(SimulatedWorkers(workers.num, evaluator, race, durations, clock))
+            return created[-1]
 
         before = time.process_time()
-        self._search(section, pace, bench, make_workers, trials, clock)
-        driver = time.process_time() - before - bench.cpu
-        return Outcome(busy_share(made[0].spans, workers.num), driver / trials)
+        self._search(section, pace, evaluator, make_workers, trials, clock)
+        driver = time.process_time() - before - evaluator.cpu
+        return Outcome(busy_share(created[0].spans, workers.num), driver / trials)
 
     def by_ray(self, workers: WorkersSection, trials: int) -> Outcome:
-        """Search once by Ray's actors on this machine, which sleep SECONDS for each candidate."""
+        """Search once with Ray actors on this machine, which sleep SECONDS per candidate."""
         section, pace = self.layout(workers, is_raced=False)
-        made: list[Timed] = []
+        created: list[TimedWorkers] = []
 
-        def make_workers(*_: Any) -> Timed:
-            by_ray = RayWorkers(workers, Sleeper(self.land.items), 0, forget)
-            made.append(Timed(by_ray, workers.num))
-            return made[-1]
+        def make_workers(*_: Any) -> TimedWorkers:
+            by_ray = RayWorkers(workers, Sleeper(self.landscape.items), 0, discard)
+            created.append(TimedWorkers(by_ray, workers.num))
+            return created[-1]
 
-        bench = LandBench(self.land, self.parts.objective)
+        evaluator = LandscapeEvaluator(self.landscape, self.parts.objective)
         before = time.process_time()
-        self._search(section, pace, bench, make_workers, trials, time.monotonic)
-        driver = time.process_time() - before - bench.cpu
-        (used,) = made
-        whole = workers.num * (used.last - used.first)
-        return Outcome(trials * SECONDS / whole, driver / trials)
+        self._search(section, pace, evaluator, make_workers, trials, time.monotonic)
+        driver = time.process_time() - before - evaluator.cpu
+        (timed,) = created
+        available = workers.num * (timed.last - timed.first)
+        return Outcome(trials * SECONDS / available, driver / trials)
 
     def _search(
         self,
         section: SearchSection,
         pace: Pace,
-        bench: LandBench,
+        evaluator: LandscapeEvaluator,
         make_workers: Callable[..., Any],
         trials: int,
         clock: Callable[[], float],
     ) -> None:
         with tempfile.TemporaryDirectory() as folder:
             Study(
-                cast("Evaluator", bench),
+                cast("Evaluator", evaluator),
                 (Stage(self.parts.space, pace),),
                 section,
                 tuple(b for b in self.parts.baselines if b.params is not None),
@@ -277,7 +284,7 @@ class Simulation:
 
 @dataclass(frozen=True)
 class Sleeper:
-    """Builds what an actor scores by: it sleeps, and answers the same."""
+    """Factory of an actor's score function, which sleeps and returns constant scores."""
 
     items: ItemScores
 
@@ -289,12 +296,12 @@ class Sleeper:
         return sleep
 
 
-class Timed:
-    """Real workers, all there before the first candidate.
+class TimedWorkers:
+    """Ray workers, all started before the first candidate.
 
     Attributes:
-        first: When the first candidate was given out.
-        last: When the last result came.
+        first: Time when all workers were ready.
+        last: Time of the last result.
     """
 
     def __init__(self, workers: RayWorkers, count: int) -> None:
@@ -311,38 +318,38 @@ class Timed:
         self._workers.submit(job)
 
     def wait(self) -> list[Result]:
-        found = self._workers.wait()
-        self.last = time.monotonic() if found else self.last
-        return found
+        results = self._workers.wait()
+        self.last = time.monotonic() if results else self.last
+        return results
 
     def close(self) -> None:
         self._workers.close()
 
 
 def rows(simulation: Simulation, counts: Sequence[int], rounds: int) -> Iterator[dict[str, Any]]:
-    """One row per number of workers."""
+    """Yield one row per number of workers."""
     for count in counts:
         workers = WorkersSection(engine="ray", num=count, gpus_per_worker=0)
-        trials = max(rounds * count, LEAST)
+        trials = max(rounds * count, MIN_CANDIDATES)
         paces = [simulation.layout(workers, is_raced=raced)[1] for raced in (False, True)]
-        found = [simulation.simulate(workers, kind, trials) for kind in LENGTHS]
+        outcomes = [simulation.simulate(workers, kind, trials) for kind in DURATIONS]
         yield {
             "workers": count,
             "generation": paces[0].generation,
             "ahead": [pace.ahead for pace in paces],
-            "busy": [outcome.busy for outcome in found],
-            "driver": max(outcome.driver for outcome in found),
+            "busy": [outcome.busy for outcome in outcomes],
+            "driver": max(outcome.driver for outcome in outcomes),
         }
 
 
-def table(found: Sequence[dict[str, Any]]) -> str:
-    """The rows in Markdown."""
-    names = " | ".join(f"busy, {kind.name}" for kind in LENGTHS)
+def table(results: Sequence[dict[str, Any]]) -> str:
+    """Return the rows as a Markdown table."""
+    names = " | ".join(f"busy, {kind.name}" for kind in DURATIONS)
     lines = [
-        f"| workers | generation + ahead (raced) | {names} | driver, CPU ms a candidate |",
-        "|--:|---|" + "--:|" * (len(LENGTHS) + 1),
+        f"| workers | generation + ahead (raced) | {names} | driver, CPU ms per candidate |",
+        "|--:|---|" + "--:|" * (len(DURATIONS) + 1),
     ]
-    for row in found:
+    for row in results:
         plain, raced = row["ahead"]
         shares = " | ".join(f"{share:.1%}" for share in row["busy"])
         lines.append(
@@ -353,11 +360,11 @@ def table(found: Sequence[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="How busy many workers are.")
+    parser = argparse.ArgumentParser(description="Utilisation of many workers.")
     parser.add_argument("--workers", type=int, nargs="+", default=[2, 8, 64])
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help="candidates for each worker")
-    parser.add_argument("--no-ray", action="store_true", help="leave the two real workers out")
-    parser.add_argument("--out", type=Path, help="a JSON file for the figures")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="candidates per worker")
+    parser.add_argument("--no-ray", action="store_true", help="skip the two Ray actors")
+    parser.add_argument("--out", type=Path, help="JSON file to write")
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     simulation = Simulation(
@@ -373,7 +380,7 @@ def main() -> None:
         outcome = simulation.by_ray(two, RAY_CANDIDATES)
         facts["ray"] = {"candidates": RAY_CANDIDATES, "busy": outcome.busy}
         print(
-            f"two Ray actors, {RAY_CANDIDATES} candidates of {SECONDS:g} s that sleep: "
+            f"two Ray actors, {RAY_CANDIDATES} candidates that sleep {SECONDS:g} s: "
             f"{outcome.busy:.1%} busy"
         )
     if options.out is not None:

@@ -1,1 +1,1 @@
-"""Ready searches: each folder holds a `search.yaml` that runs as it stands."""
+"""Ready searches: each folder holds a `search.yaml` that runs unchanged."""

@@ -1,7 +1,7 @@
-"""Builds tiny families of models (a base and fine-tunes of it) as Hugging Face directories.
+"""Build tiny families of models (a base and fine-tunes of it) as Hugging Face directories.
 
-Random weights, a byte-level tokenizer with a chat template, no network. A family takes well under
-a second; the same arguments give the same bytes.
+Random weights, a byte-level tokenizer with a chat template, no network. A family takes less than a
+second; the same arguments give the same bytes.
 """
 
 from pathlib import Path
@@ -28,7 +28,7 @@ CHAT_TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% 
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """One token per byte and three special tokens: 259 in all."""
+    """Return a tokenizer with one token per byte and three special tokens, 259 in total."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: i for i, token in enumerate((*SPECIAL_TOKENS, *alphabet))}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
@@ -42,7 +42,7 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def tiny_config(arch: str, *, tied: bool, vocab_size: int, n_layers: int) -> PretrainedConfig:
-    """Configuration of a model with some 50 thousand parameters.
+    """Return the configuration of a model with about 50 thousand parameters.
 
     "qwen3_moe" has 4 experts per layer, "llava" a vision tower of one layer before a Llama.
     """
@@ -90,14 +90,14 @@ def tiny_family(
     """Write a base and `n_parents` fine-tunes ("a", "b", ...) under `folder`.
 
     Args:
-        folder: Where the directories "base", "a", "b", ... are made.
+        folder: Parent folder of the directories "base", "a", "b", ...
         tied: Whether input and output embeddings are one tensor.
         n_parents: Number of fine-tunes, at most 26.
-        dtype: Dtype of the saved weights.
+        dtype: dtype of the saved weights.
         arch: "llama", "qwen2", "gpt2", "qwen3_moe" or "llava".
         n_layers: Transformer blocks.
         spread: Standard deviation of a fine-tune's delta; the base's weights have 0.05.
-        seed: Of the base's weights and of the deltas.
+        seed: Seed of the base's weights and of the deltas.
         max_shard_size: A small value ("20KB") gives sharded directories.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The benchmark measures what it says, on a tiny setting; its figures decide nothing here."""
+"""The speed benchmark runs and its rows are consistent; no figure is asserted."""
 
 import importlib
 import json
@@ -28,7 +28,7 @@ def timing(benchmark_scripts) -> Any:
 
 @pytest.fixture(scope="module", autouse=True)
 def _private_datasets_cache(tmp_path_factory):
-    """Keep the person's own cache of data sets out of the tests."""
+    """Keep the user's data set cache out of the tests."""
     from datasets import config
 
     with pytest.MonkeyPatch.context() as patch:
@@ -62,7 +62,7 @@ def test_every_load_changes_every_tensor(method, bench, merging, tiny):
     assert all(t._version > version for t, version in zip(targets, before, strict=True))
 
 
-def test_copying_leaves_the_weights_as_they_were_cloned(bench, merging, tiny):
+def test_copier_restores_the_cloned_weights(bench, merging, tiny):
     engine = bench.build_engine(bench.open_parts(tiny))
     copy_weights = merging.copier(engine)
     targets = list(engine.model.parameters())
@@ -73,7 +73,7 @@ def test_copying_leaves_the_weights_as_they_were_cloned(bench, merging, tiny):
     assert all(bool((t == e).all()) for t, e in zip(targets, expected, strict=True))
 
 
-def test_samples_are_taken_in_turns(timing, monkeypatch):
+def test_samples_alternate(timing, monkeypatch):
     monkeypatch.setattr(timing, "SAMPLE_SECONDS", 1e-9)
     calls: list[str] = []
     a, b = timing.interleave(lambda: calls.append("a"), lambda: calls.append("b"), 3)
@@ -102,7 +102,7 @@ def test_few_shot_rows_read_their_examples_once(bench, tiny, tmp_path):
     plan = scorer._plans["search"].windows.plan("packed")
     (prefix,) = plan.prefixes
     opening = scorer._lm.tok_decode(list(prefix.tokens))
-    documents = [own[0].args[0] for own in scorer.tasks[0].instances("search")]
+    documents = [group[0].args[0] for group in scorer.tasks[0].instances("search")]
     assert len(documents) == ITEMS
     assert all(document.startswith(opening) for document in documents)
 
@@ -127,14 +127,14 @@ def test_search_rows_add_up(bench, tiny, tmp_path):
     assert bench.table(rows).row_count == 7
 
 
-def test_options_that_make_no_sense_are_refused(bench, capsys):
+def test_invalid_options_are_refused(bench, capsys):
     with pytest.raises(SystemExit):
         bench.parse(["--repeats", "0"])
-    assert "must be a whole number of at least 1, got 0" in capsys.readouterr().err
+    assert "must be an integer of at least 1, got 0" in capsys.readouterr().err
 
 
-class OurselvesAsPeer:
-    """Answers as mergekit's process does."""
+class FakePeer:
+    """A stand-in for mergekit's process that records requests."""
 
     version = "0"
 
@@ -148,7 +148,7 @@ class OurselvesAsPeer:
 
 def test_peer_rows_ask_for_the_recipe_that_is_loaded(merging, tmp_path):
     paths = importlib.import_module("shapes").make_family(tmp_path, 2, n_layers=1)
-    engine, peer = merging.open_engine(paths), OurselvesAsPeer()
+    engine, peer = merging.open_engine(paths), FakePeer()
     rows = list(merging.peer_rows(peer, engine, ("linear", "slerp", "della")))
     assert_sound(rows, 3)
     asked = {method: (models, parameters) for method, models, parameters in peer.requests}
@@ -169,12 +169,12 @@ def test_the_gpu_script_measures_every_method(benchmark_scripts, tmp_path, monke
     gpu.main()
     (path,) = tmp_path.glob("*-cpu.json")
     assert str(path) in capsys.readouterr().out
-    found = json.loads(path.read_text())
-    assert list(found["methods"]) == list(gpu.METHODS_MEASURED)
-    assert all(row["share of copy bandwidth"] > 0 for row in found["methods"].values())
-    gaps = found["differences from the CPU"].values()
+    result = json.loads(path.read_text())
+    assert list(result["methods"]) == list(gpu.METHODS_MEASURED)
+    assert all(row["share of copy bandwidth"] > 0 for row in result["methods"].values())
+    gaps = result["differences from the CPU"].values()
     assert all(gap["entries"] and not gap["not bit-equal"] for gap in gaps)
-    rows = [row for rows in found["scoring"]["shapes"].values() for row in rows.values()]
+    rows = [row for rows in result["scoring"]["shapes"].values() for row in rows.values()]
     assert len(rows) == 2
     for row in rows:
         assert row["largest difference, nats"] < 0.5

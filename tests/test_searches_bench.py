@@ -1,4 +1,4 @@
-"""The benchmark of real searches and of objectives; on so few items its figures decide nothing."""
+"""The benchmarks of real searches and of objectives; figures on few items are not asserted."""
 
 import importlib
 import json
@@ -31,7 +31,7 @@ def objectives(benchmark_scripts) -> Any:
 
 
 def scores(*rates: float, n: int = 400, run_seed: int = 0) -> Any:
-    """Two tasks, right at these rates."""
+    """Return scores of two tasks with these rates of right answers."""
     chance = np.random.default_rng(run_seed)
     header = {
         "tasks": ["a", "b"],
@@ -53,32 +53,32 @@ def objective(rule: Any = "mean") -> Objective:
     return Objective(rule, weights={"a": 1.0, "b": 1.0}, signs={"a": 1, "b": 1})
 
 
-def test_the_interval_of_a_difference_holds_items_and_seeds(verdicts):
-    judge = verdicts.Judge(objective(), scores(0.5, 0.5))
+def test_the_interval_of_a_difference_covers_items_and_seeds(verdicts):
+    bootstrap = verdicts.PairedBootstrap(objective(), scores(0.5, 0.5))
     low = [scores(0.5, 0.5, run_seed=seed) for seed in range(5)]
     high = [scores(0.8, 0.8, run_seed=10 + seed) for seed in range(5)]
-    assert judge.interval(low, low) == [0.0, 0.0]
-    ends = judge.interval(high, low)
+    assert bootstrap.interval(low, low) == [0.0, 0.0]
+    ends = bootstrap.interval(high, low)
     assert 0.2 < ends[0] < 0.3 < ends[1] < 0.4
-    one = judge.interval(high[:1], low[:1])  # no seeds to draw from: the items' error alone
+    one = bootstrap.interval(high[:1], low[:1])  # no seeds to draw from: the items' error alone
     d = objective().difference(high[0], low[0])
     assert (one[1] - one[0]) / 2 == pytest.approx(1.96 * d.se, rel=0.1)
 
 
-def test_the_objective_is_judged_as_it_is(verdicts):
+def test_the_interval_uses_the_objective_rule(verdicts):
     even, odd = scores(0.5, 0.5), scores(0.9, 0.1)
-    ends = verdicts.Judge(objective("harmonic"), even).interval([even], [odd])
+    ends = verdicts.PairedBootstrap(objective("harmonic"), even).interval([even], [odd])
     assert 0.25 < ends[0] < 0.32 < ends[1] < 0.4
-    low, high = verdicts.Judge(objective(), even).interval([even], [odd])
+    low, high = verdicts.PairedBootstrap(objective(), even).interval([even], [odd])
     assert low < 0 < high
 
 
-def test_what_is_no_mean_of_items_is_refused(verdicts):
+def test_scores_that_are_no_means_of_items_are_refused(verdicts):
     odd = replace(scores(0.5, 0.5), aggregations=("perplexity", MEAN))
     with pytest.raises(
         ValueError, match=r"means of their items, got perplexity, mean for the mean"
     ):
-        verdicts.Judge(objective(), odd)
+        verdicts.PairedBootstrap(objective(), odd)
 
 
 def test_seeds_have_students_interval(verdicts):
@@ -87,37 +87,37 @@ def test_seeds_have_students_interval(verdicts):
     assert verdicts.over_seeds([0.9]) is None
 
 
-def test_each_search_differs_from_the_configuration_by_its_own_keys_alone(searches, quickstart):
-    plan = searches.Plan(quickstart, list(searches.CONTENDERS), 2, 900, Path("work"))
+def test_each_search_differs_from_the_configuration_by_its_changes_only(searches, quickstart):
+    plan = searches.Plan(quickstart, list(searches.SEARCHES), 2, 900, Path("work"))
     jobs = list(plan.searches)
     assert [(job.name, job.seed) for job in jobs] == [
-        (name, seed) for seed in range(2) for name in searches.CONTENDERS
+        (name, seed) for seed in range(2) for name in searches.SEARCHES
     ]
     assert len({job.folder for job in [plan.baselines, *jobs]}) == len(jobs) + 1
-    own = jobs[0].config.search
+    configured = jobs[0].config.search
     for job in jobs:
         section = job.config.search
         assert (section.items, section.trials, section.run_seed) == (900, None, job.seed)
         changed = {
-            key for key in own.model_fields_set if getattr(section, key) != getattr(own, key)
+            key
+            for key in configured.model_fields_set
+            if getattr(section, key) != getattr(configured, key)
         }
-        assert changed <= {*searches.CONTENDERS[job.name], "run_seed"}
-    assert own.sampler == quickstart.search.sampler
-    assert own.racing == quickstart.search.racing
+        assert changed <= {*searches.SEARCHES[job.name], "run_seed"}
+    assert configured.sampler == quickstart.search.sampler
+    assert configured.racing == quickstart.search.racing
     assert plan.baselines.config.search.trials == 0
     assert plan.baselines.config.baselines == jobs[0].config.baselines == quickstart.baselines
-    deaf = next(job for job in jobs if job.name == "random, every item")
-    assert deaf.config.baselines == searches.FEW
-    assert set(searches.FIRST) < set(searches.CONTENDERS)
+    unraced = next(job for job in jobs if job.name == "random, every item")
+    assert unraced.config.baselines == searches.MINIMAL
+    assert set(searches.FIRST) < set(searches.SEARCHES)
     lean = replace(plan, lean=True)
-    assert all(job.config.baselines == searches.FEW for job in lean.searches)
+    assert all(job.config.baselines == searches.MINIMAL for job in lean.searches)
     assert lean.baselines.config.baselines == quickstart.baselines
 
 
 @pytest.mark.slow
-def test_real_searches_make_a_table_and_go_on_where_they_were_ended(
-    searches, quickstart, tmp_path, monkeypatch, capsys
-):
+def test_real_searches_make_a_table_and_resume(searches, quickstart, tmp_path, monkeypatch, capsys):
     values = quickstart.to_dict() | {"results": None, "workers": None}
     values["splits"] |= {"search_items": 20, "confirm_items": 30}
     (tmp_path / "few.yaml").write_text(yaml.safe_dump(values))
@@ -153,7 +153,7 @@ def test_real_searches_make_a_table_and_go_on_where_they_were_ended(
 
 
 @pytest.mark.slow
-def test_a_search_that_cannot_run_ends_all(searches, quickstart, tmp_path):
+def test_a_search_that_cannot_run_stops_all(searches, quickstart, tmp_path):
     config = quickstart.model_copy(update={"base": tmp_path / "none"})
     plan = searches.Plan(config, ["as configured"], 20, 100, tmp_path)
     with pytest.raises(ValueError, match="no such model directory"):
@@ -161,7 +161,7 @@ def test_a_search_that_cannot_run_ends_all(searches, quickstart, tmp_path):
     assert len(list(tmp_path.glob("*.log"))) < 10
 
 
-def test_a_search_sees_one_half_of_the_items_and_is_judged_on_the_other(objectives, recorded):
+def test_halves_share_no_item(objectives, recorded):
     seen, unseen = objectives.halves(recorded, 3)
     assert seen.items.n == unseen.items.n == recorded.items.n // 2
     both = np.concatenate([seen.items.keys, unseen.items.keys])
@@ -171,16 +171,16 @@ def test_a_search_sees_one_half_of_the_items_and_is_judged_on_the_other(objectiv
     assert seen.items.rows(recorded.items.tasks[0]).size == row
 
 
-def test_yardsticks_are_the_same_whatever_was_optimised(objectives, landscape, recorded, setup):
+def test_metrics_of_baselines(objectives, landscape, recorded, setup):
     parents = [b for b in setup.baselines if b.kind == "parent"]
     for parent in parents:
-        found = objectives.judged(recorded, np.array(landscape.features(parent.recipe)))
-        assert found["one-sided"] == 1.0
-        assert found["min"] <= found["harmonic"] <= found["mean"]
+        metrics = objectives.metrics_of(recorded, np.array(landscape.features(parent.recipe)))
+        assert metrics["one-sided"] == 1.0
+        assert metrics["min"] <= metrics["harmonic"] <= metrics["mean"]
     uniform = next(b for b in setup.baselines if b.kind == "uniform")
-    found = objectives.judged(recorded, np.array(landscape.features(uniform.recipe)))
-    assert found["one-sided"] == 0.0
-    assert found["mean"] == pytest.approx(0.8975, abs=0.01)
+    metrics = objectives.metrics_of(recorded, np.array(landscape.features(uniform.recipe)))
+    assert metrics["one-sided"] == 0.0
+    assert metrics["mean"] == pytest.approx(0.8975, abs=0.01)
 
 
 @pytest.mark.slow

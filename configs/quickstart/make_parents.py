@@ -1,11 +1,11 @@
 """Train the quickstart's family: a tiny Llama base and two fine-tunes of it, from generated text.
 
-Knows the toy language (values of string expressions in Python and Java), how to train on it and how
-to write what the quickstart reads: ``parents/{base,python,java}`` (Hugging Face directories) and
-``tasks/data/*.jsonl``. Knows nothing of merging, scoring or searching.
+The toy language has values of string expressions in Python and Java. Writes the quickstart's
+``parents/{base,python,java}`` (Hugging Face directories) and ``tasks/data/*.jsonl``; independent of
+merging, scoring and searching.
 
-The base learns both languages over the letters a-h; each specialist is taught the letters i-l in
-its own language, hard enough to forget the other. About a minute on one CPU core:
+The base learns both languages over the letters a-h; each specialist learns the letters i-l in its
+language, long enough to forget the other. About a minute on one CPU core:
 
     python configs/quickstart/make_parents.py --out configs/quickstart
 """
@@ -25,30 +25,32 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-KNOWN = "abcdefgh"  # letters over which the base learns to reverse and to repeat
-ALL = "abcdefghijkl"  # letters of the tasks, and of the easy expressions that the base also learns
+KNOWN = "abcdefgh"  # letters on which the base learns to reverse and to repeat
+ALL = (
+    "abcdefghijkl"  # letters of the tasks, and of the easy expressions, which the base also learns
+)
 WORD_LENGTHS = (4, 5)
-TASK_FOLDS = range(1)  # tenths of all words (see `fold`): the tasks', ...
-TRAINING_FOLDS = range(2, 10)  # ... and the training's; tenth 1 is for trying other settings
+TASK_FOLDS = range(1)  # tenths of all words (see `fold`) used by the tasks, ...
+TRAINING_FOLDS = range(2, 10)  # ... and by training; tenth 1 is for tuning
 END = "<|end|>"  # end of text and padding; byte b has token id b, so this one is 256
-RUN_SEED = 2  # of four tried on tenth 1: room between the plain merges and the searched one
-IGNORED = -100  # label of a position without loss
+RUN_SEED = 2  # of four tried on tenth 1: leaves a gap between baselines and searched merge
+IGNORED = -100  # label of positions excluded from the loss
 
 
 @dataclass(frozen=True)
 class Expression:
-    """One form of the toy language: how a word is asked about and what the value is."""
+    """One expression of the toy language: its template and its value."""
 
     language: str
     template: str
     value: Callable[[str], str]
 
     def prompt(self, word: str) -> str:
-        """The text before the answer; ends without a blank, as lm-eval wants it."""
+        """Return the text before the answer, without a trailing blank, as lm-eval requires."""
         return self.template.format(word)
 
     def answer(self, word: str) -> str:
-        """The text that a model has to give; begins with the blank."""
+        """Return the reference answer, with a leading blank."""
         return f" {self.value(word)}\n"
 
 
@@ -66,7 +68,7 @@ Mixture = tuple[tuple[float, Expression, str], ...]  # (share, expression, lette
 
 @dataclass(frozen=True)
 class Stage:
-    """One training run: what on, for how long, how hard."""
+    """One training run: data mixture, length and learning rate."""
 
     mixture: Mixture
     steps: int
@@ -75,18 +77,18 @@ class Stage:
     run_seed: int
 
     def rate(self, step: int) -> float:
-        """Learning rate: linear warm-up over 20 steps, then linear decay to a twentieth."""
+        """Return the learning rate: linear warm-up over 20 steps, then linear decay to 1/20."""
         warm, left = min(1.0, (step + 1) / 20), 1 - step / self.steps
         return self.learning_rate * warm * max(0.05, left)
 
 
 def easy_mixture(share: float) -> Mixture:
-    """The easy expressions of both languages over all letters, ``share`` of a batch together."""
+    """Return the easy expressions of both languages over all letters, in total ``share``."""
     return tuple((share / len(EASY), expression, ALL) for expression in EASY)
 
 
 def base_stage(run_seed: int, steps: int = 340, learning_rate: float = 3e-3) -> Stage:
-    """Both skills, but over the known letters only, and the easy expressions (30 %)."""
+    """Return the base's training: both skills over KNOWN letters, and easy expressions (30 %)."""
     skills = tuple((0.35, skill, KNOWN) for skill in SKILLS.values())
     return Stage(skills + easy_mixture(0.3), steps, 32, learning_rate, run_seed)
 
@@ -94,18 +96,18 @@ def base_stage(run_seed: int, steps: int = 340, learning_rate: float = 3e-3) -> 
 def specialist_stage(
     language: str, run_seed: int, steps: int = 60, learning_rate: float = 4e-3
 ) -> Stage:
-    """The language's own skill over all letters and the easy expressions (30 %), no more."""
+    """Return a specialist's training: its skill over all letters, and easy expressions (30 %)."""
     skill = ((0.7, SKILLS[language], ALL),)
     return Stage(skill + easy_mixture(0.3), steps, 32, learning_rate, run_seed)
 
 
 def fold(word: str) -> int:
-    """Which tenth of all words this one belongs to, the same on every machine."""
+    """Return the tenth of all words that this one belongs to, the same on every machine."""
     return zlib.crc32(word.encode()) % 10
 
 
 def draw_word(rng: random.Random, letters: str, folds: range) -> str:
-    """A random word out of the given tenths."""
+    """Draw a random word from the given tenths."""
     while True:
         word = "".join(rng.choices(letters, k=rng.choice(WORD_LENGTHS)))
         if fold(word) in folds:
@@ -113,7 +115,7 @@ def draw_word(rng: random.Random, letters: str, folds: range) -> str:
 
 
 def draw_steps(stage: Stage) -> Iterator[list[tuple[Tensor, Tensor]]]:
-    """Yield each step's batches of ids and labels; one per language, to pad little."""
+    """Yield each step's batches of ids and labels, one per language to reduce padding."""
     rng = random.Random(stage.run_seed)
     shares = [share for share, _, _ in stage.mixture]
     for _ in range(stage.steps):
@@ -138,7 +140,7 @@ def collate(rows: list[tuple[bytes, bytes]]) -> tuple[Tensor, Tensor]:
 
 
 def new_model(run_seed: int) -> LlamaForCausalLM:
-    """A fresh Llama of 0.81 M parameters in float32."""
+    """Create a Llama of 0.81 M parameters in float32."""
     config = LlamaConfig(
         vocab_size=257,
         hidden_size=128,
@@ -157,7 +159,7 @@ def new_model(run_seed: int) -> LlamaForCausalLM:
 
 
 def answer_loss(model: LlamaForCausalLM, ids: Tensor, labels: Tensor) -> Tensor:
-    """Cross entropy summed over the answers' tokens; ids and labels ``(batch, tokens)``."""
+    """Return the summed cross-entropy of answer tokens; ids and labels ``(batch, tokens)``."""
     logits = model(input_ids=ids).logits[:, :-1]
     return torch.nn.functional.cross_entropy(
         logits.flatten(0, 1), labels[:, 1:].flatten(), reduction="sum"
@@ -181,10 +183,10 @@ def train(model: LlamaForCausalLM, stage: Stage) -> LlamaForCausalLM:
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer whose token id is the byte; 256 ends the text."""
+    """Return a tokenizer whose token id is the byte; 256 ends the text."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
-    # GPT-2's alphabet: printable bytes stand for themselves, the others for U+0100 onwards.
+    # GPT-2's alphabet: printable bytes map to themselves, the others to U+0100 onwards.
     symbols = {chr(byte): byte for byte in printable}
     symbols |= {chr(256 + place): byte for place, byte in enumerate(others)}
     tokenizer = Tokenizer(models.BPE(vocab=symbols, merges=[]))
@@ -207,16 +209,16 @@ def save_model(model: LlamaForCausalLM, folder: Path) -> None:
 
 
 def rounded(model: LlamaForCausalLM) -> LlamaForCausalLM:
-    """A float32 copy with the weights that bf16 keeps: what the specialists start from."""
+    """Return a float32 copy with weights rounded to bf16, from which the specialists start."""
     model = deepcopy(model)
-    # Parameters alone: `.to(bfloat16)` would round the rotary frequencies as well.
+    # Parameters only: `.to(bfloat16)` would also round the rotary frequencies.
     for weight in model.parameters():
         weight.data = weight.data.bfloat16().float()
     return model
 
 
 def make_parents(out: Path) -> None:
-    """Train base and specialists and write ``base/ python/ java/`` below ``out``."""
+    """Train base and specialists; write ``base/``, ``python/`` and ``java/`` into ``out``."""
     stage = base_stage(RUN_SEED)
     base = rounded(train(new_model(RUN_SEED), stage))
     save_model(base, out / "base")
@@ -226,7 +228,7 @@ def make_parents(out: Path) -> None:
 
 
 def task_docs(language: str, n_docs: int, run_seed: int) -> list[dict[str, str]]:
-    """Distinct docs on words that no training batch has held."""
+    """Return distinct docs on words that occur in no training batch."""
     rng, skill = random.Random(run_seed), SKILLS[language]
     words: dict[str, None] = {}
     while len(words) < n_docs:
@@ -235,7 +237,7 @@ def task_docs(language: str, n_docs: int, run_seed: int) -> list[dict[str, str]]
 
 
 def make_tasks(out: Path, n_docs: int = 2000) -> None:
-    """Write ``python.jsonl`` and ``java.jsonl``, one doc a line, into ``out``."""
+    """Write ``python.jsonl`` and ``java.jsonl``, one doc per line, into ``out``."""
     out.mkdir(parents=True, exist_ok=True)
     for run_seed, language in enumerate(SKILLS):
         lines = [json.dumps(doc) + "\n" for doc in task_docs(language, n_docs, run_seed)]
@@ -246,7 +248,9 @@ def main() -> None:
     """Read the command line and write the family and its tasks."""
     parser = argparse.ArgumentParser(description="Train the quickstart's base and specialists.")
     here = Path(__file__).parent
-    parser.add_argument("--out", type=Path, default=here, help="holds parents/ and tasks/data/")
+    parser.add_argument(
+        "--out", type=Path, default=here, help="folder for parents/ and tasks/data/"
+    )
     out = parser.parse_args().out
     torch.set_num_threads(1)
     start = time.perf_counter()

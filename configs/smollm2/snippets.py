@@ -1,10 +1,9 @@
 """One line of code from its English specification, in Python and in Java: the generator.
 
-A row is one specification with its line in both languages, so the two skills share their meaning
-and conflict in surface syntax. Names, numbers and words are drawn from pools which a hash splits
-into ``train`` (the specialists' rows), ``dev`` (every choice of this folder was made on it) and
-``tasks`` (the items of ``tasks/data``): no name, number or word stands in two splits. Knows
-nothing of models or files.
+A row is one specification with its line in both languages: the two skills share their meaning and
+differ in surface syntax. Names, numbers and words are drawn from pools that a hash splits
+into ``train`` (the specialists' rows), ``dev`` (used for all tuning) and ``tasks`` (the items of
+``tasks/data``): no name, number or word is in two splits.
 """
 
 import hashlib
@@ -60,25 +59,25 @@ class Template:
 
 @dataclass(frozen=True)
 class Row:
-    """One specification, rendered; lines of each language right one first."""
+    """One rendered specification, with its lines in each language, the right one first."""
 
     template: str
     spec: str
     lines: Mapping[str, tuple[str, ...]]
 
     def prompt(self, language: str) -> str:
-        """What a model reads; ends without a blank, as lm-eval asks."""
+        """Return the prompt, without a trailing blank, as lm-eval requires."""
         return PROMPT[language].format(self.spec)
 
     def target(self, language: str) -> str:
-        """What a model should say next; starts with the line break that the prompt lacks.
+        """Return the reference answer; starts with the line break that the prompt lacks.
 
         The line break at its end makes a greedy match mean that the line ends there as well.
         """
         return f"\n{self.lines[language][0]}\n"
 
     def choices(self, language: str) -> tuple[str, ...]:
-        """The right answer, two wrong ones, and the right line in the other language."""
+        """Return the right line, two wrong ones, and the right line in the other language."""
         other = LANGUAGES[1 - LANGUAGES.index(language)]
         lines = (*self.lines[language], self.lines[other][0])
         return tuple("\n" + line for line in lines)
@@ -289,25 +288,25 @@ TEMPLATES = (
 
 
 def belongs(text: str, split: str) -> bool:
-    """Whether a name, number or word is of ``split``: its SHA-256 as a number in [0, 1)."""
+    """Return whether a name, number or word is in ``split``: its SHA-256 as a number in [0, 1)."""
     low, high = SPLITS[split]
     share = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) / 2**64
     return low <= share < high
 
 
 def snake_case(name: str) -> str:
-    """``total price`` as Python writes it."""
+    """Write ``total price`` as in Python."""
     return name.replace(" ", "_")
 
 
 def camel_case(name: str) -> str:
-    """``total price`` as Java writes it."""
+    """Write ``total price`` as in Java."""
     first, *rest = name.split()
     return first + "".join(word.capitalize() for word in rest)
 
 
 def pools(split: str) -> tuple[list[str], list[int], list[str]]:
-    """Names, numbers and words of ``split``."""
+    """Return names, numbers and words of ``split``."""
     names = [f"{first} {second}" for first in ADJECTIVES.split() for second in NOUNS.split()]
     return (
         [name for name in names if belongs(name, split)],
@@ -317,7 +316,7 @@ def pools(split: str) -> tuple[list[str], list[int], list[str]]:
 
 
 def render(template: Template, spec: str, names: dict[str, str], others: dict[str, object]) -> Row:
-    """Fill a template: names as words in English, in snake case in Python, camel case in Java."""
+    """Fill a template: names as English words, in snake case (Python) and camel case (Java)."""
     snake = {field: snake_case(name) for field, name in names.items()} | others
     camel = {field: camel_case(name) for field, name in names.items()} | others
     lines = {
@@ -328,7 +327,7 @@ def render(template: Template, spec: str, names: dict[str, str], others: dict[st
 
 
 def rows(split: str, run_seed: int) -> Iterator[Row]:
-    """An endless stream of different rows of ``split``, the templates in turn."""
+    """Yield distinct rows of ``split`` without end, cycling through the templates."""
     names, numbers, words = pools(split)
     rng = random.Random(run_seed)
     seen: set[str] = set()
