@@ -211,7 +211,7 @@ class Landscape:
     def _reach(self) -> tuple[Floats, Floats]:
         return self.margin.min(axis=0), self.margin.max(axis=0)
 
-    def at(self, x: Floats) -> ItemScores:
+    def predict(self, x: Floats) -> ItemScores:
         """Return the predicted item scores at features (g,): right where more likely than not.
 
         Margins are clipped to the range recorded for their item.
