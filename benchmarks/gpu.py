@@ -36,7 +36,7 @@ PIECE = (512, 1024)
 """Shape of the piece that is merged on both devices and compared."""
 
 
-class NormalFacts:
+class NormalStatistics:
     """Statistics of deltas drawn from N(0, DELTA_SCALE**2), at drop rate 0.5."""
 
     def magnitude(self, parent: str, drop_rate: float) -> float:  # noqa: ARG002
@@ -47,7 +47,9 @@ class NormalFacts:
     def gram(self, parents: Sequence[str]) -> Sequence[Sequence[float]]:
         raise NotImplementedError("no measured method uses it")
 
-    def spread(self, parents: Sequence[str], select_topk: float) -> tuple[float, tuple[float, ...]]:
+    def variance(
+        self, parents: Sequence[str], select_topk: float
+    ) -> tuple[float, tuple[float, ...]]:
         raise NotImplementedError("no measured method uses it")
 
 
@@ -104,7 +106,7 @@ def plans(method: str, names: Sequence[str], weights: Sequence[float]) -> dict[s
         dict(zip(PARENTS, weights, strict=True)),
         0.5 if METHODS[method].uses_drop_rate else 0.0,
     )
-    return {name: plan_tensor(recipe, name, NormalFacts()) for name in names}
+    return {name: plan_tensor(recipe, name, NormalStatistics()) for name in names}
 
 
 def load(launcher: Launcher, model: Model, plan_of: dict[str, Plan]) -> None:

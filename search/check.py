@@ -34,7 +34,7 @@ from .propose.samplers import NUMBERS_ONLY
 from .propose.stages import counts
 from .storage.read import read_record
 from .study.budget import limits_of, settle_deadline
-from .study.build import build_engine, make_scorer, needs, parent_facts, set_threads
+from .study.build import build_engine, make_scorer, needs, parent_statistics, set_threads
 from .study.parts import Parts, choose_device, open_parts
 from .study.resume import check_identity, identity
 from .study.warm_start import settle_warm_start
@@ -101,15 +101,15 @@ def _check(parts: Parts, layers: bool, manifest: Mapping[str, Any]) -> Iterator[
 
 def _parents_lines(parts: Parts, layers: bool) -> Iterator[str]:
     parents, grouping = parts.parents, parts.config.merge.grouping
-    facts = parent_facts(parts)
+    computed = parent_statistics(parts)
     start = time.monotonic()
-    facts.check_values()
+    computed.check_values()
     yield parents_line(parents)
     if layers:
-        statistics, name_of = facts.statistics(grouping.group), str
+        statistics, name_of = computed.deltas(grouping.group), str
     else:
         rule = by_thirds(grouping, parts.space.curves.n_layers)
-        statistics, name_of = facts.statistics(rule), third_name
+        statistics, name_of = computed.deltas(rule), third_name
     seconds = time.monotonic() - start
     yield from delta_lines(statistics)
     yield from delta_table(statistics, name_of)

@@ -26,7 +26,7 @@ from .report.page import write_report
 from .storage.candidate import candidate_of
 from .storage.journal import Journal, lock_folder
 from .study.budget import Budget, limits_of, settle_deadline
-from .study.build import build_engine, build_evaluator, make_scorer, parent_facts, set_threads
+from .study.build import build_engine, build_evaluator, make_scorer, parent_statistics, set_threads
 from .study.loop import MakeWorkers
 from .study.page_refresh import PageRefresh
 from .study.parts import Parts, choose_device, open_parts, with_pace
@@ -120,7 +120,7 @@ def _load_model(
     Returns:
         The evaluator, and the machine for the manifest.
     """
-    parent_facts(parts).check_values()
+    parent_statistics(parts).check_values()
     engine = build_engine(parts)
     scorer = make_scorer(parts, engine.model)
     threads = set_threads(parts, scorer, machine.get("threads"))

@@ -11,7 +11,7 @@ RECORDED = Path(__file__).parents[1] / "results/reference/search/quickstart.npz"
 
 
 @pytest.fixture(scope="session", autouse=True)
-def facts_of_this_run(tmp_path_factory):
+def cache_of_this_run(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HETEROSIS_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ..kernels.launcher import Job, Launcher, planes_of
+from ..kernels.launcher import Job, Launcher, maps_of
 from ..parents.parent_set import BASE, ParentSet
 from ..recipe.plans import Combination, Consensus, Plan
 from ..recipe.recipe import Recipe, plan_tensor
 from ..statistics.cache import default_folder
-from ..statistics.facts import ParentFacts, TensorFacts
+from ..statistics.parent_statistics import ParentStatistics, TensorStatistics
 from .devices import DeviceMap
 from .placement import Sources, plan_memory
 from .resident import build_resident
@@ -43,7 +43,7 @@ class MergeEngine:
         parents: The base and its fine-tunes.
         device: Where the model lives, or its first tensor where it is spread over devices.
         memory_plan: What is held where.
-        facts: What is computed once.
+        statistics: What is computed once.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class MergeEngine:
         placement: str = "auto",
         compile: str | bool = "auto",
         device_map: DeviceMap | None = None,
-        facts_folder: Path | None = None,
+        statistics_folder: Path | None = None,
         needs: Collection[str] = (),
     ) -> None:
         """Build the resident model from the base.
@@ -68,7 +68,7 @@ class MergeEngine:
             compile: Whether large tensors go through `torch.compile`: True, False, or "auto", which
                 is True for models of WORTH_COMPILING entries. The bits are the same.
             device_map: Module name -> device, or "auto": spreads the model over devices.
-            facts_folder: Where facts are cached; the user's cache by default.
+            statistics_folder: Where statistics are cached; the user's cache by default.
             needs: What the methods of the search ask (`Method.needs`), for the memory plan.
 
         Raises:
@@ -92,7 +92,9 @@ class MergeEngine:
         self.targets: Mapping[str, Tensor] = resident.targets
         self.device = next(iter(self.targets.values())).device
         self.launcher = Launcher(compile=is_compiling)
-        self.facts = ParentFacts(parents, facts_folder or default_folder(), self.device)
+        self.statistics = ParentStatistics(
+            parents, statistics_folder or default_folder(), self.device
+        )
         self._sources = Sources(parents, self.memory_plan.placement, self.targets)
         self._loaded: dict[str, Plan] = {}  # tensor -> the plan that its weights are of
 
@@ -114,7 +116,7 @@ class MergeEngine:
             MergeFailure: If a merged tensor holds NaN or infinity in the resident dtype.
         """
         check_fit(recipe, self.parents)
-        plans = {name: plan_tensor(recipe, name, self.facts.of(name)) for name in self.targets}
+        plans = {name: plan_tensor(recipe, name, self.statistics.of(name)) for name in self.targets}
         changed = {name: plan for name, plan in plans.items() if self._loaded.get(name) != plan}
         for name in changed:
             self._loaded.pop(name, None)
@@ -131,19 +133,19 @@ class MergeEngine:
 
     def _jobs(self, plans: Mapping[str, Plan]) -> Iterator[Job]:
         for name, plan in plans.items():
-            target, facts = self.targets[name], self.facts.of(name)
+            target, statistics = self.targets[name], self.statistics.of(name)
             base, *parents = (
                 self._sources.fetch(owner, name, target.device) for owner in (BASE, *plan.parents)
             )
-            planes = planes_of(plan, facts, target.device)
-            yield Job(name, target, base, tuple(parents), plan, planes)
+            maps = maps_of(plan, statistics, target.device)
+            yield Job(name, target, base, tuple(parents), plan, maps)
 
     def _check_finite(self, recipe: Recipe, plans: Mapping[str, Plan]) -> None:
         # Weights are looked at only where the numbers of the plan do not bound them.
         suspects = [
             name
             for name, plan in plans.items()
-            if not _bound(plan, self.facts.of(name)) < _largest(self.targets[name].dtype)
+            if not _bound(plan, self.statistics.of(name)) < _largest(self.targets[name].dtype)
         ]
         for name in suspects:
             if not _is_finite(self.targets[name]):
@@ -160,11 +162,11 @@ def _largest(dtype: torch.dtype) -> float:
     return min(torch.finfo(dtype).max, 2.0**31)
 
 
-def _bound(plan: Plan, facts: TensorFacts) -> float:
+def _bound(plan: Plan, statistics: TensorStatistics) -> float:
     # No merged entry and no vote is larger, rounding included. |delta| <= |base| + |parent|; a mean
     # of those who agree is no larger than the sum of votes over the smallest weight.
-    base = facts.largest(BASE)
-    sizes = [facts.largest(parent) for parent in plan.parents]
+    base = statistics.largest(BASE)
+    sizes = [statistics.largest(parent) for parent in plan.parents]
     if isinstance(plan, Combination):
         terms = [abs(c) * size for c, size in zip(plan.coefficients, sizes, strict=True)]
         return 1.01 * (abs(plan.base_share) * base + sum(terms))

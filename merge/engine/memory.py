@@ -1,7 +1,7 @@
 """How much memory there is, and how much this process holds.
 
-Host memory is counted as what the kernel cannot take back: anonymous pages. Pages of files that
-are mapped for reading (weights, cached facts) are dropped when memory is short, and are not in it.
+Host memory means anonymous pages, which the kernel cannot take back. Pages of files that are
+mapped for reading (weights, cached statistics) are dropped when memory is short and do not count.
 Knows nothing of models.
 """
 

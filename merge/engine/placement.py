@@ -40,12 +40,12 @@ GPU_PACK = 64 << 20
 """Bytes of a pack of small tensors on an accelerator: 2**20 entries, some 16 numbers each."""
 GPU_TEMPORARIES = 8
 """Temporaries of one block that eager kernels hold at a time."""
-FACTS = dict.fromkeys(("gram", "magnitudes", "spread", "importance"), 40 << 20) | {
+STATISTICS = dict.fromkeys(("gram", "magnitudes", "variances", "importance"), 40 << 20) | {
     "ranks": 50 << 20
 }
-"""Bytes per thread while a kind of fact is computed, once (quantiles.py, planes.py)."""
-PLANES = frozenset({"ranks", "importance"})
-"""Facts of one byte per entry and parent."""
+"""Bytes per thread while a kind of statistics is computed, once (quantiles.py, maps.py)."""
+MAPS = frozenset({"ranks", "importance"})
+"""Statistics of one byte per entry and parent."""
 TIDY_EVERY = 1 << 22
 """Entries of the base that are served between two looks at the heap."""
 HOST = torch.device("cpu")
@@ -79,7 +79,7 @@ class MemoryPlan:
     """What a search will hold, and where, while it builds the resident model and loads recipes.
 
     The peak at the host is anonymous memory (`memory.process_bytes`) of this process alone. File
-    pages that are mapped for reading (``mapped``: safetensors, cached facts) stand apart: the
+    pages that are mapped for reading (``mapped``: safetensors, cached statistics) stand apart: the
     kernel keeps them while there is room and drops them when there is none, which costs speed
     only. Not in the plan: what scoring takes.
     """
@@ -126,7 +126,7 @@ def plan_memory(
     placement: str = "auto",
     needs: Collection[str] = (),
     is_compiling: bool = False,
-    are_facts_on_disk: bool = True,
+    are_statistics_on_disk: bool = True,
 ) -> MemoryPlan:
     """Measure what is free, state what will be held, and choose where base and parents are held.
 
@@ -138,7 +138,7 @@ def plan_memory(
         placement: "auto", or one of `PLACEMENTS`, which is then honoured or refused.
         needs: What the methods of the search ask about deltas (`Method.needs`, all of them).
         is_compiling: Whether kernels go through `torch.compile`.
-        are_facts_on_disk: Whether facts are memory-mapped from the cache rather than kept.
+        are_statistics_on_disk: Whether statistics are memory-mapped from the cache.
 
     Raises:
         ValueError: Unknown placement or device, or a search that does not fit into memory; with
@@ -151,7 +151,7 @@ def plan_memory(
         )
     shape = outline(parents, dtype=dtype, device=device, device_map=device_map)
     give_back()  # what others have freed would count as held
-    sizes = _Sizes(parents, shape, frozenset(needs), is_compiling, are_facts_on_disk)
+    sizes = _Sizes(parents, shape, frozenset(needs), is_compiling, are_statistics_on_disk)
     is_host = set(shape.targets.values()) == {HOST}
     if placement == "pinned" and is_host:
         raise ValueError(
@@ -203,7 +203,7 @@ class _Sizes:
         shape: Outline,
         needs: frozenset[str],
         is_compiling: bool,
-        are_facts_on_disk: bool,
+        are_statistics_on_disk: bool,
     ) -> None:
         self._shape, self._is_compiling = shape, is_compiling
         owners = (BASE, *parents.names)
@@ -213,11 +213,11 @@ class _Sizes:
 
         self._held, self._added, self._moved = map(summed, (held_bytes, _added_bytes, _moved_bytes))
         entries = {name: parents.tensors[name].n_entries for name in shape.targets}
-        bytes_per_entry = len(needs & PLANES) * len(parents.names)
-        self._planes = {name: bytes_per_entry * n for name, n in entries.items()}
+        bytes_per_entry = len(needs & MAPS) * len(parents.names)
+        self._maps = {name: bytes_per_entry * n for name, n in entries.items()}
         self._largest = max(entries.values(), default=0)
-        self._facts = max((FACTS[need] for need in needs), default=0)
-        self._are_facts_on_disk = are_facts_on_disk
+        self._statistics = max((STATISTICS[need] for need in needs), default=0)
+        self._are_facts_on_disk = are_statistics_on_disk
 
     def plan(self, placement: str) -> MemoryPlan:
         """What the search takes with base and parents placed so."""
@@ -227,8 +227,8 @@ class _Sizes:
             for device in sorted(devices, key=str)
         }
         mapped = sum(self._held.values()) if placement == "mapped" else 0
-        planes = sum(self._planes.values()) if self._are_facts_on_disk else 0
-        return MemoryPlan(placement, places, mapped + planes)
+        maps = sum(self._maps.values()) if self._are_facts_on_disk else 0
+        return MemoryPlan(placement, places, mapped + maps)
 
     def _host(self, placement: str) -> Place:
         here = [name for name, device in self._shape.targets.items() if device == HOST]
@@ -236,13 +236,13 @@ class _Sizes:
         held = {
             "resident model": self._shape.devices.get(HOST, 0),
             "base and parents": sum(self._held[name] for name in kept),
-            "planes": 0 if self._are_facts_on_disk else sum(self._planes.values()),
+            "rank and importance maps": 0 if self._are_facts_on_disk else sum(self._maps.values()),
             "compiler": COMPILER if self._is_compiling else 0,
         }
         moved = max(self._moved.values(), default=0)
         passing = {
             "building": moved + (0 if here else self._shape.sample),
-            "facts": self._facts * torch.get_num_threads() if here else 0,
+            "statistics": self._statistics * torch.get_num_threads() if here else 0,
             "merging": (CPU_WORKSPACE if here else 0) + self._made(placement, here),
         }
         return Place(device_free(HOST), process_bytes(), held, passing)
@@ -250,7 +250,7 @@ class _Sizes:
     def _device(self, placement: str, device: torch.device) -> Place:
         here = [name for name, home in self._shape.targets.items() if home == device]
         held = {"resident model": self._shape.devices.get(device, 0)}
-        merging = self._workspace() + max((self._planes[name] for name in here), default=0)
+        merging = self._workspace() + max((self._maps[name] for name in here), default=0)
         if placement == "device":
             held["base and parents"] = sum(self._held[name] for name in here)
         elif placement == "pinned":
@@ -258,7 +258,7 @@ class _Sizes:
         else:
             merging += max((self._held[name] for name in here), default=0)
         merging += max((self._added[name] for name in here), default=0)
-        passing = {"facts": self._facts, "merging": merging}
+        passing = {"statistics": self._statistics, "merging": merging}
         return Place(device_free(device), _device_bytes(device), held, passing)
 
     def _workspace(self) -> int:

@@ -27,7 +27,7 @@ from ..parents.compatibility import is_tied
 from ..parents.parent_set import BASE, ParentError, ParentSet
 from ..recipe.groups import EMBED, HEAD, layer_group
 from ..recipe.recipe import Recipe
-from ..statistics.facts import FreshFacts, largest_value
+from ..statistics.parent_statistics import UncachedStatistics, largest_value
 from .chat_template import choose_template, template_of
 from .export import MERGEKIT_FILE, RECIPE_FILE, Record, model_files, read_record
 from .writer import FLOATS, Weight, check_goal, shard_bytes, tensor_digest, write_model
@@ -360,10 +360,12 @@ def _merged(
     active = recipe.setting(recipe.grouping.group(name).name).parents
     base = parents.tensor(BASE, name).to(device)
     tensors = {parent: parents.tensor(parent, name).to(device) for parent in active}
-    facts = FreshFacts(name, base, tensors)
+    statistics = UncachedStatistics(name, base, tensors)
     for owner in (BASE, *tensors):
-        facts.largest(owner)  # refuses NaN and infinity
-    out = merge_tensors(recipe, name, base, tensors, dtype=dtype, facts=facts, launcher=launcher)
+        statistics.largest(owner)  # refuses NaN and infinity
+    out = merge_tensors(
+        recipe, name, base, tensors, dtype=dtype, statistics=statistics, launcher=launcher
+    )
     if not bool(largest_value(out).isfinite()):
         raise MergeFailure(
             f"merged tensor {name} holds NaN or infinity in {str(dtype).removeprefix('torch.')}; "

@@ -17,12 +17,12 @@ from .kernels import LIFT, Scalars, rank_window, write_combination, write_consen
 from .masks import CHUNK, REGION, chunk_word, stream_keys, threshold
 
 Kernel = Callable[..., None]
-"""(out, base, parents, planes, floats, ints, hashed) -> None; overwrites out."""
+"""(out, base, parents, maps, floats, ints, hashed) -> None; overwrites out."""
 DRAWN = ("random", "ranked")
 """How entries are kept where masks are drawn."""
 
 
-def words_of(plan: Plan) -> tuple[Any, ...]:
+def kernel_variant(plan: Plan) -> tuple[Any, ...]:
     """What a kernel is made for; plans of the same words and P share one."""
     if isinstance(plan, Combination):
         return (plan.base_share != 0.0,)
@@ -30,14 +30,14 @@ def words_of(plan: Plan) -> tuple[Any, ...]:
     return plan.keep, plan.combine, bool(plan.shares), has_high
 
 
-def kernel_of(plan: Plan) -> Kernel:
+def make_kernel(plan: Plan) -> Kernel:
     """The kernel of a plan's words."""
     if isinstance(plan, Combination):
         return partial(_combination, has_base=plan.base_share != 0.0)
-    return partial(_consensus, words=words_of(plan))
+    return partial(_consensus, words=kernel_variant(plan))
 
 
-def copied_owner(plan: Plan) -> int | None:
+def copy_source(plan: Plan) -> int | None:
     """Where one term of factor 1 is all there is: 0 for the base, 1 + i for parent i."""
     if isinstance(plan, Consensus):
         return None
@@ -46,7 +46,7 @@ def copied_owner(plan: Plan) -> int | None:
     return 0 if not plan.coefficients and plan.base_share == 1.0 else None
 
 
-def floats_of(plan: Plan) -> list[float]:
+def float_rows(plan: Plan) -> list[float]:
     """Rows of floats, the same for all entries of a tensor."""
     if isinstance(plan, Combination):
         return [plan.base_share, *plan.coefficients]
@@ -65,7 +65,7 @@ def floats_of(plan: Plan) -> list[float]:
     return rows
 
 
-def ints_of(plan: Plan, tensor: str, start: int) -> list[int]:
+def int_rows(plan: Plan, tensor: str, start: int) -> list[int]:
     """Rows of integers for a run of entries of a tensor; empty where no masks are drawn.
 
     Args:
@@ -91,7 +91,7 @@ def _combination(
     out: Tensor,
     base: Tensor,
     parents: list[Tensor],
-    planes: list[Tensor],  # noqa: ARG001 - both kernels are called alike
+    maps: list[Tensor],  # noqa: ARG001 - both kernels are called alike
     floats: Scalars,
     ints: Scalars | None,  # noqa: ARG001
     hashed: Tensor | None,  # noqa: ARG001
@@ -105,11 +105,11 @@ def _consensus(
     out: Tensor,
     base: Tensor,
     parents: list[Tensor],
-    planes: list[Tensor],
+    maps: list[Tensor],
     floats: Scalars,
     ints: Scalars | None,
     hashed: Tensor | None,
     *,
     words: tuple[str, str, bool, bool],
 ) -> None:
-    write_consensus(out, base, parents, planes, floats, ints, hashed, *words)
+    write_consensus(out, base, parents, maps, floats, ints, hashed, *words)

@@ -72,7 +72,7 @@ def write_consensus(
     out: Tensor,
     base: Tensor,
     parents: Sequence[Tensor],
-    planes: Sequence[Tensor],
+    maps: Sequence[Tensor],
     floats: Scalars,
     ints: Scalars | None,
     hashed: Tensor | None,
@@ -87,7 +87,7 @@ def write_consensus(
         out: Any floating dtype.
         base: (N,), any floating dtype.
         parents: P of (N,), any floating dtype.
-        planes: P of (N,) uint8 for "ranked" and "chosen", else none.
+        maps: P of (N,) uint8 for "ranked" and "important", else none.
         floats: FLOATS_HEAD + P * FLOATS_EACH rows.
         ints: INTS_HEAD + P * INTS_EACH rows where masks are drawn, else None.
         hashed: int32 (N,), `masks.hashed_places` where masks are drawn; None makes them here, for
@@ -103,16 +103,16 @@ def write_consensus(
         if hashed is None:
             places = torch.arange(out.numel(), dtype=torch.int32, device=out.device)
             hashed = hashed_places(places)
-        votes = _drawn_votes(keep, deltas, planes, floats, shared_bits(hashed, ints[0]), ints)
+        votes = _drawn_votes(keep, deltas, maps, floats, shared_bits(hashed, ints[0]), ints)
     else:
-        votes = _told_votes(keep, deltas, planes, floats, has_high)
+        votes = _told_votes(keep, deltas, maps, floats, has_high)
     out.copy_(base + _combined(votes, floats, combine, has_shares))
 
 
 def _told_votes(
     keep: str,
     deltas: Sequence[Tensor],
-    planes: Sequence[Tensor],
+    maps: Sequence[Tensor],
     floats: Scalars,
     has_high: bool,
 ) -> list[Tensor]:
@@ -130,8 +130,8 @@ def _told_votes(
             if has_high:
                 is_kept = is_kept & (size < floats[_row(i, HIGH)])
             vote = torch.where(is_kept, vote, 0.0)
-        elif keep == "chosen":
-            vote = torch.where(planes[i] != 0, vote, 0.0)
+        elif keep == "important":
+            vote = torch.where(maps[i] != 0, vote, 0.0)
         elif common is not None:
             vote = torch.where(common, vote, 0.0)
         votes.append(vote)
@@ -141,7 +141,7 @@ def _told_votes(
 def _drawn_votes(
     keep: str,
     deltas: Sequence[Tensor],
-    planes: Sequence[Tensor],
+    maps: Sequence[Tensor],
     floats: Scalars,
     shared: Tensor,
     ints: Scalars,
@@ -154,7 +154,7 @@ def _drawn_votes(
         if keep == "random":
             vote = torch.where(bits >= ints[INTS_HEAD + INTS_EACH * i + 1], vote, 0.0)
         else:
-            least = floats[_row(i, LOW)] - floats[_row(i, HIGH)] * planes[i].float()
+            least = floats[_row(i, LOW)] - floats[_row(i, HIGH)] * maps[i].float()
             vote = torch.where(bits.float() >= least, vote, 0.0) / (2.0**31 - least)
         votes.append(vote)
     return votes

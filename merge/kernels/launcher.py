@@ -19,8 +19,8 @@ from torch import Tensor
 from ..blocks import blocks, one_thread
 from ..recipe.plans import Consensus, Plan
 from ..recipe.recipe import Recipe, plan_tensor
-from ..statistics.facts import FreshFacts, TensorFacts
-from .arguments import DRAWN, copied_owner, floats_of, ints_of, kernel_of, words_of
+from ..statistics.parent_statistics import TensorStatistics, UncachedStatistics
+from .arguments import DRAWN, copy_source, float_rows, int_rows, kernel_variant, make_kernel
 from .compiler import Compiler, has_compiler
 from .masks import CHUNK, REGION, hashed_places
 
@@ -34,8 +34,8 @@ PACK = 1 << 20
 class Job:
     """One tensor to overwrite, ``out`` of any strides, and what the plan is carried out on.
 
-    ``parents`` are those of the plan, in its order; ``planes`` one per parent where the plan keeps
-    "ranked" or "chosen" entries, else none. All have the shape of ``out`` and lie on its device.
+    ``parents`` are those of the plan, in its order; ``maps`` one per parent where the plan keeps
+    "ranked" or "important" entries, else none. All have the shape of ``out`` and lie on its device.
     """
 
     name: str
@@ -43,13 +43,17 @@ class Job:
     base: Tensor
     parents: tuple[Tensor, ...]
     plan: Plan
-    planes: tuple[Tensor, ...] = ()
+    maps: tuple[Tensor, ...] = ()
 
     @cached_property
     def kind(self) -> tuple[Any, ...]:
         """What a kernel is made for; jobs of one kind may share a launch."""
-        tensors = (self.out, self.base, *self.parents, *self.planes)
-        return words_of(self.plan), self.out.device, tuple([tensor.dtype for tensor in tensors])
+        tensors = (self.out, self.base, *self.parents, *self.maps)
+        return (
+            kernel_variant(self.plan),
+            self.out.device,
+            tuple([tensor.dtype for tensor in tensors]),
+        )
 
     @cached_property
     def draws(self) -> bool:
@@ -64,7 +68,7 @@ def merge_tensors(
     parents: Mapping[str, Tensor],
     *,
     dtype: torch.dtype | None = None,
-    facts: TensorFacts | None = None,
+    statistics: TensorStatistics | None = None,
     launcher: "Launcher | None" = None,
 ) -> Tensor:
     """Merge one tensor into a new one; base and parents are left unchanged.
@@ -76,26 +80,26 @@ def merge_tensors(
         parents: Parent name -> tensor ``(*S)``, any floating dtype, for all of the recipe's
             or those with a weight.
         dtype: Of the result; that of ``base`` by default.
-        facts: Of this tensor; computed here by default.
+        statistics: Of this tensor; computed here by default.
         launcher: Who carries it out; eager by default.
 
     Returns:
         New tensor ``(*S)`` on the device of ``base``.
     """
-    facts = FreshFacts(name, base, parents) if facts is None else facts
+    statistics = UncachedStatistics(name, base, parents) if statistics is None else statistics
     out = torch.empty_like(base, dtype=dtype, memory_format=torch.contiguous_format)
-    plan = plan_tensor(recipe, name, facts)
+    plan = plan_tensor(recipe, name, statistics)
     sources = tuple(parents[parent] for parent in plan.parents)
-    job = Job(name, out, base, sources, plan, planes_of(plan, facts, base.device))
+    job = Job(name, out, base, sources, plan, maps_of(plan, statistics, base.device))
     (launcher or Launcher(compile=False)).run([job])
     return out
 
 
-def planes_of(plan: Plan, facts: TensorFacts, device: torch.device) -> tuple[Tensor, ...]:
-    """The planes that a plan looks at, one per parent, on a device; usually none."""
+def maps_of(plan: Plan, statistics: TensorStatistics, device: torch.device) -> tuple[Tensor, ...]:
+    """The maps that a plan looks at, one per parent, on a device; usually none."""
     keep = plan.keep if isinstance(plan, Consensus) else None
-    plane = {"ranked": facts.ranks, "chosen": facts.chosen}.get(keep or "")
-    return () if plane is None else tuple(plane(p).to(device) for p in plan.parents)
+    lookup = {"ranked": statistics.ranks, "important": statistics.importance}.get(keep or "")
+    return () if lookup is None else tuple(lookup(p).to(device) for p in plan.parents)
 
 
 class Launcher:
@@ -143,7 +147,7 @@ class Launcher:
             self._launch_pack(pack)
 
     def _launch_alone(self, job: Job) -> None:
-        owner = copied_owner(job.plan)
+        owner = copy_source(job.plan)
         if owner is not None:
             self.launches += 1
             job.out.copy_((job.base, *job.parents)[owner])
@@ -158,21 +162,21 @@ class Launcher:
             job.out.copy_(flat.out.view(job.out.shape))
 
     def _launch_eager(self, job: Job, flat: "_Flat") -> None:
-        kernel, device = kernel_of(job.plan), job.out.device
-        floats = _row(floats_of(job.plan), np.float32, device)
+        kernel, device = make_kernel(job.plan), job.out.device
+        floats = _row(float_rows(job.plan), np.float32, device)
         for run in blocks(flat.n, device):
             self.launches += 1
             kernel(*flat.cut(run), floats, *_drawn(job, run))
 
     def _launch_compiled(self, job: Job, flat: "_Flat", compiler: Compiler) -> None:
-        kernel, device = kernel_of(job.plan), job.out.device
-        floats = _row(floats_of(job.plan), np.float32, device)
+        kernel, device = make_kernel(job.plan), job.out.device
+        floats = _row(float_rows(job.plan), np.float32, device)
         step = CHUNK if job.draws and device.type == "cpu" else REGION
         for start in range(0, flat.n, step):
             self.launches += 1
             run = slice(start, min(start + step, flat.n))
             arguments = (*flat.cut(run), floats, *_drawn(job, run))
-            ranks = bool(job.planes) and job.draws
+            ranks = bool(job.maps) and job.draws
             compiler.call(job.kind, kernel, arguments, converts_integers=ranks)
 
     def _launch_pack(self, pack: Sequence[Job]) -> None:
@@ -181,11 +185,11 @@ class Launcher:
         sizes = tuple(out.numel() for out in outs)
         joined = _joined(pack)
         device = first.out.device
-        floats = _row([floats_of(job.plan) for job in pack], np.float32, device)
-        ints = _row([ints_of(job.plan, job.name, 0) for job in pack], np.int32, device)
+        floats = _row([float_rows(job.plan) for job in pack], np.float32, device)
+        ints = _row([int_rows(job.plan, job.name, 0) for job in pack], np.int32, device)
         owner, places = _places(sizes, device)
         hashed = hashed_places(places) if first.draws else None
-        kernel = kernel_of(first.plan)
+        kernel = make_kernel(first.plan)
         with one_thread():
             for run in blocks(sum(sizes), device):
                 self.launches += 1
@@ -205,7 +209,7 @@ class _Flat:
     out: Tensor
     base: Tensor
     parents: tuple[Tensor, ...]
-    planes: tuple[Tensor, ...]
+    maps: tuple[Tensor, ...]
 
     @property
     def n(self) -> int:
@@ -215,9 +219,9 @@ class _Flat:
     def cut(self, run: slice) -> tuple[Any, ...]:
         """The same for a run of the entries."""
         if run.stop - run.start == self.n:
-            return self.out, self.base, list(self.parents), list(self.planes)
+            return self.out, self.base, list(self.parents), list(self.maps)
         parents = [tensor[run] for tensor in self.parents]
-        return self.out[run], self.base[run], parents, [plane[run] for plane in self.planes]
+        return self.out[run], self.base[run], parents, [one[run] for one in self.maps]
 
 
 @dataclass(frozen=True)
@@ -240,17 +244,17 @@ def _flattened(job: Job) -> _Flat:
         else torch.empty(job.out.shape, dtype=job.out.dtype, device=job.out.device)
     )
     parents = tuple(tensor.reshape(-1) for tensor in job.parents)
-    planes = tuple(plane.reshape(-1) for plane in job.planes)
-    return _Flat(out.view(-1), job.base.reshape(-1), parents, planes)
+    maps = tuple(one.reshape(-1) for one in job.maps)
+    return _Flat(out.view(-1), job.base.reshape(-1), parents, maps)
 
 
 def _joined(pack: Sequence[Job]) -> _Flat:
     flats = [_flattened(job) for job in pack]
     base = torch.cat([flat.base for flat in flats])
     parents = tuple(map(torch.cat, zip(*(flat.parents for flat in flats), strict=True)))
-    planes = tuple(map(torch.cat, zip(*(flat.planes for flat in flats), strict=True)))
+    maps = tuple(map(torch.cat, zip(*(flat.maps for flat in flats), strict=True)))
     out = torch.empty(base.numel(), dtype=flats[0].out.dtype, device=base.device)
-    return _Flat(out, base, parents, planes)
+    return _Flat(out, base, parents, maps)
 
 
 @lru_cache(maxsize=64)
@@ -278,9 +282,9 @@ def _drawn(job: Job, run: slice) -> tuple[Tensor | None, Tensor | None]:
     device = job.out.device
     start, stop = run.start % REGION, run.start % REGION + run.stop - run.start
     if device.type == "cpu":
-        ints, hashed = ints_of(job.plan, job.name, run.start), _table()[start % CHUNK :]
+        ints, hashed = int_rows(job.plan, job.name, run.start), _table()[start % CHUNK :]
         return _row(ints, np.int32, device), hashed[: stop - start]
-    ints = _row(ints_of(job.plan, job.name, run.start - start), np.int32, device)
+    ints = _row(int_rows(job.plan, job.name, run.start - start), np.int32, device)
     if start == 0:
         return ints, None  # made by the kernel
     return ints, hashed_places(torch.arange(start, stop, dtype=torch.int32, device=device))

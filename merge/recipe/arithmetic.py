@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .plans import BASE_ONLY, Combination, Consensus, Facts, Plan
+from .plans import BASE_ONLY, Combination, Consensus, Plan, Statistics
 
 if TYPE_CHECKING:
     from .plans import Setting
@@ -26,7 +26,7 @@ _MOST_DROPPED = 0.999  # DELLA's largest drop probability: survivors are scaled 
 _LEAST = 1e-20  # smallest ratio of two weights: below what float32 adds, above what it divides by 0
 
 
-def linear(setting: Setting, facts: Facts) -> Plan:  # noqa: ARG001 - all rows have one signature
+def linear(setting: Setting, statistics: Statistics) -> Plan:  # noqa: ARG001 - all rows have one signature
     """Weighted average; the base keeps 1 - sum_i w_i (arXiv:2203.05482, Sec. 2).
 
     mergekit divides by sum_i w_i unless `normalize` is false, and has no base.
@@ -34,12 +34,12 @@ def linear(setting: Setting, facts: Facts) -> Plan:  # noqa: ARG001 - all rows h
     return Combination.affine(setting.parents, setting.weights)
 
 
-def task_arithmetic(setting: Setting, facts: Facts) -> Plan:  # noqa: ARG001
+def task_arithmetic(setting: Setting, statistics: Statistics) -> Plan:  # noqa: ARG001
     """base + lambda * sum_i w_i * delta_i (arXiv:2212.04089, Sec. 2)."""
     return _summed(setting, _whole(setting))
 
 
-def dare_linear(setting: Setting, facts: Facts) -> Plan:  # noqa: ARG001
+def dare_linear(setting: Setting, statistics: Statistics) -> Plan:  # noqa: ARG001
     """Task arithmetic on m_i * delta_i / (1 - p_i), m_i random (arXiv:2311.03099, Eq. 1-3).
 
     mergekit scales by the realised ratio of L1 norms in place of 1 / (1 - p_i): far off on small
@@ -48,7 +48,7 @@ def dare_linear(setting: Setting, facts: Facts) -> Plan:  # noqa: ARG001
     return _summed(setting, _dropped(setting))
 
 
-def ties(setting: Setting, facts: Facts) -> Plan:
+def ties(setting: Setting, statistics: Statistics) -> Plan:
     """Trim by magnitude, elect a sign, average those who agree (arXiv:2306.01708, Alg. 1).
 
     The trim is per tensor (the paper's is over the whole task vector), so that drop rates may
@@ -57,10 +57,10 @@ def ties(setting: Setting, facts: Facts) -> Plan:
     explode. Where votes cancel to 0 nobody is elected; mergekit elects plus. `normalize` 0 leaves
     the division out (not in the paper; mergekit's `normalize: false`).
     """
-    return _elected(setting, _trimmed(setting, facts))
+    return _elected(setting, _trimmed(setting, statistics))
 
 
-def dare_ties(setting: Setting, facts: Facts) -> Plan:  # noqa: ARG001
+def dare_ties(setting: Setting, statistics: Statistics) -> Plan:  # noqa: ARG001
     """DARE's drop and rescale, then TIES' election and disjoint mean (arXiv:2311.03099, Sec. 4).
 
     There is no trim by magnitude. mergekit differs as in `dare_linear` and `ties`, and its
@@ -69,7 +69,7 @@ def dare_ties(setting: Setting, facts: Facts) -> Plan:  # noqa: ARG001
     return _elected(setting, _dropped(setting))
 
 
-def della(setting: Setting, facts: Facts) -> Plan:  # noqa: ARG001
+def della(setting: Setting, statistics: Statistics) -> Plan:  # noqa: ARG001
     """MAGPRUNE's drop by rank and rescale, then election and mean (arXiv:2406.11617, Sec. 3).
 
     In each row of a matrix (a vector is one row) an entry is dropped with a probability that falls
@@ -82,30 +82,30 @@ def della(setting: Setting, facts: Facts) -> Plan:  # noqa: ARG001
     return _elected(setting, _ranked(setting))
 
 
-def della_linear(setting: Setting, facts: Facts) -> Plan:  # noqa: ARG001
+def della_linear(setting: Setting, statistics: Statistics) -> Plan:  # noqa: ARG001
     """`della` without the election: base + lambda * sum_i w_i * (what is left of delta_i)."""
     return _summed(setting, _ranked(setting))
 
 
-def breadcrumbs(setting: Setting, facts: Facts) -> Plan:
+def breadcrumbs(setting: Setting, statistics: Statistics) -> Plan:
     """Cut the largest and the smallest entries, then sum (arXiv:2312.06795, Sec. 3).
 
     The share min(gamma_i, p_i) of the largest |delta_i| is cut, and the rest of p_i from the
     smallest, per tensor, in steps of 0.001. A top cut that is not empty takes at least one entry,
     and all that equal the smallest it takes.
     """
-    return _summed(setting, _banded(setting, facts))
+    return _summed(setting, _banded(setting, statistics))
 
 
-def breadcrumbs_ties(setting: Setting, facts: Facts) -> Plan:
+def breadcrumbs_ties(setting: Setting, statistics: Statistics) -> Plan:
     """`breadcrumbs`' mask, then TIES' election and disjoint mean (`ties`).
 
     mergekit does not divide by default (`normalize: false`).
     """
-    return _elected(setting, _banded(setting, facts))
+    return _elected(setting, _banded(setting, statistics))
 
 
-def sce(setting: Setting, facts: Facts) -> Plan:
+def sce(setting: Setting, statistics: Statistics) -> Plan:
     """Select, calculate, erase (arXiv:2408.07990, Sec. 3.3).
 
     Select: the share `select_topk` of entries, of those whose variance over parents is not 0, that
@@ -118,7 +118,7 @@ def sce(setting: Setting, facts: Facts) -> Plan:
     if len(setting.parents) == 1:
         return Combination.affine(setting.parents, [setting.lambda_ * _sign(setting.weights[0])])
     select_topk = setting.parameters["select_topk"][0]
-    smallest, squares = facts.spread(setting.parents, select_topk)
+    smallest, squares = statistics.variance(setting.parents, select_topk)
     if select_topk == 0.0 or not max(squares) > 0.0:
         return BASE_ONLY
     shares, ratios = _ratios(squares), _ratios(setting.weights)
@@ -135,17 +135,17 @@ def sce(setting: Setting, facts: Facts) -> Plan:
     )
 
 
-def arcee_fusion(setting: Setting, facts: Facts) -> Plan:  # noqa: ARG001
+def arcee_fusion(setting: Setting, statistics: Statistics) -> Plan:  # noqa: ARG001
     """base + sum_i w_i * delta_i where entry importance is an outlier (Arcee AI, 2025; no paper).
 
     Importance is |delta| times the row's KL divergence of softmax(parent) from softmax(base);
     entries at or above median + 1.5 * (third - first quartile) are taken. mergekit estimates the
     quartiles of tensors above 10^6 entries from a random sample and knows one parent of weight 1.
     """
-    return Consensus(setting.parents, "chosen", "sum", setting.weights)
+    return Consensus(setting.parents, "important", "sum", setting.weights)
 
 
-def nearswap(setting: Setting, facts: Facts) -> Plan:  # noqa: ARG001
+def nearswap(setting: Setting, statistics: Statistics) -> Plan:  # noqa: ARG001
     """base + sum_i w_i * clamp(t_i / |delta_i|, 0, 1) * delta_i (alchemonaut, 2024; no paper).
 
     Entries move at most t_i toward the parent: those already near it are swapped for it. t_i = 1,
@@ -201,19 +201,19 @@ def _ranked(setting: Setting) -> _Mask:
     )
 
 
-def _trimmed(setting: Setting, facts: Facts) -> _Mask:
+def _trimmed(setting: Setting, statistics: Statistics) -> _Mask:
     pairs = zip(setting.parents, setting.drop_rates, strict=True)
-    low = tuple(facts.magnitude(parent, rate) for parent, rate in pairs)
+    low = tuple(statistics.magnitude(parent, rate) for parent, rate in pairs)
     return _band(setting, low, (math.inf,) * len(low))
 
 
-def _banded(setting: Setting, facts: Facts) -> _Mask:
+def _banded(setting: Setting, statistics: Statistics) -> _Mask:
     low, high = [], []
     rows = zip(setting.parents, setting.drop_rates, setting.parameters["gamma"], strict=True)
     for parent, rate, gamma in rows:
         top = round(min(gamma, rate) * _GRID) / _GRID
-        low.append(facts.magnitude(parent, max(rate - top, 0.0)))
-        high.append(facts.magnitude(parent, 1.0 - top) if top > 0.0 else math.inf)
+        low.append(statistics.magnitude(parent, max(rate - top, 0.0)))
+        high.append(statistics.magnitude(parent, 1.0 - top) if top > 0.0 else math.inf)
     return _band(setting, tuple(low), tuple(high))
 
 

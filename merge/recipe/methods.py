@@ -1,9 +1,9 @@
 """The table of merge methods: each turns a layer group's setting into the plan of one tensor.
 
-A plan is numbers only (plans.py); the kernels carry it out. A method asks `Facts` for what it must
-know of the tensor (inner products, magnitudes, variances), all of it computed once per parent set.
-The formulas stand in arithmetic.py (deltas, entry by entry) and spherical.py (whole vectors). Knows
-no tensors, no files, no search; no torch.
+A plan is numbers only (plans.py); the kernels carry it out. A method may query `Statistics` of the
+tensor (inner products, magnitudes, variances), which are computed once per parent set. The formulas
+are in arithmetic.py (deltas, entry by entry) and spherical.py (whole vectors). Knows no tensors,
+files or search; no torch.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from ..recipe import arithmetic, spherical
-from .plans import Facts, Plan
+from .plans import Plan, Statistics
 
 if TYPE_CHECKING:
     from .plans import Setting
@@ -43,15 +43,15 @@ class Parameter:
 class Method:
     """A row of the table.
 
-    `plan` maps a setting with at least one parent and a tensor's facts to the plan. `is_random`
-    says that `mask_seed` matters. `needs` says what it asks or its plans need of the tensor: gram,
-    magnitudes, spread, ranks, importance. `most_parents` bounds the parents that may take part.
-    `neutral` are parameters at which, with drop rates 0, one parent of weight 1 is had whole; None
-    where there are none such.
+    `plan` maps a setting with at least one parent and a tensor's statistics to the plan.
+    `is_random`: whether `mask_seed` matters. `needs`: the statistics that it or its plans use
+    (gram, magnitudes, variances, ranks, importance). `most_parents`: the largest number of parents
+    that may take part. `neutral`: the parameters at which, with drop rates 0, one parent of weight
+    1 gives that parent; None if there are none.
     """
 
     name: str
-    plan: Callable[[Setting, Facts], Plan]
+    plan: Callable[[Setting, Statistics], Plan]
     paper: str
     summary: str
     uses_drop_rate: bool = False
@@ -213,7 +213,7 @@ _ROWS = (
         "select entries that vary, weigh parents by their squares there, erase minority signs",
         uses_lambda=True,
         parameters=(_SELECT_TOPK,),
-        needs=frozenset({"spread"}),
+        needs=frozenset({"variances"}),
     ),
     Method(
         "arcee_fusion",

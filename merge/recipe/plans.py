@@ -17,11 +17,11 @@ from typing import Protocol
 SMALLEST = 2.0**-126
 """Smallest normal float32: what is below it in magnitude counts as 0."""
 _ROUNDING = 2.0**-48  # a share of the base that float32 sums do not see
-KEEPS = ("all", "band", "random", "ranked", "chosen", "near", "common")
+KEEPS = ("all", "band", "random", "ranked", "important", "near", "common")
 COMBINES = ("sum", "elect_mean", "elect_sum")
 
 
-class Facts(Protocol):
+class Statistics(Protocol):
     """What methods ask about one tensor of the base and its parents, whatever the recipe."""
 
     def gram(self, parents: Sequence[str]) -> Sequence[Sequence[float]]:
@@ -32,7 +32,9 @@ class Facts(Protocol):
         """Smallest |delta| kept where the smallest share is dropped (grid 0.001); 0 at rate 0."""
         ...
 
-    def spread(self, parents: Sequence[str], select_topk: float) -> tuple[float, tuple[float, ...]]:
+    def variance(
+        self, parents: Sequence[str], select_topk: float
+    ) -> tuple[float, tuple[float, ...]]:
         """SCE: smallest variance over parents that is selected, and sums of selected delta_i^2."""
         ...
 
@@ -89,8 +91,8 @@ class Consensus:
         "random": 1 iff u_i >= low_i, u_i uniform in [0, 1) from the counter-based hash.
         "ranked": 1 / (1 - p) iff u_i >= p, where p falls linearly with the rank of |delta_i| in
             its row, from low_i at the smallest entry to high_i at the largest. Ranks come from
-            the parent's plane of ranks.
-        "chosen": 1 where the parent's plane of chosen entries says so.
+            the parent's rank map.
+        "important": 1 where the parent's importance mask is 1.
         "near": min(low_i / |delta_i|, 1), and v_i is 0 where delta_i is; low_i is above 0.
         "common": 1 for all parents iff the variance over the P deltas is at least low_0.
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from .coefficients import Coefficients, check_coefficients, check_keys, known_method, listed, number
 from .groups import Grouping, LayerGroup
 from .methods import METHODS, Method
-from .plans import BASE_ONLY, SMALLEST, Facts, Plan, Setting
+from .plans import BASE_ONLY, SMALLEST, Plan, Setting, Statistics
 
 if TYPE_CHECKING:
     from .plans import Setting
@@ -265,7 +265,7 @@ def _per_parent(
     return tuple(value[parent] for parent in parents)
 
 
-def plan_tensor(recipe: Recipe, tensor: str, facts: Facts) -> Plan:
+def plan_tensor(recipe: Recipe, tensor: str, statistics: Statistics) -> Plan:
     """The plan of one tensor under a recipe; where no parent takes part, the base alone."""
     setting = recipe.setting(recipe.grouping.group(tensor).name)
-    return METHODS[setting.method].plan(setting, facts) if setting.parents else BASE_ONLY
+    return METHODS[setting.method].plan(setting, statistics) if setting.parents else BASE_ONLY

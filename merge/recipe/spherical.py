@@ -17,7 +17,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .plans import BASE_ONLY, Combination, Facts, Plan
+from .plans import BASE_ONLY, Combination, Plan, Statistics
 
 if TYPE_CHECKING:
     from .plans import Setting
@@ -31,7 +31,7 @@ _CONVERGED = 1e-7  # radians; the angle of float64 inner products is known no be
 _ITERATIONS = 100
 
 
-def slerp(setting: Setting, facts: Facts) -> Plan:
+def slerp(setting: Setting, statistics: Statistics) -> Plan:
     """Along the great circle: (sin((1-t) theta) x_0 + sin(t theta) x_1) / sin theta.
 
     theta is the angle between the flattened full weights (Shoemake, SIGGRAPH 1985, Sec. 3.3, on
@@ -40,14 +40,14 @@ def slerp(setting: Setting, facts: Facts) -> Plan:
     |cos| > 0.9995, which fine-tunes of one base always exceed; here the formula holds.
     """
     if len(setting.parents) == 2:
-        return _two(setting, _points(facts.gram(setting.parents), use_deltas=False), False)
-    (base, across), (_, delta) = facts.gram(setting.parents)
+        return _two(setting, _points(statistics.gram(setting.parents), use_deltas=False), False)
+    (base, across), (_, delta) = statistics.gram(setting.parents)
     t = setting.weights[0]
     first, second = _slerp(base, base + 2.0 * across + delta, base + across, t)
     return Combination.weighted(setting.parents, (second,), first)
 
 
-def nuslerp(setting: Setting, facts: Facts) -> Plan:
+def nuslerp(setting: Setting, statistics: Statistics) -> Plan:
     """Slerp of the two deltas, added to the base (mergekit's NuSLERP with a base model).
 
     One parent: base + w * delta. `deltas` 0 is `slerp`. mergekit takes t = 0.5 where the weights
@@ -55,13 +55,13 @@ def nuslerp(setting: Setting, facts: Facts) -> Plan:
     """
     use_deltas = _is_on(setting, "deltas")
     if not use_deltas:
-        return slerp(setting, facts)
+        return slerp(setting, statistics)
     if len(setting.parents) == 1:
         return Combination.affine(setting.parents, setting.weights)
-    return _two(setting, _points(facts.gram(setting.parents), use_deltas), use_deltas)
+    return _two(setting, _points(statistics.gram(setting.parents), use_deltas), use_deltas)
 
 
-def multislerp(setting: Setting, facts: Facts) -> Plan:
+def multislerp(setting: Setting, statistics: Statistics) -> Plan:
     """Barycentre on the sphere: direction of sum_i alpha_i u_i, length sum_i alpha_i |x_i|.
 
     u_i = x_i / |x_i|. As published (C. Goddard, "Multi-SLERP", 2025) the points are also averaged
@@ -69,20 +69,20 @@ def multislerp(setting: Setting, facts: Facts) -> Plan:
     the u_i has no part across its own direction), so this is the whole formula. mergekit fails
     where three or more directions cancel.
     """
-    return _on_sphere(setting, facts, steps=0)
+    return _on_sphere(setting, statistics, steps=0)
 
 
-def karcher(setting: Setting, facts: Facts) -> Plan:
+def karcher(setting: Setting, statistics: Statistics) -> Plan:
     """Karcher mean: the point of the sphere with the least sum of alpha_i * angle(u_i)^2.
 
     Fixed point of m <- exp_m(sum_i alpha_i log_m(u_i)) from the normalised mean, then scaled to
     the length sum_i alpha_i |x_i| (Wang et al., arXiv:2603.04972). mergekit knows equal weights
     only and stops after 10 steps; it counts a base model that is named as one more point.
     """
-    return _on_sphere(setting, facts, steps=_ITERATIONS)
+    return _on_sphere(setting, statistics, steps=_ITERATIONS)
 
 
-def model_stock(setting: Setting, facts: Facts) -> Plan:
+def model_stock(setting: Setting, statistics: Statistics) -> Plan:
     """base + t * sum_i alpha_i * delta_i, t = P cos / (1 + (P - 1) cos).
 
     cos is the mean cosine over pairs of deltas (Jang et al., arXiv:2403.19522: the ratio for two
@@ -94,7 +94,7 @@ def model_stock(setting: Setting, facts: Facts) -> Plan:
     alphas = _ratio(setting.weights)
     if count == 1 or alphas is None:
         return Combination.affine(setting.parents, setting.weights)
-    _, cosines = _directions(_points(facts.gram(setting.parents), use_deltas=True))
+    _, cosines = _directions(_points(statistics.gram(setting.parents), use_deltas=True))
     pairs = [cosines[i][j] for i in range(count) for j in range(i)]
     cosine = math.fsum(pairs) / len(pairs)
     below = 1.0 + (count - 1) * cosine
@@ -181,13 +181,13 @@ def _unit(factors: Sequence[float], cosines: Gram, scale: float) -> list[float] 
     return [factor / length for factor in factors]
 
 
-def _on_sphere(setting: Setting, facts: Facts, steps: int) -> Plan:
+def _on_sphere(setting: Setting, statistics: Statistics, steps: int) -> Plan:
     # The weighted mean direction, after some steps toward the Karcher mean, at the mean length.
     alphas = _ratio(setting.weights)
     if len(setting.parents) == 1 or alphas is None:
         return Combination.affine(setting.parents, setting.weights)
     use_deltas = _is_on(setting, "deltas")
-    lengths, cosines = _directions(_points(facts.gram(setting.parents), use_deltas))
+    lengths, cosines = _directions(_points(statistics.gram(setting.parents), use_deltas))
     mean = _mean(alphas, lengths, cosines)
     if mean is None:
         return _combination(setting, alphas, use_deltas)

@@ -1,8 +1,8 @@
-"""Facts on disk: safetensors files that are written whole or not at all, and read by memory map.
+"""Cached statistics: safetensors files, written atomically and read by memory map.
 
-A file belongs to a kind of fact and to the hashes of the models it was computed from. What cannot
-be trusted (damaged, truncated, of another program or version) is computed again; where nothing can
-be written, facts stay in memory. Knows no models and no formulas.
+A file belongs to one kind of statistics and to the hashes of the models it was computed from. A
+damaged or truncated file, or one of another program or version, is computed again; if nothing can
+be written, statistics stay in memory. Knows no models and no formulas.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from torch import Tensor
 
 log = logging.getLogger(__name__)
 VERSION = "1"
-"""Goes up when a kind of fact is computed or laid out otherwise; files of others are rebuilt."""
+"""Increased when any kind is computed or laid out differently; other versions are rebuilt."""
 _DTYPES = MappingProxyType({torch.uint8: "U8", torch.float32: "F32", torch.float64: "F64"})
 _NO_SUM = b"--------"  # stands for the checksum until the data are written
 _READ = 1 << 22  # bytes read at once
@@ -33,17 +33,17 @@ _STALE = 24 * 3600  # seconds after which a temporary file is of a process that 
 
 
 def default_folder() -> Path:
-    """`facts` in `$HETEROSIS_CACHE`, or in `~/.cache/heterosis` where that is not set."""
+    """`statistics` in `$HETEROSIS_CACHE`, or in `~/.cache/heterosis` where that is not set."""
     root = os.environ.get("HETEROSIS_CACHE") or "~/.cache/heterosis"
     return Path(root).expanduser() / "facts"
 
 
 @dataclass(frozen=True)
-class FactFile:
-    """What a file of facts must say about itself.
+class StatisticsFile:
+    """Header of a file of statistics.
 
-    ``key`` is what the facts were computed from (hashes, in a fixed order); ``shapes`` holds every
-    tensor's shape in the order of the file, all of ``dtype``.
+    ``key`` holds the hashes of the models, in a fixed order; ``shapes`` the shapes of all tensors,
+    in the order of the file; all have ``dtype``.
     """
 
     kind: str
@@ -80,8 +80,8 @@ class FactFile:
         return len(text).to_bytes(8, "little") + text
 
 
-class FactCache:
-    """Files of facts in one folder; safe to share between processes."""
+class StatisticsCache:
+    """Files of statistics in one folder; safe to share between processes."""
 
     def __init__(self, folder: Path) -> None:
         """Take the folder; it is made when something is first written."""
@@ -89,18 +89,18 @@ class FactCache:
         self._is_writable = True
 
     def get(
-        self, file: FactFile, compute: Callable[[], Iterable[tuple[str, Tensor]]]
+        self, file: StatisticsFile, compute: Callable[[], Iterable[tuple[str, Tensor]]]
     ) -> Mapping[str, Tensor] | None:
-        """The facts of a file, computed and written if there is none that can be trusted.
+        """The statistics of a file, computed and written if there is none that can be trusted.
 
         Args:
-            file: What the facts are.
+            file: What the statistics are.
             compute: Gives (name, tensor on the CPU) in the order of ``file.shapes``; what it raises
                 goes through and leaves no file.
 
         Returns:
-            Name -> tensor, memory-mapped, not to be written to; None where the facts are not there
-            and cannot be written, which is said in the log once.
+            Name -> tensor, memory-mapped and read-only; None if no file is usable and none can be
+            written (logged once).
         """
         path = self._folder / file.name
         found = _read(path, file)
@@ -111,7 +111,7 @@ class FactCache:
             except OSError as error:
                 self._is_writable = False
                 log.warning(
-                    "facts cannot be kept in %s (%s); they stay in memory for this run, set "
+                    "statistics cannot be kept in %s (%s); they stay in memory for this run, set "
                     "HETEROSIS_CACHE to a folder with room",
                     self._folder,
                     error.strerror or error,
@@ -119,7 +119,7 @@ class FactCache:
         return found
 
 
-def _read(path: Path, file: FactFile) -> Mapping[str, Tensor] | None:
+def _read(path: Path, file: StatisticsFile) -> Mapping[str, Tensor] | None:
     try:
         fault = _fault(path, file)
         if fault is None:
@@ -129,11 +129,11 @@ def _read(path: Path, file: FactFile) -> Mapping[str, Tensor] | None:
         return None
     except (OSError, SafetensorError) as error:
         fault = str(error).splitlines()[0]
-    log.warning("facts in %s are computed again: %s", path, fault)
+    log.warning("statistics in %s are computed again: %s", path, fault)
     return None
 
 
-def _fault(path: Path, file: FactFile) -> str | None:
+def _fault(path: Path, file: StatisticsFile) -> str | None:
     expected = file.header()
     with path.open("rb") as stream:
         header = stream.read(len(expected))
@@ -150,7 +150,7 @@ def _fault(path: Path, file: FactFile) -> str | None:
     return None if found == b"%08x" % checksum else "its data are damaged"
 
 
-def _write(path: Path, file: FactFile, tensors: Iterable[tuple[str, Tensor]]) -> None:
+def _write(path: Path, file: StatisticsFile, tensors: Iterable[tuple[str, Tensor]]) -> None:
     # Whole or not at all: a temporary file beside it, renamed when it is complete and on the disk.
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_stale(path.parent)
@@ -165,7 +165,7 @@ def _write(path: Path, file: FactFile, tensors: Iterable[tuple[str, Tensor]]) ->
         Path(name).unlink(missing_ok=True)
 
 
-def _fill(stream: BinaryIO, file: FactFile, tensors: Iterable[tuple[str, Tensor]]) -> None:
+def _fill(stream: BinaryIO, file: StatisticsFile, tensors: Iterable[tuple[str, Tensor]]) -> None:
     header = file.header()
     stream.write(header)
     checksum, names = 0, iter(file.shapes.items())

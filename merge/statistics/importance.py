@@ -1,6 +1,6 @@
 """Planes: one byte per entry of a delta, for methods that look beyond a threshold.
 
-Rank planes say where |delta| stands in its row (DELLA), planes of chosen entries which ones
+Rank maps say where |delta| stands in its row (DELLA), maps of chosen entries which ones
 arcee_fusion takes over. Both are made in blocks of rows. Knows no files and no recipes.
 
 Shapes: R rows of C entries; a row is the last dimension, a tensor of one dimension is one row.
@@ -15,12 +15,12 @@ from ..blocks import blocks, row_blocks
 from .quantiles import delta, order_statistics, sort_rows
 
 RANKS = 256
-"""Steps of a rank plane: what a byte holds."""
+"""Steps of a rank map_: what a byte holds."""
 LONG_ROW = 1 << 20
 """Entries of a row up to which it is sorted at once, at some 50 bytes of workspace per entry."""
 
 
-def rank_plane(base: Tensor, parent: Tensor) -> Tensor:
+def rank_map(base: Tensor, parent: Tensor) -> Tensor:
     """Where each entry of the delta stands in its row by magnitude, in 256 steps.
 
     Args:
@@ -37,45 +37,45 @@ def rank_plane(base: Tensor, parent: Tensor) -> Tensor:
     if base.numel() == 0:
         return torch.empty_like(base, dtype=torch.uint8)
     rows_base, rows_parent = _rows(base), _rows(parent)
-    plane = torch.empty(rows_base.shape, dtype=torch.uint8, device=base.device)
-    if plane.shape[1] > LONG_ROW:
-        for row, *tensors in zip(plane, rows_base, rows_parent, strict=True):
+    out = torch.empty(rows_base.shape, dtype=torch.uint8, device=base.device)
+    if out.shape[1] > LONG_ROW:
+        for row, *tensors in zip(out, rows_base, rows_parent, strict=True):
             _write_long_row(row, *tensors)
     else:
-        for run in _runs(plane):
-            _write_codes(plane[run], rows_base[run], rows_parent[run])
-    return plane.view(base.shape)
+        for run in _runs(out):
+            _write_codes(out[run], rows_base[run], rows_parent[run])
+    return out.view(base.shape)
 
 
-def _write_codes(plane: Tensor, base: Tensor, parent: Tensor) -> None:
+def _write_codes(out: Tensor, base: Tensor, parent: Tensor) -> None:
     # Sorts pairs (magnitude, column) as whole numbers: the bits of non-negative floats are ordered
     # as the floats are. The code of an entry is that of the first of its equals in the order.
-    columns = torch.arange(plane.shape[1], device=plane.device)
+    columns = torch.arange(out.shape[1], device=out.device)
     bits = delta(base, parent).abs_().view(torch.int32)
     pairs = sort_rows((bits.to(torch.int64) << 32).bitwise_or_(columns))
     bits = pairs >> 32
     codes = torch.zeros_like(pairs)
-    place_codes = columns * RANKS // plane.shape[1]
+    place_codes = columns * RANKS // out.shape[1]
     torch.where(bits[:, 1:] != bits[:, :-1], place_codes[1:], codes[:, 1:], out=codes[:, 1:])
     codes = codes.cummax(1).values.to(torch.uint8)
-    plane.scatter_(1, pairs.bitwise_and_(0xFFFFFFFF), codes)
+    out.scatter_(1, pairs.bitwise_and_(0xFFFFFFFF), codes)
 
 
-def _write_long_row(plane: Tensor, base: Tensor, parent: Tensor) -> None:
+def _write_long_row(out: Tensor, base: Tensor, parent: Tensor) -> None:
     # (C,). The code is at least k iff the ceil(k * C / 256) smallest are all below the entry.
-    n = plane.numel()
+    n = out.numel()
     places = [-(-k * n // RANKS) - 1 for k in range(1, RANKS)]
 
     def magnitudes() -> Iterator[Tensor]:
         for run in blocks(n, base.device):
             yield delta(base[run], parent[run]).abs_()
 
-    bounds = order_statistics(magnitudes, n, places).to(plane.device)
-    for run, piece in zip(blocks(n, plane.device), magnitudes(), strict=True):
-        plane[run] = torch.searchsorted(bounds, piece, out_int32=True)
+    bounds = order_statistics(magnitudes, n, places).to(out.device)
+    for run, piece in zip(blocks(n, out.device), magnitudes(), strict=True):
+        out[run] = torch.searchsorted(bounds, piece, out_int32=True)
 
 
-def chosen_plane(base: Tensor, parent: Tensor) -> Tensor:
+def importance_mask(base: Tensor, parent: Tensor) -> Tensor:
     """Which entries of the parent arcee_fusion takes over: those of unusual importance.
 
     The importance of an entry is |delta| times the divergence KL(softmax(parent row) ||
@@ -99,27 +99,27 @@ def chosen_plane(base: Tensor, parent: Tensor) -> Tensor:
     if n == 0:
         return torch.empty_like(base, dtype=torch.uint8)
     rows_base, rows_parent = _rows(base), _rows(parent)
-    plane = torch.empty(rows_base.shape, dtype=torch.uint8, device=base.device)
-    runs = list(_runs(plane))
-    divergences = torch.empty(len(plane), 1, dtype=torch.float32, device=base.device)
+    out = torch.empty(rows_base.shape, dtype=torch.uint8, device=base.device)
+    runs = list(_runs(out))
+    divergences = torch.empty(len(out), 1, dtype=torch.float32, device=base.device)
     for run in runs:
         divergences[run] = _divergence(rows_base[run], rows_parent[run])
 
     def importances() -> Iterator[Tensor]:
         for run in runs:
-            for columns in blocks(plane.shape[1], plane.device):
+            for columns in blocks(out.shape[1], out.device):
                 size = delta(rows_base[run, columns], rows_parent[run, columns]).abs_()
                 yield size.mul_(divergences[run])
 
     first, median, third = order_statistics(
         importances, n, [(n - 1) // 4, (n - 1) // 2, 3 * (n - 1) // 4]
     )
-    threshold = (median + 1.5 * (third - first)).to(plane.device)
+    threshold = (median + 1.5 * (third - first)).to(out.device)
     pieces = importances()
     for run in runs:
-        for columns in blocks(plane.shape[1], plane.device):
-            plane[run, columns] = next(pieces) >= threshold
-    return plane.view(base.shape)
+        for columns in blocks(out.shape[1], out.device):
+            out[run, columns] = next(pieces) >= threshold
+    return out.view(base.shape)
 
 
 def _divergence(base: Tensor, parent: Tensor) -> Tensor:
@@ -145,6 +145,6 @@ def _rows(tensor: Tensor) -> Tensor:
     return tensor.reshape(-1, tensor.shape[-1]) if tensor.dim() > 1 else tensor.reshape(1, -1)
 
 
-def _runs(plane: Tensor) -> Iterator[slice]:
-    n_rows, n_columns = plane.shape
-    return row_blocks(n_rows, n_columns, plane.device)
+def _runs(out: Tensor) -> Iterator[slice]:
+    n_rows, n_columns = out.shape
+    return row_blocks(n_rows, n_columns, out.device)

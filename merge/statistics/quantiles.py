@@ -41,7 +41,7 @@ def grid_ranks(n_entries: int) -> list[int]:
 
 
 def delta(base: Tensor, parent: Tensor) -> Tensor:
-    """Parent minus base in float32, the number that kernels and facts both mean by a delta."""
+    """Parent minus base in float32, the number that kernels and statistics both mean by a delta."""
     return parent.to(torch.float32) - base.to(torch.float32)
 
 

@@ -18,8 +18,8 @@ from .quantiles import GRID, delta, grid_ranks, order_statistics
 def variance(deltas: Sequence[Tensor]) -> Tensor:
     """Variance over P deltas, entry by entry, in float32; the inputs are left unchanged.
 
-    Facts and kernels must take it from here: entries at the threshold are told by their bits. The
-    order of the parents enters those bits.
+    Statistics and kernels both call this, since entries at the threshold are compared by their
+    bits, which depend on the order of the parents.
 
     Args:
         deltas: P of ``(*S)``, float32.
@@ -41,7 +41,7 @@ def variance(deltas: Sequence[Tensor]) -> Tensor:
     return squares * share
 
 
-def spread_table(tensors: Sequence[Tensor]) -> Tensor:
+def variance_table(tensors: Sequence[Tensor]) -> Tensor:
     """For each step of a grid of `select_topk`: the variance selected from, and sums of delta^2.
 
     Column q belongs to ``select_topk = 1 - q / GRID``. At q = 0 all entries are selected, from

@@ -13,14 +13,14 @@ from ...evals.tasks.splits import SEARCH
 from ...merge.engine.engine import MergeEngine
 from ...merge.recipe.methods import METHODS
 from ...merge.statistics.cache import default_folder
-from ...merge.statistics.facts import ParentFacts
+from ...merge.statistics.parent_statistics import ParentStatistics
 from ..evaluate.evaluator import Evaluator
 from .parts import Parts, choose_device
 
 
-def parent_facts(parts: Parts) -> ParentFacts:
+def parent_statistics(parts: Parts) -> ParentStatistics:
     """Return the parents' statistics, which depend on no recipe and are mostly cached on disk."""
-    return ParentFacts(parts.parents, default_folder(), choose_device(parts.config))
+    return ParentStatistics(parts.parents, default_folder(), choose_device(parts.config))
 
 
 def build_engine(parts: Parts) -> MergeEngine:

@@ -5,7 +5,7 @@ import yaml
 from heterosis.merge.parents.parent_set import ParentSet
 from heterosis.merge.recipe.groups import Grouping
 from heterosis.merge.recipe.recipe import Coefficients, Recipe
-from heterosis.merge.statistics.facts import ParentFacts
+from heterosis.merge.statistics.parent_statistics import ParentStatistics
 from heterosis.search.config.space import Depth
 from heterosis.search.format import recipe_line
 from heterosis.search.parents_summary import (
@@ -30,7 +30,7 @@ def parents(tmp_path_factory):
 
 
 def test_parents_and_their_deltas(parents):
-    statistics = ParentFacts(parents, None).statistics()
+    statistics = ParentStatistics(parents, None).deltas()
     line = parents_line(parents)
     assert "parents: a, b, c match the base:" in line
     assert "4 layers, all finite (base 0." in line
@@ -42,7 +42,7 @@ def test_parents_and_their_deltas(parents):
 
 
 def test_the_table_has_a_row_per_kind_and_third_of_the_depth(parents):
-    statistics = ParentFacts(parents, None).statistics(by_thirds(Grouping(), parents.n_layers))
+    statistics = ParentStatistics(parents, None).deltas(by_thirds(Grouping(), parents.n_layers))
     header, *rows = delta_table(statistics, third_name)
     assert header.split("  ")[1] == "layer group"
     for title in ("a: norm", "c: norm", "safe drop", "cosine (mean of pairs)", "sign conflict"):
@@ -56,14 +56,14 @@ def test_the_table_has_a_row_per_kind_and_third_of_the_depth(parents):
 
 def test_every_layer_group_on_request_and_groups_of_ones_own(parents):
     grouping = Grouping((("*.layers.{layer}.*.q_proj.*", "layers.{layer}.q"),))
-    rows = list(delta_table(ParentFacts(parents, None).statistics(grouping.group)))
+    rows = list(delta_table(ParentStatistics(parents, None).deltas(grouping.group)))
     assert sum(".q " in row for row in rows) == 4
     assert len(rows) == 1 + len(parents.groups(grouping))
 
 
 def test_one_parent_has_no_pairs(parents):
     alone = ParentSet.open(parents.folders["base"], {"a": parents.folders["a"]})
-    statistics = ParentFacts(alone, None).statistics()
+    statistics = ParentStatistics(alone, None).deltas()
     assert len(list(delta_lines(statistics))) == 1
     assert "cosine" not in next(delta_table(statistics))
 

@@ -102,7 +102,7 @@ def main(arch: str, method: str, placement: str, dtype: str, is_compiled: str, a
             dtype=dtype,
             placement=placement,
             compile=is_compiled == "1",
-            facts_folder=folder / "facts",
+            statistics_folder=folder / "facts",
             needs=METHODS[method].needs,
         )
         rate = 0.5 * METHODS[method].uses_drop_rate

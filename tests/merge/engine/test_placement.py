@@ -142,10 +142,10 @@ def test_what_is_used_is_in_the_plan(mixed):
     entries = sum(info.n_entries for info in mixed.tensors.values())
     assert plan.mapped == model_bytes(mixed) + 2 * 2 * entries
     assert plan.places[HOST].held["compiler"] == placement.COMPILER
-    assert plan.places[HOST].passing["facts"] == torch.get_num_threads() * (50 << 20)
-    kept = plan_memory(mixed, dtype="float32", needs=needs, are_facts_on_disk=False)
-    assert kept.places[HOST].held["planes"] == 2 * 2 * entries
-    assert all(need in placement.FACTS for row in METHODS.values() for need in row.needs)
+    assert plan.places[HOST].passing["statistics"] == torch.get_num_threads() * (50 << 20)
+    kept = plan_memory(mixed, dtype="float32", needs=needs, are_statistics_on_disk=False)
+    assert kept.places[HOST].held["rank and importance maps"] == 2 * 2 * entries
+    assert all(need in placement.STATISTICS for row in METHODS.values() for need in row.needs)
 
 
 def test_rows_in_another_vocabulary_are_counted(tmp_path):

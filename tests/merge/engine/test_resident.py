@@ -205,7 +205,9 @@ def test_experts_are_slices_of_one_parameter(arch, tmp_path):
 def test_a_recipe_is_written_to_the_right_slices(arch, tmp_path):
     paths = save(arch, tmp_path)
     parents = opened(paths)
-    engine = MergeEngine(parents, dtype="bfloat16", compile=False, facts_folder=tmp_path / "facts")
+    engine = MergeEngine(
+        parents, dtype="bfloat16", compile=False, statistics_folder=tmp_path / "facts"
+    )
     for weight, owner in ((1.0, "a"), (0.0, "base")):
         model = engine.load(Recipe.uniform("task_arithmetic", ("a",), parents.groups(), weight))
         assert_same(model, loaded(paths[owner], type(model), "bfloat16"))

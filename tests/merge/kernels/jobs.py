@@ -34,11 +34,11 @@ def job(plan: Plan, dtype: torch.dtype, n: int = N, seed: int = 0) -> Job:
     for parent in parents:
         parent[::7] = base[::7]
     codes = [torch.randint(0, 256, (n,), generator=generator) for _ in plan.parents]
-    has_planes = isinstance(plan, Consensus) and plan.keep in ("ranked", "chosen")
-    planes = tuple(code.to(torch.uint8) for code in codes) if has_planes else ()
+    has_maps = isinstance(plan, Consensus) and plan.keep in ("ranked", "important")
+    maps = tuple(code.to(torch.uint8) for code in codes) if has_maps else ()
     out = torch.full((n,), math.nan, dtype=dtype)
     sources = tuple(parent.to(dtype) for parent in parents)
-    return Job(f"tensor.{seed}", out, base.to(dtype), sources, plan, planes)
+    return Job(f"tensor.{seed}", out, base.to(dtype), sources, plan, maps)
 
 
 def written(launcher: Launcher, make: Callable[[], Job]) -> torch.Tensor:

@@ -75,9 +75,9 @@ def test_blocks_change_no_bit(keep, combine, monkeypatch):
 @pytest.mark.parametrize("keep", KEEPS)
 def test_inputs_are_left_unchanged(keep):
     made = job(consensus(keep, "elect_mean"), torch.float32)
-    before = [t.clone() for t in (made.base, *made.parents, *made.planes)]
+    before = [t.clone() for t in (made.base, *made.parents, *made.maps)]
     Launcher().run([made])
-    after = (made.base, *made.parents, *made.planes)
+    after = (made.base, *made.parents, *made.maps)
     assert all(torch.equal(a, b) for a, b in zip(after, before, strict=True))
 
 

@@ -19,8 +19,8 @@ from heterosis.merge.recipe.recipe import Recipe, plan_tensor
 from .files import EQUAL, TENSORS, drawn
 
 
-class SomeFacts:
-    """Facts made up from names, the same for the same tensor and parents."""
+class SomeStatistics:
+    """Statistics made up from names, the same for the same tensor and parents."""
 
     def __init__(self, tensor: str, names: dict[str, str]) -> None:
         self.tensor, self.names = tensor, names
@@ -37,7 +37,9 @@ class SomeFacts:
             self.names[parent]
         )
 
-    def spread(self, parents: Sequence[str], select_topk: float) -> tuple[float, tuple[float, ...]]:
+    def variance(
+        self, parents: Sequence[str], select_topk: float
+    ) -> tuple[float, tuple[float, ...]]:
         return select_topk, tuple(self._number(parent) for parent in self._ours(parents))
 
     def _ours(self, parents: Sequence[str]) -> list[str]:
@@ -57,9 +59,9 @@ def test_what_is_written_reads_back_as_the_same_plans(method, seed):
     names = dict(zip(again.parents, ours.parents, strict=True))
     for tensor in TENSORS:
         first = plan_tensor(
-            ours, tensor, SomeFacts(tensor, dict(zip(*[ours.parents] * 2, strict=True)))
+            ours, tensor, SomeStatistics(tensor, dict(zip(*[ours.parents] * 2, strict=True)))
         )
-        second = plan_tensor(again, tensor, SomeFacts(tensor, names))
+        second = plan_tensor(again, tensor, SomeStatistics(tensor, names))
         if method in (*EQUAL, "nuslerp", "multislerp") and isinstance(first, Combination):
             assert isinstance(second, Combination)
             assert second.coefficients == pytest.approx(first.coefficients, rel=1e-12)

@@ -12,7 +12,7 @@ from .recipes import NAME, recipe, tensors
 
 
 class Known:
-    """Facts of a tensor whose magnitudes are spread evenly over [0, 1)."""
+    """Statistics of a tensor whose magnitudes are spread evenly over [0, 1)."""
 
     def gram(self, parents):
         raise AssertionError("asked of no method on deltas")
@@ -21,7 +21,7 @@ class Known:
         assert 0.0 <= drop_rate < 1.0
         return drop_rate
 
-    def spread(self, parents, select_topk):
+    def variance(self, parents, select_topk):
         return 0.25, tuple(float(ord(parent) - ord("a")) for parent in parents)
 
 

@@ -19,7 +19,7 @@ from heterosis.merge.kernels.launcher import merge_tensors
 from heterosis.merge.recipe.methods import METHODS
 from heterosis.merge.recipe.plans import Consensus
 from heterosis.merge.recipe.recipe import Recipe, plan_tensor
-from heterosis.merge.statistics.facts import FreshFacts
+from heterosis.merge.statistics.parent_statistics import UncachedStatistics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -296,7 +296,7 @@ def near_ties(made: Recipe, base, parents) -> torch.Tensor:
 
     Those are votes that cancel to rounding errors; scales are divided by sums of weights.
     """
-    plan = plan_tensor(made, NAME, FreshFacts(NAME, base, parents))
+    plan = plan_tensor(made, NAME, UncachedStatistics(NAME, base, parents))
     if not isinstance(plan, Consensus) or plan.combine == "sum":
         return torch.zeros(base.shape, dtype=torch.bool)
     deltas = torch.stack([parents[name].double() - base.double() for name in plan.parents])

@@ -18,7 +18,7 @@ every_method = pytest.mark.parametrize("method", SPHERICAL)
 
 
 class Vectors:
-    """Facts about vectors given as lists of numbers."""
+    """Statistics about vectors given as lists of numbers."""
 
     def __init__(self, base: list[float], deltas: dict[str, list[float]]) -> None:
         self.base, self.deltas = base, deltas
@@ -32,7 +32,7 @@ class Vectors:
     def magnitude(self, parent, drop_rate):
         raise AssertionError("asked of no method on the sphere")
 
-    def spread(self, parents, select_topk):
+    def variance(self, parents, select_topk):
         raise AssertionError("asked of no method on the sphere")
 
     def merged(self, plan) -> list[float]:

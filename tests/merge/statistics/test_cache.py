@@ -1,4 +1,4 @@
-"""Files of facts: whole or not at all, found again, and rebuilt where they cannot be trusted."""
+"""Files of statistics: written atomically, found again, rebuilt where they cannot be trusted."""
 
 import logging
 import os
@@ -10,31 +10,31 @@ from pathlib import Path
 import pytest
 import torch
 from heterosis.merge.statistics import cache as cache_file
-from heterosis.merge.statistics.cache import FactCache, FactFile, default_folder
+from heterosis.merge.statistics.cache import StatisticsCache, StatisticsFile, default_folder
 from safetensors import safe_open
 
 SHAPES = {"model.a": (3, 5), "model.b": (), "model.c": (0, 2), "model.d": (7,)}
-FILE = FactFile("ranks", ("base hash", "parent hash"), SHAPES, torch.float32)
+FILE = StatisticsFile("ranks", ("base hash", "parent hash"), SHAPES, torch.float32)
 
 
-def facts(seed: int = 0) -> dict[str, torch.Tensor]:
+def statistics(seed: int = 0) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return {name: torch.randn(shape, generator=generator) for name, shape in SHAPES.items()}
 
 
 class Compute:
-    """Counts how often the facts are computed."""
+    """Counts how often the statistics are computed."""
 
     def __init__(self, seed: int = 0):
         self.calls, self.seed = 0, seed
 
     def __call__(self):
         self.calls += 1
-        yield from facts(self.seed).items()
+        yield from statistics(self.seed).items()
 
 
 def same(found, seed: int = 0) -> bool:
-    expected = facts(seed)
+    expected = statistics(seed)
     return list(found) == list(expected) and all(
         torch.equal(found[name], expected[name]) for name in expected
     )
@@ -42,15 +42,15 @@ def same(found, seed: int = 0) -> bool:
 
 @pytest.fixture
 def written(tmp_path) -> Path:
-    """A file of facts with seed 0."""
-    FactCache(tmp_path).get(FILE, Compute())
+    """A file of statistics with seed 0."""
+    StatisticsCache(tmp_path).get(FILE, Compute())
     return tmp_path / FILE.name
 
 
 def test_computed_once_and_equal_to_the_bit(tmp_path):
     compute = Compute()
-    first = FactCache(tmp_path / "new" / "folder").get(FILE, compute)
-    again = FactCache(tmp_path / "new" / "folder").get(FILE, compute)
+    first = StatisticsCache(tmp_path / "new" / "folder").get(FILE, compute)
+    again = StatisticsCache(tmp_path / "new" / "folder").get(FILE, compute)
     assert compute.calls == 1
     assert first and again and same(first) and same(again)
     assert [p.name for p in (tmp_path / "new" / "folder").iterdir()] == [FILE.name]
@@ -66,28 +66,28 @@ def test_the_file_is_plain_safetensors_that_says_what_it_is(written):
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float64])
 def test_other_dtypes(tmp_path, dtype):
-    file = FactFile("chosen", ("x",), {"t": (2, 3)}, dtype)
+    file = StatisticsFile("chosen", ("x",), {"t": (2, 3)}, dtype)
     fact = torch.arange(6).reshape(3, 2).T.to(dtype)  # not contiguous
     for _ in range(2):
-        found = FactCache(tmp_path).get(file, lambda: [("t", fact)])
+        found = StatisticsCache(tmp_path).get(file, lambda: [("t", fact)])
         assert found and torch.equal(found["t"], fact) and found["t"].dtype == dtype
 
 
 @pytest.mark.parametrize(
     "other",
     [
-        FactFile("chosen", FILE.key, SHAPES, torch.float32),
-        FactFile("ranks", ("base hash", "another"), SHAPES, torch.float32),
-        FactFile("ranks", ("parent hash", "base hash"), SHAPES, torch.float32),
-        FactFile("ranks", ("base", "hash parent hash"), SHAPES, torch.float32),
+        StatisticsFile("chosen", FILE.key, SHAPES, torch.float32),
+        StatisticsFile("ranks", ("base hash", "another"), SHAPES, torch.float32),
+        StatisticsFile("ranks", ("parent hash", "base hash"), SHAPES, torch.float32),
+        StatisticsFile("ranks", ("base", "hash parent hash"), SHAPES, torch.float32),
     ],
 )
 def test_other_kinds_and_keys_are_other_files(written, other):
     assert other.name != FILE.name
     compute = Compute(1)
-    found = FactCache(written.parent).get(other, compute)
+    found = StatisticsCache(written.parent).get(other, compute)
     assert compute.calls == 1 and found and same(found, 1)
-    kept = FactCache(written.parent).get(FILE, compute)
+    kept = StatisticsCache(written.parent).get(FILE, compute)
     assert compute.calls == 1 and kept and same(kept)
 
 
@@ -114,20 +114,20 @@ def test_files_that_cannot_be_trusted_are_rebuilt_with_one_line(written, how, ca
     spoil, reason = SPOILERS[how]
     spoil(written)
     compute = Compute()
-    found = FactCache(written.parent).get(FILE, compute)
+    found = StatisticsCache(written.parent).get(FILE, compute)
     assert compute.calls == 1 and found and same(found)
     (record,) = caplog.records
-    assert f"facts in {written} are computed again: " in record.getMessage()
+    assert f"statistics in {written} are computed again: " in record.getMessage()
     assert reason in record.getMessage()
     caplog.clear()
-    assert FactCache(written.parent).get(FILE, compute) and compute.calls == 1
+    assert StatisticsCache(written.parent).get(FILE, compute) and compute.calls == 1
     assert not caplog.records
 
 
 def test_files_of_another_version_are_rebuilt(written, monkeypatch, caplog):
     monkeypatch.setattr(cache_file, "VERSION", "0")
     compute = Compute()
-    FactCache(written.parent).get(FILE, compute)
+    StatisticsCache(written.parent).get(FILE, compute)
     assert compute.calls == 1
     assert "another program or version wrote the file" in caplog.text
 
@@ -135,27 +135,29 @@ def test_files_of_another_version_are_rebuilt(written, monkeypatch, caplog):
 def test_other_shapes_are_rebuilt(written):
     shapes = {**SHAPES, "model.a": (5, 3)}
     compute = {name: torch.zeros(shape) for name, shape in shapes.items()}.items
-    found = FactCache(written.parent).get(FactFile("ranks", FILE.key, shapes, FILE.dtype), compute)
+    found = StatisticsCache(written.parent).get(
+        StatisticsFile("ranks", FILE.key, shapes, FILE.dtype), compute
+    )
     assert found and found["model.a"].shape == (5, 3)
 
 
 def test_what_fails_leaves_nothing_behind(tmp_path):
     def compute():
-        yield "model.a", facts()["model.a"]
+        yield "model.a", statistics()["model.a"]
         raise ZeroDivisionError("halfway")
 
     with pytest.raises(ZeroDivisionError, match="halfway"):
-        FactCache(tmp_path).get(FILE, compute)
+        StatisticsCache(tmp_path).get(FILE, compute)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_cannot_be_made_is_one_warning(tmp_path, caplog):
     (tmp_path / "file").write_text("in the way")
-    cache, compute = FactCache(tmp_path / "file" / "facts"), Compute()
+    cache, compute = StatisticsCache(tmp_path / "file" / "facts"), Compute()
     assert cache.get(FILE, compute) is None and cache.get(FILE, compute) is None
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
-    assert "facts cannot be kept in" in record.getMessage()
+    assert "statistics cannot be kept in" in record.getMessage()
     assert "they stay in memory for this run, set HETEROSIS_CACHE to a folder" in caplog.text
 
 
@@ -164,7 +166,7 @@ def test_a_full_disk_is_a_warning_and_leaves_nothing(tmp_path, monkeypatch, capl
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(cache_file.os, "fsync", full)
-    assert FactCache(tmp_path).get(FILE, Compute()) is None
+    assert StatisticsCache(tmp_path).get(FILE, Compute()) is None
     assert "(No space left on device)" in caplog.text
     assert list(tmp_path.iterdir()) == []
 
@@ -174,8 +176,8 @@ def test_a_folder_that_is_only_readable_still_serves(written, monkeypatch, caplo
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(cache_file.tempfile, "mkstemp", forbidden)
-    cache, compute = FactCache(written.parent), Compute()
-    assert cache.get(FactFile("sums", FILE.key, SHAPES, FILE.dtype), compute) is None
+    cache, compute = StatisticsCache(written.parent), Compute()
+    assert cache.get(StatisticsFile("sums", FILE.key, SHAPES, FILE.dtype), compute) is None
     found = cache.get(FILE, compute)
     assert found and same(found)
 
@@ -183,14 +185,14 @@ def test_a_folder_that_is_only_readable_still_serves(written, monkeypatch, caplo
 def test_a_file_that_cannot_be_read_is_rebuilt(written, monkeypatch, caplog):
     written.unlink()
     written.mkdir()  # opening it is an error, replacing it too
-    assert FactCache(written.parent).get(FILE, Compute()) is None
+    assert StatisticsCache(written.parent).get(FILE, Compute()) is None
     assert "are computed again: [Errno 21]" in caplog.text
 
 
 def test_facts_in_use_outlive_their_file(written):
-    found = FactCache(written.parent).get(FILE, Compute())
+    found = StatisticsCache(written.parent).get(FILE, Compute())
     written.unlink()
-    FactCache(written.parent).get(FILE, Compute(1))
+    StatisticsCache(written.parent).get(FILE, Compute(1))
     assert found and same(found)
 
 
@@ -201,9 +203,9 @@ def test_many_writers_at_once(tmp_path):
     def write(_: int) -> list[bool]:
         seen = []
         for i in range(30):
-            file = FactFile("ranks", (str(i),), {"t": (1 << 16,)}, torch.float32)
+            file = StatisticsFile("ranks", (str(i),), {"t": (1 << 16,)}, torch.float32)
             ready.wait(timeout=60)
-            found = FactCache(tmp_path).get(file, lambda: [("t", torch.ones(1 << 16))])
+            found = StatisticsCache(tmp_path).get(file, lambda: [("t", torch.ones(1 << 16))])
             seen.append(found is not None and float(found["t"].sum()) == 1 << 16)
         return seen
 
@@ -218,7 +220,7 @@ def test_temporary_files_of_the_dead_are_swept(tmp_path):
     new.write_bytes(b"x")
     day_ago = time.time() - 25 * 3600
     os.utime(old, (day_ago, day_ago))
-    FactCache(tmp_path).get(FILE, Compute())
+    StatisticsCache(tmp_path).get(FILE, Compute())
     assert not old.exists() and new.exists()
 
 

@@ -7,9 +7,9 @@ from heterosis.merge import blocks
 from heterosis.merge.statistics import importance, quantiles
 from heterosis.merge.statistics import variance as variance_file
 from heterosis.merge.statistics.gram import delta_sums
-from heterosis.merge.statistics.importance import chosen_plane, rank_plane
+from heterosis.merge.statistics.importance import importance_mask, rank_map
 from heterosis.merge.statistics.quantiles import GRID, grid_step, magnitude_grid, order_statistics
-from heterosis.merge.statistics.variance import spread_table, variance
+from heterosis.merge.statistics.variance import variance, variance_table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -70,9 +70,9 @@ def test_equal_magnitudes_share_one_threshold(value, way):
 
 def test_no_entries_have_thresholds_of_zero():
     assert magnitude_grid(torch.zeros(0, 3), torch.zeros(0, 3)).tolist() == [0.0] * GRID
-    assert rank_plane(torch.zeros(0, 3), torch.zeros(0, 3)).shape == (0, 3)
-    assert chosen_plane(torch.zeros(3, 0), torch.zeros(3, 0)).shape == (3, 0)
-    assert spread_table([torch.zeros(0), torch.zeros(0)])[1].tolist() == [0.0] * GRID
+    assert rank_map(torch.zeros(0, 3), torch.zeros(0, 3)).shape == (0, 3)
+    assert importance_mask(torch.zeros(3, 0), torch.zeros(3, 0)).shape == (3, 0)
+    assert variance_table([torch.zeros(0), torch.zeros(0)])[1].tolist() == [0.0] * GRID
 
 
 def test_blocks_leave_no_trace(way, block):
@@ -80,8 +80,8 @@ def test_blocks_leave_no_trace(way, block):
     ordered = np.sort(np.abs(deltas_of(base, first)[0]), axis=None)
     n = ordered.size
     assert magnitude_grid(base, first).tolist() == [ordered[q * n // GRID] for q in range(GRID)]
-    assert torch.equal(rank_plane(base, first), slow_ranks(base, first))
-    assert close(spread_table([base, first, second]), slow_spread(base, first, second))
+    assert torch.equal(rank_map(base, first), slow_ranks(base, first))
+    assert close(variance_table([base, first, second]), slow_variances(base, first, second))
 
 
 @settings(max_examples=30, deadline=None)
@@ -126,10 +126,10 @@ MATRIX, VECTOR = (1 << 13, 1 << 9), (1 << 22,)
     ("compute", "shape"),
     [
         pytest.param(lambda t: magnitude_grid(*t[:2]), MATRIX, id="magnitudes"),
-        pytest.param(lambda t: rank_plane(*t[:2]), MATRIX, id="ranks"),
-        pytest.param(lambda t: rank_plane(*t[:2]), VECTOR, id="ranks of a vector"),
-        pytest.param(lambda t: chosen_plane(*t[:2]), MATRIX, id="chosen"),
-        pytest.param(spread_table, MATRIX, id="spread"),
+        pytest.param(lambda t: rank_map(*t[:2]), MATRIX, id="ranks"),
+        pytest.param(lambda t: rank_map(*t[:2]), VECTOR, id="ranks of a vector"),
+        pytest.param(lambda t: importance_mask(*t[:2]), MATRIX, id="important"),
+        pytest.param(variance_table, MATRIX, id="variances"),
         pytest.param(delta_sums, MATRIX, id="sums"),
     ],
 )
@@ -138,7 +138,7 @@ def test_no_fact_needs_a_float32_copy_of_a_large_tensor(compute, shape, monkeypa
     given = tensors(*shape, parents=2, dtype=torch.bfloat16)
     with Allocations() as allocations:
         compute(given)
-    assert allocations.largest < 9 << 20  # a copy would take 16 MiB, a plane takes 4 MiB
+    assert allocations.largest < 9 << 20  # a copy would take 16 MiB, a map takes 4 MiB
 
 
 # Ranks.
@@ -159,21 +159,21 @@ def test_rank_planes_count_what_is_smaller(shape, is_long, monkeypatch):
     if is_long:
         monkeypatch.setattr(importance, "LONG_ROW", 0)
     base, parent = tensors(*shape, dtype=torch.bfloat16)
-    plane = rank_plane(base, parent)
-    assert plane.dtype == torch.uint8 and plane.shape == shape
-    assert torch.equal(plane, slow_ranks(base, parent))
+    out = rank_map(base, parent)
+    assert out.dtype == torch.uint8 and out.shape == shape
+    assert torch.equal(out, slow_ranks(base, parent))
 
 
 def test_equal_magnitudes_share_a_rank():
     base = torch.zeros(1, 8)
     parent = torch.tensor([[1.0, -1.0, 2.0, 0.0, -0.0, 2.0, -2.0, 3.0]])
-    assert rank_plane(base, parent).tolist() == [[64, 64, 128, 0, 0, 128, 128, 224]]
+    assert rank_map(base, parent).tolist() == [[64, 64, 128, 0, 0, 128, 128, 224]]
 
 
 # Importance.
 
 
-def slow_chosen(base: Tensor, parent: Tensor) -> Tensor:
+def slow_importance(base: Tensor, parent: Tensor) -> Tensor:
     x, b = (
         t.double().reshape(-1, t.shape[-1] if t.dim() > 1 else t.numel()) for t in (parent, base)
     )
@@ -185,24 +185,24 @@ def slow_chosen(base: Tensor, parent: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("shape", [(1,), (500,), (40, 60), (3, 5, 70)])
-def test_chosen_planes_are_those_of_the_formula(shape, way, block):
+def test_importance_masks_are_those_of_the_formula(shape, way, block):
     base, parent = tensors(*shape, seed=3)
-    plane = chosen_plane(base, parent)
-    assert plane.dtype == torch.uint8 and plane.shape == shape
-    assert torch.equal(plane, slow_chosen(base, parent))
+    out = importance_mask(base, parent)
+    assert out.dtype == torch.uint8 and out.shape == shape
+    assert torch.equal(out, slow_importance(base, parent))
 
 
 def test_importance_is_of_the_row():
     base = torch.zeros(2, 100)
     parent = base.clone()
     parent[0, :50], parent[1, :50] = 0.01, 0.1
-    assert chosen_plane(base, parent).sum(1).tolist() == [0, 50]
+    assert importance_mask(base, parent).sum(1).tolist() == [0, 50]
 
 
 # Variance over parents.
 
 
-def slow_spread(base: Tensor, *parents: Tensor) -> Tensor:
+def slow_variances(base: Tensor, *parents: Tensor) -> Tensor:
     deltas = deltas_of(base, *parents)
     spread = variance([torch.from_numpy(d) for d in deltas]).numpy().ravel()
     ordered = np.sort(spread[spread != 0])
@@ -221,9 +221,9 @@ def close(got: Tensor, expected: Tensor) -> bool:
 
 @pytest.mark.parametrize("n_parents", [1, 2, 3, 5])
 @pytest.mark.parametrize("n", [1, 10, 4000])
-def test_spread_tables_are_exact(n, n_parents, way):
+def test_variance_tables_are_exact(n, n_parents, way):
     got = tensors(n, parents=n_parents, seed=n, dtype=torch.bfloat16)
-    assert close(spread_table(got), slow_spread(*got))
+    assert close(variance_table(got), slow_variances(*got))
 
 
 def test_variance_is_that_over_parents():
@@ -236,7 +236,7 @@ def test_variance_is_that_over_parents():
 
 def test_without_variance_nothing_is_selected():
     base = torch.randn(50, generator=torch.Generator().manual_seed(0))
-    table = spread_table([base, base + 1, base + 1])
+    table = variance_table([base, base + 1, base + 1])
     assert table[0, 0] == 0.0 and table[0, 1:].isinf().all()
     assert (table[1:, 0] > 49).all() and (table[1:, 1:] == 0).all()
 
@@ -244,7 +244,7 @@ def test_without_variance_nothing_is_selected():
 def test_sums_of_squares_do_not_depend_on_the_order_of_entries():
     got = tensors(5000, parents=2, dtype=torch.bfloat16)
     shuffled = torch.randperm(5000, generator=torch.Generator().manual_seed(1))
-    assert torch.equal(spread_table(got), spread_table([t[shuffled] for t in got]))
+    assert torch.equal(variance_table(got), variance_table([t[shuffled] for t in got]))
 
 
 @pytest.mark.parametrize("largest", [0.0, 1e-40, 1e-3, 1.0, 60000.0])

@@ -1,9 +1,9 @@
-"""What is known of base and parents whatever the recipe: computed once, kept on disk, asked often.
+"""Statistics of base and parents that no recipe changes: computed once, cached on disk.
 
-Each kind of fact is a row of a table here; its formula stands in gram.py, quantiles.py, spread.py
-or planes.py. A kind is computed for all tensors of a model at the first question about any of them,
-and lies in the cache under the hashes of the models it is about, so that no later run computes it
-again. Knows no recipes, no methods.
+Each kind is one row of a table; its formula is in gram.py, quantiles.py, variance.py or
+importance.py. The first query of a kind computes it for all tensors of the models in question. It
+is cached under the hashes of these models, so later runs do not compute it again. Knows no recipes
+and no methods.
 
 Shapes: P parents, N entries of a tensor.
 """
@@ -25,13 +25,13 @@ from ..blocks import one_thread
 from ..parents.headers import ParentError
 from ..parents.parent_set import BASE, ParentSet
 from ..recipe.groups import LayerGroup, layer_group
-from .cache import FactCache, FactFile
+from .cache import StatisticsCache, StatisticsFile
 from .gram import DeltaStatistics, DeltaSums, delta_sums, describe_model, n_sums
-from .importance import chosen_plane, rank_plane
+from .importance import importance_mask, rank_map
 from .quantiles import GRID, grid_step, magnitude_grid
-from .variance import spread_table
+from .variance import variance_table
 
-__all__ = ["FreshFacts", "ParentFacts", "TensorFacts"]
+__all__ = ["ParentStatistics", "TensorStatistics", "UncachedStatistics"]
 log = logging.getLogger(__name__)
 _PROGRESS = 5.0
 """Seconds between two lines of progress."""
@@ -39,10 +39,11 @@ _PROGRESS = 5.0
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of fact about one tensor of some models.
+    """One kind of statistics of one tensor of some models.
 
-    ``compute`` takes that tensor of each model and leaves it unchanged. What it gives, on any
-    device, has ``dtype`` and ``shape(number of models)``, or the tensor's shape where that is None.
+    ``name`` is part of file names and log lines. ``compute`` takes the tensor of each model and
+    leaves it unchanged. Its result, on any device, has ``dtype`` and ``shape(number of models)``,
+    or the tensor's shape if ``shape`` is None.
     """
 
     name: str
@@ -52,7 +53,7 @@ class Kind:
 
 
 def largest_value(tensor: Tensor) -> Tensor:
-    """Largest |value| of a tensor, float32 (); NaN or infinity where it holds such, 0 if empty."""
+    """Return the largest |value|, float32 (); NaN or infinity if there are any, 0 if empty."""
     if tensor.numel() == 0:
         return torch.zeros(())
     low, high = tensor.aminmax()  # NaN goes through both; a third of the cost of isfinite
@@ -62,49 +63,52 @@ def largest_value(tensor: Tensor) -> Tensor:
 LARGEST = Kind("largest", lambda t: largest_value(t[0]), torch.float32, lambda _: ())
 SUMS = Kind("sums", delta_sums, torch.float64, lambda n: (n_sums(n - 1),))
 MAGNITUDES = Kind("magnitudes", lambda t: magnitude_grid(*t), torch.float32, lambda _: (GRID,))
-SPREAD = Kind("spread", spread_table, torch.float64, lambda n: (n, GRID))
-RANKS = Kind("ranks", lambda t: rank_plane(*t), torch.uint8)
-CHOSEN = Kind("chosen", lambda t: chosen_plane(*t), torch.uint8)
+VARIANCES = Kind("spread", variance_table, torch.float64, lambda n: (n, GRID))  # name of old files
+RANKS = Kind("ranks", lambda t: rank_map(*t), torch.uint8)
+IMPORTANCE = Kind("chosen", lambda t: importance_mask(*t), torch.uint8)
 
 
-class TensorFacts:
-    """Facts about one tensor of the base and its parents; what methods see through `Facts`."""
+class TensorStatistics:
+    """Statistics of one tensor of the base and its parents (the protocol `Statistics`)."""
 
     def __init__(
         self, parents: Sequence[str], fetch: Callable[[Kind, tuple[str, ...]], Tensor]
     ) -> None:
-        """Take the names of all parents and what gives a fact about some models."""
+        """Take the names of all parents and a function that returns one kind for some models."""
         self._parents = tuple(parents)
         self._fetch = fetch
         self._fetched: dict[tuple[str, tuple[str, ...]], Tensor] = {}
 
     def gram(self, parents: Sequence[str]) -> list[list[float]]:
-        """Inner products (1 + P, 1 + P) of [base, delta_1 .. delta_P], summed in float64.
+        """Return inner products (1 + P, 1 + P) of [base, delta_1 .. delta_P], summed in float64.
 
-        Products are exact and added in one fixed order, so the numbers are the same on any
-        machine, whichever other parents there are.
+        Products are exact and added in a fixed order, so the numbers are the same on any machine
+        and do not depend on other parents.
         """
         places = [0, *(1 + self._parents.index(parent) for parent in parents)]
         return [[self._gram[i][j] for j in places] for i in places]
 
     def magnitude(self, parent: str, drop_rate: float) -> float:
-        """Smallest |delta| kept where the smallest share is dropped, exact on a grid of 0.001.
+        """Return the smallest |delta| kept at a drop rate, exact on a grid of 0.001.
 
         Args:
             parent: Its name.
-            drop_rate: In ``[0, 1)``; rounded to the grid, at most 0.999. At 0 the answer is 0.
+            drop_rate: In ``[0, 1)``; rounded to the grid, at most 0.999. The result at 0 is 0.
         """
         step = grid_step(drop_rate)
         return float(self._of(MAGNITUDES, BASE, parent).numpy()[step]) if step else 0.0
 
-    def spread(self, parents: Sequence[str], select_topk: float) -> tuple[float, tuple[float, ...]]:
-        """SCE: smallest variance over parents that is selected, and sums of selected delta_i^2.
+    def variance(
+        self, parents: Sequence[str], select_topk: float
+    ) -> tuple[float, tuple[float, ...]]:
+        """Return the smallest variance that SCE selects, and per parent the sum of selected
+        delta^2.
 
         Args:
             parents: P names in the order in which the kernel adds them up.
-            select_topk: Share of the entries of variance other than 0 that is selected, those of
-                largest variance; in ``[0, 1]``, rounded to 0.001 and at least that. At 1 all
-                entries are, from variance 0.
+            select_topk: Share of the entries with nonzero variance to select, largest variance
+                first; in ``[0, 1]``, rounded to 0.001 and at least 0.001. 1 selects all entries,
+                from variance 0.
 
         Raises:
             ValueError: If ``select_topk`` is outside ``[0, 1]``.
@@ -114,19 +118,19 @@ class TensorFacts:
                 f"`select_topk` must be in [0, 1], got {select_topk}; use 1 to select all"
             )
         step = min(round((1.0 - select_topk) * GRID), GRID - 1)
-        smallest, *squares = self._of(SPREAD, BASE, *parents).numpy()[:, step].tolist()
+        smallest, *squares = self._of(VARIANCES, BASE, *parents).numpy()[:, step].tolist()
         return smallest, tuple(squares)
 
     def ranks(self, parent: str) -> Tensor:
-        """Rank plane of a delta, uint8 of the tensor's shape (`rank_plane`); not to be written."""
+        """Return the rank map of a delta, uint8 of the tensor's shape (`rank_map`); read-only."""
         return self._of(RANKS, BASE, parent)
 
-    def chosen(self, parent: str) -> Tensor:
-        """Entries that arcee_fusion takes over, uint8 (`chosen_plane`); not to be written to."""
-        return self._of(CHOSEN, BASE, parent)
+    def importance(self, parent: str) -> Tensor:
+        """Return the mask of entries that arcee_fusion takes, uint8; read-only."""
+        return self._of(IMPORTANCE, BASE, parent)
 
     def largest(self, owner: str) -> float:
-        """Largest |value| of "base" or of a parent.
+        """Return the largest |value| of "base" or of a parent.
 
         Raises:
             ParentError: If there is NaN or infinity among the values.
@@ -145,27 +149,27 @@ class TensorFacts:
         return self._fetched[key]
 
 
-class FreshFacts(TensorFacts):
-    """Facts computed from tensors at hand, each at the first question; no files."""
+class UncachedStatistics(TensorStatistics):
+    """Statistics of given tensors, computed at the first query and not cached on disk."""
 
     def __init__(self, name: str, base: Tensor, parents: Mapping[str, Tensor]) -> None:
         """Take one tensor of each model, on one device, and its name for messages."""
         tensors = {BASE: base, **parents}
 
         def fetch(kind: Kind, owners: tuple[str, ...]) -> Tensor:
-            fact = kind.compute([tensors[owner] for owner in owners])
+            values = kind.compute([tensors[owner] for owner in owners])
             if kind is LARGEST:
-                _check_finite(fact, owners[0], f"tensor {name}")
-            return fact
+                _check_finite(values, owners[0], f"tensor {name}")
+            return values
 
         super().__init__(sorted(parents), fetch)
 
 
-class ParentFacts:
-    """Facts about every floating tensor of a parent set.
+class ParentStatistics:
+    """Statistics of every floating tensor of a parent set.
 
-    Lazy: nothing is read before the first question, and a question of one kind answers those about
-    all tensors. Before any other fact of a model, its values are checked for NaN and infinity.
+    Lazy: the first query of a kind computes it for all tensors. A model's values are checked for
+    NaN and infinity before any other statistics of it are computed.
     """
 
     def __init__(
@@ -175,44 +179,44 @@ class ParentFacts:
 
         Args:
             parents: The base and its fine-tunes.
-            cache: Folder of cached facts, `fact_cache.default_folder()` as a rule; None keeps
-                all in memory, planes of one byte per entry included.
-            device: Where facts are computed; they come out on the CPU, and the same to the bit
-                (planes of arcee_fusion up to the device's exponentials).
+            cache: Folder of cached statistics, usually `cache.default_folder()`; None keeps all in
+                memory, including the rank and importance maps.
+            device: Where statistics are computed. Results are on the CPU and bitwise independent of
+                the device (importance masks: up to the device's exponentials).
         """
         self._parents = parents
-        self._cache = None if cache is None else FactCache(cache)
+        self._cache = None if cache is None else StatisticsCache(cache)
         self._device = torch.device(device)
-        # Asked now: whoever holds torch to one thread while merging may be the first to ask a fact.
+        # Read now: the first query may come while merging limits torch to one thread.
         self._workers = torch.get_num_threads() if self._device.type == "cpu" else 1
         self._tables: dict[tuple[str, tuple[str, ...]], Mapping[str, Tensor]] = {}
-        self._views: dict[str, TensorFacts] = {}
+        self._views: dict[str, TensorStatistics] = {}
         infos = parents.tensors.items()
         self._shapes = {name: info.shape for name, info in infos if info.is_floating}
 
-    def of(self, tensor: str) -> TensorFacts:
-        """Facts about one floating tensor, by name."""
+    def of(self, tensor: str) -> TensorStatistics:
+        """Return the statistics of one floating tensor, by name."""
         if tensor not in self._views:
             assert tensor in self._shapes
 
             def fetch(kind: Kind, owners: tuple[str, ...]) -> Tensor:
                 return self._table(kind, owners)[tensor]
 
-            self._views[tensor] = TensorFacts(self._order, fetch)
+            self._views[tensor] = TensorStatistics(self._order, fetch)
         return self._views[tensor]
 
-    def statistics(self, group: Callable[[str], LayerGroup] = layer_group) -> DeltaStatistics:
-        """Sizes, cosines and sign conflicts of the deltas: in total, per tensor, per layer group.
+    def deltas(self, group: Callable[[str], LayerGroup] = layer_group) -> DeltaStatistics:
+        """Describe the deltas in total, per tensor and per layer group: sizes, cosines, conflicts.
 
         Args:
-            group: Tensor name -> layer group, `Grouping.group` where a person has given rules.
+            group: Tensor name -> layer group; `Grouping.group` if the user has given rules.
         """
         table = self._table(SUMS, (BASE, *self._order))
         rows = {name: row.numpy() for name, row in table.items()}
         return describe_model(rows, self._order, lambda name: group(name).name)
 
     def check_values(self) -> None:
-        """Refuse NaN and infinity in any model; each model's weights are read once, ever.
+        """Refuse NaN and infinity in any model; each model's weights are read only once.
 
         Raises:
             ParentError: Naming the model, the tensor, its file and the remedy.
@@ -226,7 +230,7 @@ class ParentFacts:
 
     @cached_property
     def _order(self) -> tuple[str, ...]:
-        # Parents in an order that their names do not enter where there are files to be found again.
+        # With a cache, sorted by hash, so that cached files are found again under other names.
         names = sorted(self._parents.names)
         if self._cache is not None:
             names.sort(key=lambda name: self._digests[name])
@@ -243,34 +247,36 @@ class ParentFacts:
             self._tables[key] = dict(compute()) if on_disk is None else on_disk
         return self._tables[key]
 
-    def _file(self, kind: Kind, owners: tuple[str, ...]) -> FactFile:
+    def _file(self, kind: Kind, owners: tuple[str, ...]) -> StatisticsFile:
         # An adapter's values are made from the base's too, whose hash is therefore in every key.
         models = owners if owners[0] == BASE else (BASE, *owners)
         shapes = self._shapes
         if kind.shape is not None:
             shapes = dict.fromkeys(shapes, kind.shape(len(owners)))
-        return FactFile(kind.name, tuple(self._digests[m] for m in models), shapes, kind.dtype)
+        return StatisticsFile(
+            kind.name, tuple(self._digests[m] for m in models), shapes, kind.dtype
+        )
 
     def _computed(self, kind: Kind, owners: tuple[str, ...]) -> Iterator[tuple[str, Tensor]]:
-        whom = " and ".join(owners)
-        log.info("computing facts: %s of %s, %d tensors", kind.name, whom, len(self._shapes))
-        begun = said = time.monotonic()
-        with closing(self._in_parallel(kind, owners)) as facts:
-            for count, (name, fact) in enumerate(facts, start=1):
+        models = " and ".join(owners)
+        log.info("computing statistics: %s of %s, %d tensors", kind.name, models, len(self._shapes))
+        start = logged = time.monotonic()
+        with closing(self._in_parallel(kind, owners)) as results:
+            for count, (name, values) in enumerate(results, start=1):
                 if kind is LARGEST:
                     file = self._parents.infos(owners[0])[name].file
-                    _check_finite(fact, owners[0], f"tensor {name} in {file}")
-                yield name, fact
-                if time.monotonic() - said >= _PROGRESS:
-                    said = time.monotonic()
+                    _check_finite(values, owners[0], f"tensor {name} in {file}")
+                yield name, values
+                if time.monotonic() - logged >= _PROGRESS:
+                    logged = time.monotonic()
                     log.info("%s: %d of %d tensors", kind.name, count, len(self._shapes))
-        log.info("%s of %s took %.1f s", kind.name, whom, time.monotonic() - begun)
+        log.info("%s of %s took %.1f s", kind.name, models, time.monotonic() - start)
 
     def _in_parallel(
         self, kind: Kind, owners: tuple[str, ...]
     ) -> Generator[tuple[str, Tensor], None, None]:
         # One tensor per thread: sorts and sums over blocks do not share threads well. Tensors are
-        # fetched here, one at a time, and only as many as are worked on.
+        # fetched here one at a time, only as many as the workers need.
         waiting: deque = deque()
         with one_thread(), ThreadPoolExecutor(self._workers) as pool:
             for name in self._shapes:
