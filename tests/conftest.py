@@ -1,11 +1,21 @@
-"""For every test: facts are kept in a folder of this run alone."""
+"""For every test: a cache of its own, and checked shapes of tensors."""
 
 import importlib
 from pathlib import Path
 from typing import Any
 
 import pytest
+from jaxtyping import install_import_hook
 
+install_import_hook(
+    [
+        *(f"heterosis.merge.statistics.{name}" for name in ("gram", "importance", "quantiles")),
+        *("heterosis.merge.statistics.variance", "heterosis.merge.parents.checkpoint"),
+        *("heterosis.merge.kernels.kernels", "heterosis.merge.kernels.masks"),
+    ],
+    "beartype.beartype",
+)
+"""Modules whose annotations, shapes included, are checked at every call; before their import."""
 RECORDED = Path(__file__).parents[1] / "results/reference/search/quickstart.npz"
 """What merges of the quickstart have answered; `benchmarks/landscape.py` recorded it."""
 

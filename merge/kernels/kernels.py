@@ -11,9 +11,10 @@ Shapes: P parents that take part, N entries.
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Float, Int32, UInt8
 from torch import Tensor
 
 from ..statistics.variance import variance
@@ -39,6 +40,7 @@ LIFT = 2.0**64
 _NOBODY = 1e-30  # below any sum of weights that float32 keeps, above what makes 0 / 0
 
 
+@runtime_checkable
 class Scalars(Protocol):
     """Rows of numbers: 0-dim each, or one value per entry (N,)."""
 
@@ -48,7 +50,10 @@ class Scalars(Protocol):
 
 
 def write_combination(
-    out: Tensor, base: Tensor | None, parents: Sequence[Tensor], floats: Scalars
+    out: Float[Tensor, " N"],
+    base: Float[Tensor, " N"] | None,
+    parents: Sequence[Float[Tensor, " N"]],
+    floats: Scalars,
 ) -> None:
     """Overwrite ``out`` (N,) with floats[0] * base + sum_i floats[1 + i] * parent_i.
 
@@ -69,13 +74,13 @@ def write_combination(
 
 
 def write_consensus(
-    out: Tensor,
-    base: Tensor,
-    parents: Sequence[Tensor],
-    maps: Sequence[Tensor],
+    out: Float[Tensor, " N"],
+    base: Float[Tensor, " N"],
+    parents: Sequence[Float[Tensor, " N"]],
+    maps: Sequence[UInt8[Tensor, " N"]],
     floats: Scalars,
     ints: Scalars | None,
-    hashed: Tensor | None,
+    hashed: Int32[Tensor, " N"] | None,
     keep: str,
     combine: str,
     has_shares: bool,

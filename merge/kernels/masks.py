@@ -13,6 +13,7 @@ import hashlib
 import math
 from functools import lru_cache
 
+from jaxtyping import Int32
 from torch import Tensor
 
 _CHUNK_BITS = 20
@@ -27,7 +28,7 @@ _M2 = 0x846CA68B - (1 << 32)
 _M3 = 0xBDF6A2C3 - (1 << 32)
 
 
-def lowbias32(x: Tensor) -> Tensor:
+def lowbias32(x: Int32[Tensor, "*S"]) -> Int32[Tensor, "*S"]:
     """Mix 32 bits; int32 in and out, any shape, a permutation that keeps 0.
 
     Logical shifts are arithmetic ones with the sign masked: int32 is all that every device and
@@ -38,7 +39,7 @@ def lowbias32(x: Tensor) -> Tensor:
     return x ^ ((x >> 16) & 0xFFFF)
 
 
-def hashed_places(places: Tensor) -> Tensor:
+def hashed_places(places: Int32[Tensor, " N"]) -> Int32[Tensor, " N"]:
     """Hash of entries by their places in a region.
 
     Args:
@@ -56,7 +57,9 @@ def chunk_word(chunk: int) -> int:
     return word - (1 << 32) if word >= 1 << 31 else word
 
 
-def shared_bits(hashed: Tensor, key: Tensor) -> Tensor:
+def shared_bits(
+    hashed: Int32[Tensor, " N"], key: Int32[Tensor, "*one_or_N"]
+) -> Int32[Tensor, " N"]:
     """Pseudo-random bits of entries; `stream_keys` says how a parent's own come from them.
 
     Args:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from jaxtyping import Float, Float32
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -32,8 +33,8 @@ class LowRank:
     ``is_transposed`` (GPT-2's Conv1D layers, embeddings).
     """
 
-    a: Tensor
-    b: Tensor
+    a: Float[Tensor, "R I"]
+    b: Float[Tensor, "O R"]
     scale: float
     is_transposed: bool
 
@@ -41,7 +42,7 @@ class LowRank:
         """The same change with its factors on a device."""
         return replace(self, a=self.a.to(device), b=self.b.to(device))
 
-    def added_to(self, weight: Tensor) -> Tensor:
+    def added_to(self, weight: Float[Tensor, "rows columns"]) -> Float32[Tensor, "rows columns"]:
         """A new float32 tensor ``weight + scale * B @ A``, on the factors' device.
 
         One thread computes the product, so that its bits do not depend on their number.

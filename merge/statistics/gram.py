@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from .quantiles import delta
@@ -108,7 +109,7 @@ def n_sums(n_parents: int) -> int:
     return 1 + (1 + n_parents) ** 2 + 2 * n_parents + 2 * n_parents**2
 
 
-def delta_sums(tensors: Sequence[Tensor]) -> Tensor:
+def delta_sums(tensors: Sequence[Float[Tensor, "*S"]]) -> Float64[Tensor, " sums"]:
     """What `DeltaSums` holds of one tensor, as one row of numbers.
 
     The workspace is 4 * K^2 MiB on a CPU at most, whatever the tensor.

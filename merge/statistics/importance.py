@@ -9,6 +9,7 @@ Shapes: R rows of C entries; a row is the last dimension, a tensor of one dimens
 from collections.abc import Iterator
 
 import torch
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from ..blocks import blocks, row_blocks
@@ -20,7 +21,7 @@ LONG_ROW = 1 << 20
 """Entries of a row up to which it is sorted at once, at some 50 bytes of workspace per entry."""
 
 
-def rank_map(base: Tensor, parent: Tensor) -> Tensor:
+def rank_map(base: Float[Tensor, "*S"], parent: Float[Tensor, "*S"]) -> UInt8[Tensor, "*S"]:
     """Where each entry of the delta stands in its row by magnitude, in 256 steps.
 
     Args:
@@ -75,7 +76,7 @@ def _write_long_row(out: Tensor, base: Tensor, parent: Tensor) -> None:
         out[run] = torch.searchsorted(bounds, piece, out_int32=True)
 
 
-def importance_mask(base: Tensor, parent: Tensor) -> Tensor:
+def importance_mask(base: Float[Tensor, "*S"], parent: Float[Tensor, "*S"]) -> UInt8[Tensor, "*S"]:
     """Which entries of the parent arcee_fusion takes over: those of unusual importance.
 
     The importance of an entry is |delta| times the divergence KL(softmax(parent row) ||

@@ -10,6 +10,7 @@ Shapes: N entries of a tensor, Q ranks asked for.
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
+from jaxtyping import Float, Float32, Shaped
 from torch import Tensor
 
 from ..blocks import blocks
@@ -40,12 +41,14 @@ def grid_ranks(n_entries: int) -> list[int]:
     return [q * n_entries // GRID for q in range(GRID)]
 
 
-def delta(base: Tensor, parent: Tensor) -> Tensor:
+def delta(base: Float[Tensor, "*S"], parent: Float[Tensor, "*S"]) -> Float32[Tensor, "*S"]:
     """Parent minus base in float32, the number that kernels and statistics both mean by a delta."""
     return parent.to(torch.float32) - base.to(torch.float32)
 
 
-def magnitude_grid(base: Tensor, parent: Tensor) -> Tensor:
+def magnitude_grid(
+    base: Float[Tensor, "*S"], parent: Float[Tensor, "*S"]
+) -> Float32[Tensor, " GRID"]:
     """Smallest magnitude of the delta kept at each drop rate of the grid, exactly.
 
     Entry q is the magnitude below which an entry is dropped at rate ``q / GRID``: the
@@ -73,8 +76,8 @@ def magnitude_grid(base: Tensor, parent: Tensor) -> Tensor:
 
 
 def order_statistics(
-    pieces: Callable[[], Iterator[Tensor]], n_entries: int, ranks: Sequence[int]
-) -> Tensor:
+    pieces: Callable[[], Iterator[Float32[Tensor, "*piece"]]], n_entries: int, ranks: Sequence[int]
+) -> Float32[Tensor, " Q"]:
     """Entries that would stand at some places if all were sorted in ascending order.
 
     The workspace is at most 8 bytes times SORT_LIMIT for small inputs and some 40 MiB for large
@@ -96,7 +99,7 @@ def order_statistics(
     return ordered[places.to(ordered.device)].cpu()
 
 
-def sort_rows(x: Tensor) -> Tensor:
+def sort_rows(x: Shaped[Tensor, "*S"]) -> Shaped[Tensor, "*S"]:
     """Sort a contiguous tensor along its last dimension; on the CPU it is overwritten."""
     if x.device.type != "cpu":
         return x.sort(dim=-1).values

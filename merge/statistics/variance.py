@@ -9,13 +9,14 @@ import math
 from collections.abc import Iterator, Sequence
 
 import torch
+from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
 from ..blocks import blocks
 from .quantiles import GRID, delta, grid_ranks, order_statistics
 
 
-def variance(deltas: Sequence[Tensor]) -> Tensor:
+def variance(deltas: Sequence[Float32[Tensor, "*S"]]) -> Float32[Tensor, "*S"]:
     """Variance over P deltas, entry by entry, in float32; the inputs are left unchanged.
 
     Statistics and kernels both call this, since entries at the threshold are compared by their
@@ -41,7 +42,7 @@ def variance(deltas: Sequence[Tensor]) -> Tensor:
     return squares * share
 
 
-def variance_table(tensors: Sequence[Tensor]) -> Tensor:
+def variance_table(tensors: Sequence[Float[Tensor, "*S"]]) -> Float64[Tensor, "K GRID"]:
     """For each step of a grid of `select_topk`: the variance selected from, and sums of delta^2.
 
     Column q belongs to ``select_topk = 1 - q / GRID``. At q = 0 all entries are selected, from
