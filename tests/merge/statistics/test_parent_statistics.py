@@ -50,7 +50,7 @@ class Lines(logging.Handler):
 
     def computed(self) -> list[str]:
         """Kinds computed since the last call, in order."""
-        kinds = [line.split()[2] for line in self.said if line.startswith("computing facts")]
+        kinds = [line.split()[2] for line in self.said if line.startswith("computing statistics")]
         self.said.clear()
         return kinds
 
