@@ -23,7 +23,6 @@ from .rules import Rule, rule_of
 __all__ = ["Models", "Translation", "models_of", "translate"]
 _LAYER = re.compile(r"(.*?(?:^|\.)\w*(?:layers?|blocks?|h))\.(\d+)\.")
 _GRID = 1000  # steps of the magnitude trim
-_TRIMMED = ("ties", "breadcrumbs", "breadcrumbs_ties")
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ def models_of(file: MergekitFile) -> Models:
             f"base_model: {base} is an adapter over a model; merge it in first (peft's "
             f"merge_and_unload), or name {base.path} alone"
         )
-    if file.method == "linear":
+    if rule.base_fills:
         models = tuple(model for model in models if model != base)
     elif rule.base_is_parent and file.base is not None:
         models = (*models, base)
@@ -121,7 +120,7 @@ def translate(file: MergekitFile, tensors: Iterable[str], *, mask_seed: int = 0)
     rule = rule_of(file.method)
     parents = tuple(models.parents.values())
     rows = {
-        tensor: rule.make(At(file, part, tensor, t, models.base, parents))
+        tensor: rule.read(At(file, part, tensor, t, models.base, parents))
         for tensor, (part, t) in _places(file, tuple(tensors)).items()
     }
     lambda_, rows = _common_lambda(rows)
@@ -221,7 +220,7 @@ def _method_notes(rule: Rule, recipe: Recipe) -> Iterator[str]:
             f"generator: the same distribution, other bits"
         )
     rounded = sorted(r for r in rates if abs(r * _GRID - round(r * _GRID)) > 1e-9)
-    if rounded and recipe.method in _TRIMMED:
+    if rounded and any("magnitudes" in method.needs for method in recipe.methods):
         yield (
             f"densities are rounded to 0.001: {1 - rounded[0]:.6g} is taken for "
             f"{1 - round(rounded[0] * _GRID) / _GRID:.3f}"

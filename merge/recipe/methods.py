@@ -232,5 +232,6 @@ _ROWS = (
         neutral=MappingProxyType({"t": 1.0}),
     ),
 )
-METHODS = MappingProxyType({row.name: row for row in _ROWS})
-"""The method table; its order is the order in which methods are listed."""
+_BY_NAME = {row.name: row for row in _ROWS}
+METHODS = MappingProxyType(_BY_NAME)
+"""The method table, in the order in which methods are listed."""

@@ -17,6 +17,7 @@ import torch
 from heterosis.merge.files.file_merge import merge_files, open_merge
 from heterosis.merge.kernels.launcher import merge_tensors
 from heterosis.merge.mergekit.parameters import MergekitError
+from heterosis.merge.mergekit.rules import RULES
 from heterosis.merge.parents.parent_set import ParentError, ParentSet
 from heterosis.merge.recipe.groups import Grouping
 from heterosis.merge.recipe.methods import METHODS
@@ -211,7 +212,7 @@ COUNTED |= dict.fromkeys(("ties", "breadcrumbs", "breadcrumbs_ties", "sce"), 0.0
 
 def test_what_we_write_for_mergekit_it_merges_to_the_same(three, mergekit, tmp_path):
     jobs = []
-    for method in METHODS:
+    for method in RULES:
         made = drawn(method, 2, _open(three, "abc").groups())
         names = dict(zip(made.parents, "abc", strict=False))
         parents = _open(three, "".join(names.values()))
@@ -221,12 +222,12 @@ def test_what_we_write_for_mergekit_it_merges_to_the_same(three, mergekit, tmp_p
         yaml = tmp_path / method / "mergekit_config.yml"
         jobs.append({"yaml": str(yaml), "out": str(tmp_path / f"{method}-theirs")})
     mergekit(jobs)
-    for method, row in METHODS.items():
+    for method in RULES:
         error = tmp_path / f"{method}-theirs.error"
         assert not error.exists(), f"{method}: {error.read_text()}"
         ours, theirs = weights(tmp_path / method), weights(tmp_path / f"{method}-theirs")
         assert ours.keys() == theirs.keys()
-        if not row.is_random:
+        if not METHODS[method].is_random:
             share = COUNTED.get(method, 0.0)
             assert_alike(ours, theirs, share, ARC if method == "slerp" else 2e-6, method)
 

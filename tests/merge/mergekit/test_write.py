@@ -8,11 +8,13 @@ import pytest
 import yaml
 from heterosis.merge.mergekit.file import parse_text
 from heterosis.merge.mergekit.read import translate
+from heterosis.merge.mergekit.rules import RULES
 from heterosis.merge.mergekit.text import conditions, text_of
 from heterosis.merge.mergekit.write import InexpressibleError, write_mergekit
+from heterosis.merge.recipe import arithmetic, methods
 from heterosis.merge.recipe.coefficients import Coefficients
 from heterosis.merge.recipe.groups import Grouping
-from heterosis.merge.recipe.methods import METHODS
+from heterosis.merge.recipe.methods import Method
 from heterosis.merge.recipe.plans import Combination
 from heterosis.merge.recipe.recipe import Recipe, plan_tensor
 
@@ -51,7 +53,7 @@ def write(recipe: Recipe, **kwargs) -> str:
     return write_mergekit(recipe, TENSORS, models, out_dtype="bfloat16", **kwargs)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", RULES)
 @pytest.mark.parametrize("seed", range(3))
 def test_what_is_written_reads_back_as_the_same_plans(method, seed):
     ours = drawn(method, seed)
@@ -155,7 +157,7 @@ def mixed() -> Recipe:
     ("recipe", "reason"),
     [
         (mixed(), "mergekit has one method for all tensors, this recipe has linear, ties"),
-        (uniform("ties", -0.5), "turns a negative weight .-0.5. round"),
+        (uniform("ties", -0.5), "flips the sign of a negative weight .-0.5."),
         (uniform("della", 0.5, 0.1), "refuses drop probabilities that leave .0, 1.: drop rate 0.1"),
         (uniform("karcher", {"p": 1, "q": 2}), "`karcher` weighs all models equally, here weights"),
         (uniform("karcher", parameters={"deltas": 1}), "of full weights; set `deltas` to 0"),
@@ -166,7 +168,7 @@ def mixed() -> Recipe:
             "`nearswap` merges one model with weight 1, here weights are 0.5, 0.5",
         ),
         (uniform("arcee_fusion", 0.5, parents=("p",)), "merges one model with weight 1, here"),
-        (uniform("nuslerp", parents=("p",)), "takes one model alone whole, here its weight is 0.5"),
+        (uniform("nuslerp", parents=("p",)), "copies a single model, here its weight is 0.5"),
         (uniform("nuslerp", 1.0, parents=("p",)), "`nuslerp` merges exactly two models"),
         (uniform("multislerp", {"p": 1, "q": -1}), "has no ratio for weights that sum to 0"),
         (uniform("multislerp", 0.0), "has no ratio for weights that sum to 0"),
@@ -176,6 +178,13 @@ def test_what_mergekit_has_no_words_for(recipe, reason):
     with pytest.raises(InexpressibleError, match=reason) as refused:
         write(recipe)
     assert "\n" not in str(refused.value)
+
+
+def test_a_method_of_ours_that_mergekit_lacks_is_not_expressible(monkeypatch):
+    row = Method("halved", arithmetic.task_arithmetic, "none", "a method of a user")
+    monkeypatch.setitem(methods._BY_NAME, "halved", row)
+    with pytest.raises(InexpressibleError, match="mergekit has no method `halved`"):
+        write(uniform("halved"))
 
 
 def test_a_merge_of_full_weights_names_no_base():
