@@ -1,19 +1,54 @@
-"""What to say where a word is not known: the nearest known one, else all of them."""
+"""Parts of error messages: the nearest known word, unknown keys, the first line of an exception."""
 
-from collections.abc import Iterable, Set
+from collections.abc import Collection, Iterable, Mapping, Set
 from difflib import get_close_matches
+from typing import Any
 
-__all__ = ["hint"]
+__all__ = ["check_keys", "hint", "reason"]
 
 
 def hint(word: str, known: Iterable[str], *, all_of: str = "known:") -> str:
     """Return ``did you mean `x`?`` for the nearest known word, else all known ones.
 
     Args:
-        word: What is not known.
-        known: What is, listed in the order given; sets by the alphabet, and nothing as "none".
-        all_of: What the list of all known words opens with.
+        word: The unknown word.
+        known: The known ones, listed in this order; sets alphabetically, nothing as "none".
+        all_of: How the list of all known words begins.
     """
     words = sorted(known) if isinstance(known, Set) else list(known)
     near = get_close_matches(word, words, n=1)
     return f"did you mean `{near[0]}`?" if near else f"{all_of} {', '.join(words) or 'none'}"
+
+
+def check_keys(
+    where: str,
+    data: Any,
+    known: Iterable[str],
+    *,
+    required: Collection[str] = (),
+    error: type[ValueError] = ValueError,
+) -> None:
+    """Refuse what is not a mapping, unknown keys (naming the nearest known one), missing keys.
+
+    Args:
+        where: Place of the mapping, for messages; "" at the top.
+        data: What should be a mapping.
+        known: The keys that it may have.
+        required: Those that it must have.
+        error: The type to raise.
+    """
+    place = f"{where.rstrip('.')}: " if where else ""
+    known = list(known)
+    if not isinstance(data, Mapping):
+        raise error(f"{place}must be a mapping with keys {', '.join(known)}; got {data!s:.80}")
+    for key in data:
+        if key not in known:
+            raise error(f"{place}unknown key `{key}`; {hint(str(key), known)}")
+    for key in required:
+        if key not in data:
+            raise error(f"{place}missing key `{key}`; add it")
+
+
+def reason(error: BaseException, limit: int = 200) -> str:
+    """Return the first line of an exception's message, or its repr if it has none."""
+    return (str(error).strip() or repr(error)).splitlines()[0][:limit]

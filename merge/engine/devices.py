@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ..hints import reason
 from .weight_views import storage_of
 
 __all__ = ["DeviceMap", "dispatch", "find_homes", "home_of", "settle"]
@@ -66,7 +67,7 @@ def _there(what: str, device: Any) -> torch.device:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
         raise ValueError(
-            f"a device must be there, got {device} for {what} ({str(error).splitlines()[0]}); use "
+            f"a device must be there, got {device} for {what} ({reason(error)}); use "
             f"cpu, or a torch that sees the card"
         ) from None
 

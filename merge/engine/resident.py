@@ -22,6 +22,7 @@ from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from ..blocks import blocks
+from ..hints import reason
 from ..parents.headers import ParentError
 from ..parents.parent_set import BASE, ParentSet
 from ..recipe.groups import layer_group
@@ -165,10 +166,9 @@ def _load(
                 generation_config=_generation_config(folder),
             )
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[0][:160]
         raise ParentError(
-            f"base: transformers cannot build {kind.__name__} from {folder} ({reason}); such a "
-            f"model cannot be searched, `heterosis merge` merges its files"
+            f"base: transformers cannot build {kind.__name__} from {folder} ({reason(error)}); "
+            f"such a model cannot be searched, `heterosis merge` merges its files"
         ) from None
     _check_complete(parents, model, info)
     model.name_or_path = model.config.name_or_path = str(folder)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..engine.engine import MergeFailure, check_fit
 from ..engine.resident import resident_dtype
-from ..hints import hint
+from ..hints import hint, reason
 from ..kernels.launcher import Launcher, merge_tensors
 from ..mergekit.file import MergekitFile, ModelRef, parse
 from ..mergekit.parameters import MergekitError
@@ -293,7 +293,7 @@ def _device(name: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(
             f"`device` must be cpu or a card that this torch sees, got {name!r} "
-            f"({str(error).splitlines()[0]}); use cpu"
+            f"({reason(error)}); use cpu"
         ) from None
     return device
 

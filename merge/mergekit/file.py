@@ -6,13 +6,11 @@ Checks what the file says and nothing of the models it names; what a parameter m
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import yaml
-
+from ..strict_yaml import load_yaml
 from .parameters import MergekitError, Parameters, Scalar, check_keys, first, read_parameters
 
 __all__ = ["MergekitFile", "ModelRef", "Slice", "Source", "parse", "parse_text"]
@@ -109,51 +107,23 @@ def parse(path: Path) -> MergekitFile:
         MergekitError: If it is none, or asks for what cannot be honoured whatever the models are.
     """
     try:
-        return parse_text(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise MergekitError(f"{path}: not readable as YAML: {error}; save it as UTF-8") from None
+        return parse_text(path.read_bytes())
     except MergekitError as error:
         raise MergekitError(f"{path}: {error}") from None
 
 
-def parse_text(text: str) -> MergekitFile:
-    """`parse` for the text of a configuration."""
+def parse_text(text: str | bytes) -> MergekitFile:
+    """Read a configuration from its text, as `parse`."""
     try:
-        data = yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, _DoubledKeyError, RecursionError) as error:
-        raise MergekitError(f"not readable as YAML: {' '.join(str(error).split())}") from None
+        data = load_yaml(text, decimals=True)
+    except ValueError as error:
+        raise MergekitError(str(error)) from None
     if not isinstance(data, dict):
         raise MergekitError("must be a mapping with the keys of a merge, as merge_method")
     for key, what in _FOREIGN.items():
         if key in data:
             raise MergekitError(f"the key `{key}` makes this {what}")
     return _file(data)
-
-
-class _DoubledKeyError(ValueError):
-    pass
-
-
-class _Loader(yaml.SafeLoader):
-    """Plain YAML with numbers as decimals; a key that stands twice is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Build one mapping."""
-        keys = [str(self.construct_object(key, deep=True)) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise _DoubledKeyError(f"the key `{key}` stands twice{node.start_mark}")
-        return super().construct_mapping(node, deep)
-
-    def construct_decimal(self, node: yaml.ScalarNode) -> Decimal:
-        """Build one number, every digit kept."""
-        try:
-            return Decimal(node.value.replace("_", ""))
-        except InvalidOperation:
-            return Decimal(repr(super().construct_yaml_float(node)))  # .inf, .nan, 1:30.0
-
-
-_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_decimal)
 
 
 def _file(data: Mapping[Any, Any]) -> MergekitFile:

@@ -12,7 +12,7 @@ from decimal import Decimal, InvalidOperation
 from types import MappingProxyType
 from typing import Any
 
-from ..hints import hint
+from .. import hints
 
 __all__ = ["Condition", "MergekitError", "Parameters", "check_keys", "first", "read_parameters"]
 Scalar = bool | Decimal
@@ -153,15 +153,9 @@ def _number(value: Any) -> Decimal | None:
 
 
 def check_keys(where: str, data: Any, known: Sequence[str]) -> None:
-    """Refuse what is no mapping, and keys that are not known.
+    """Refuse what is not a mapping, and unknown keys.
 
     Raises:
         MergekitError: Naming the nearest known key.
     """
-    place = where.rstrip(".")
-    if not isinstance(data, dict):
-        raise MergekitError(f"{place} must be a mapping of {', '.join(known)}; got {data!s:.80}")
-    for key in data:
-        if key not in known:
-            remedy = hint(str(key), known)
-            raise MergekitError(f"{f'{place}: ' if place else ''}unknown key `{key}`; {remedy}")
+    hints.check_keys(where, data, known, error=MergekitError)

@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..blocks import one_thread
+from ..hints import reason
 from .headers import WEIGHTS, ParentError, TensorInfo, read_tensors
 
 _digests: dict[tuple[str, int, int], str] = {}  # (path, size, mtime_ns) -> SHA-256, this process
@@ -110,7 +111,7 @@ class Files:
         except (SafetensorError, OSError) as error:
             raise ParentError(
                 f"{self._who}: cannot read tensor {name} in {path} "
-                f"({str(error).splitlines()[0]}); fetch it again"
+                f"({reason(error)}); fetch it again"
             ) from None
 
 

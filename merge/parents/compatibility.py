@@ -13,6 +13,7 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig
 
+from ..hints import reason
 from .headers import ParentError, TensorInfo, read_json
 
 # Settings that leave the meaning of the weights alone: bookkeeping, training, generation.
@@ -99,10 +100,9 @@ def read_config(who: str, folder: Path, *, architecture_required: bool = True) -
     except _CONFIG_ERRORS as error:
         if not architecture_required:
             return raw
-        reason = f"{error}".strip().splitlines()[0][:160] if f"{error}".strip() else repr(error)
         raise ParentError(
-            f"{who}: transformers cannot read {path} ({reason}); use an architecture that this "
-            f"version of transformers knows without remote code"
+            f"{who}: transformers cannot read {path} ({reason(error)}); use an architecture "
+            f"that this version of transformers knows without remote code"
         ) from None
 
 

@@ -12,6 +12,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
+from ..hints import reason
 from .headers import ParentError
 
 FETCHED = (
@@ -100,8 +101,7 @@ def _snapshot(who: str, given: Path | str, name: str, revision: str | None, down
 
 
 def _failed(who: str, given: Path | str, error: Exception) -> str:
-    reason = (str(error).strip() or repr(error)).splitlines()[0][:200]
     return (
-        f"{who}: cannot fetch {given} from the hub ({type(error).__name__}: {reason}); check the "
-        f"id, the revision, the network and, for a gated model, `hf auth login`"
+        f"{who}: cannot fetch {given} from the hub ({type(error).__name__}: {reason(error)}); "
+        f"check the id, the revision, the network and, for a gated model, `hf auth login`"
     )

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
-from ..hints import hint
+from ..hints import check_keys, hint
 from .methods import METHODS, Method, Parameter
 
 _KEYS = ("weights", "drop_rates", "method", "lambda", "parameters")
@@ -90,9 +90,10 @@ class Coefficients:
     @classmethod
     def from_dict(cls, group: str, data: Mapping[str, Any]) -> "Coefficients":
         """Read `to_dict` back; ``group`` is named in errors."""
-        check_keys(f"recipe's group {group}", data, _KEYS, optional=_KEYS[2:])
+        check_keys(f"recipe: {group}", data, _KEYS, required=_KEYS[:2])
         parameters = data.get("parameters", {})
-        check_keys(f"recipe's parameters of group {group}", parameters, tuple(parameters))
+        if not isinstance(parameters, Mapping):
+            raise ValueError(f"recipe: {group}: `parameters` must be a mapping, got {parameters!r}")
         return cls(
             listed("weights", data["weights"]),
             listed("drop_rates", data["drop_rates"]),
@@ -177,16 +178,3 @@ def _check_parameter(
                 f"`{parameter.name}` must be in [{parameter.low:g}, {parameter.high:g}], got "
                 f"{value} in layer group {group}; its default is {parameter.default:g}"
             )
-
-
-def check_keys(what: str, data: Any, keys: tuple[str, ...], optional: tuple[str, ...] = ()) -> None:
-    """Refuse unknown and missing keys of a JSON object by name."""
-    if not isinstance(data, Mapping):
-        raise ValueError(f"a {what} must be an object, got {type(data).__name__}")
-    for key in data:
-        if key not in keys:
-            remedy = hint(str(key), keys, all_of="allowed:")
-            raise ValueError(f"unknown key `{key}` in the {what}; {remedy}")
-    for key in keys:
-        if key not in data and key not in optional:
-            raise ValueError(f"missing key `{key}` in the {what}; add it")

@@ -17,7 +17,8 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from .coefficients import Coefficients, check_coefficients, check_keys, known_method, listed, number
+from ..hints import check_keys
+from .coefficients import Coefficients, check_coefficients, known_method, listed, number
 from .groups import Grouping, LayerGroup
 from .methods import METHODS, Method
 from .plans import BASE_ONLY, SMALLEST, Plan, Setting, Statistics
@@ -149,9 +150,10 @@ class Recipe:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Recipe:
         """Read `to_dict` back; unknown and missing keys are errors that name them."""
-        check_keys("recipe", data, _KEYS, optional=("lambda", "mask_seed", "layer_groups"))
+        check_keys("recipe", data, _KEYS, required=_KEYS[:3])
         groups = data["coefficients"]
-        check_keys("recipe's coefficients", groups, tuple(groups))
+        if not isinstance(groups, Mapping):
+            raise ValueError(f"recipe: `coefficients` must be a mapping, got {groups!r}")
         return cls(
             data["method"],
             listed("parents", data["parents"]),

@@ -23,6 +23,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ..hints import reason
+
 log = logging.getLogger(__name__)
 VERSION = "1"
 """Increased when any kind is computed or laid out differently; other versions are rebuilt."""
@@ -128,7 +130,7 @@ def _read(path: Path, file: StatisticsFile) -> Mapping[str, Tensor] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, SafetensorError) as error:
-        fault = str(error).splitlines()[0]
+        fault = reason(error)
     log.warning("statistics in %s are computed again: %s", path, fault)
     return None
 

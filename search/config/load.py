@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from ...evals.tasks.task_files import is_path
+from ...merge.strict_yaml import load_yaml
 from .config import Config, ConfigError
 from .scoring import TaskSection
 
@@ -48,18 +47,6 @@ def find_config(name: str) -> Path:
     )
 
 
-class _OnceLoader(yaml.SafeLoader):
-    """Reads plain YAML; a key that stands twice is an error, not a silent last word."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Build one mapping."""
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise ValueError(f"the key `{key}` stands twice{node.start_mark}")
-        return super().construct_mapping(node, deep)
-
-
 def load_config(path: Path) -> Config:
     """Read and check a configuration; relative paths are taken from the file's directory.
 
@@ -67,11 +54,9 @@ def load_config(path: Path) -> Config:
         ConfigError: One line per fault, with the key, the value and the law.
     """
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_OnceLoader)
-    except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(
-            f"{path}: not readable as YAML: {' '.join(str(error).split())}"
-        ) from error
+        data = load_yaml(path.read_bytes())
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from error
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: must be a YAML mapping with the keys of a search")
     try:

@@ -158,7 +158,7 @@ def test_records_read_back(engine, tmp_path):
     [
         ("{", r"is not valid JSON .* export the model again"),
         ("[]", "must hold a JSON object; export the model again"),
-        ('{"recipe": 3}', "a recipe must be an object, got int"),
+        ('{"recipe": 3}', "recipe: must be a mapping with keys method, .*; got 3"),
         (
             '{"recipe": RECIPE, "base": {}, "parents": {}}',
             "does not say where base and parents lie",

@@ -162,7 +162,7 @@ def test_depth_shapes(tmp_path, depth, shape, count):
         ),
         ("eval: {threads: 100000}\n", r"eval.threads.*less than or equal to 1024"),
         ("space: {depth: {control_points: 1001}}\n", r"K in 1..1000, got"),
-        ("space: {}\nspace: {}\n", r"the key `space` stands twice"),
+        ("space: {}\nspace: {}\n", r"duplicate key `space`"),
         ("search: 7\n", r"search: must be a mapping of keys, got 7"),
     ],
 )
