@@ -319,7 +319,7 @@ def test_variants_are_refused_by_name(pair, setting, said):
         ({"lora_alpha": None}, "an alpha must be a number below 1e+06, got lora_alpha = None"),
         ({"alpha_pattern": {"q_proj": 1e9}}, "got q_proj = 1000000000.0 in adapter_config.json"),
         ({"alpha_pattern": [1]}, "rank_pattern and alpha_pattern must be mappings in"),
-        ({"lora_alpha": float("nan")}, "is not valid JSON (NaN is no JSON value)"),
+        ({"lora_alpha": float("nan")}, "is not valid JSON (NaN is not a JSON value)"),
     ],
 )
 def test_settings_that_make_no_sense(pair, setting, said):

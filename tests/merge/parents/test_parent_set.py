@@ -92,27 +92,33 @@ def test_only_pickled_weights(pair):
     assert "save it again with save_pretrained" in message
 
 
+def invalid(pair) -> str:
+    """The reason for which safetensors refuses the weights of parent a."""
+    message = refusal(pair)
+    start = f"parent a: {pair['a'] / WEIGHTS} is not a valid safetensors file ("
+    end = "; fetch it again"
+    assert message.startswith(start) and message.endswith(")" + end)
+    return message[len(start) : -len(end) - 1]
+
+
 @pytest.mark.parametrize("size", [0, 5, 8, 100])
 def test_file_cut_in_the_header(pair, size):
     file = pair["a"] / WEIGHTS
     file.write_bytes(file.read_bytes()[:size])
-    message = refusal(pair)
-    assert f"parent a: {file} is no complete safetensors file (header of" in message
-    assert message.endswith(f"in a file of {size}); fetch it again")
+    assert "header too small" in (reason := invalid(pair)) or "invalid header length" in reason
 
 
 def test_file_cut_in_the_data(pair):
     file = pair["a"] / WEIGHTS
     file.write_bytes(file.read_bytes()[:-1])
-    assert f"parent a: {file} is truncated: its header promises" in refusal(pair)
-    assert "are there; fetch it again" in refusal(pair)
+    assert "file not fully covered" in invalid(pair)
 
 
 @pytest.mark.parametrize("length", [2**63, 200_000_000, 1])
 def test_huge_or_empty_header(pair, length):
     file = pair["a"] / WEIGHTS
     file.write_bytes(struct.pack("<Q", length) + file.read_bytes()[8:])
-    assert f"is no complete safetensors file (header of {length} bytes" in refusal(pair)
+    assert "invalid JSON in header" in (reason := invalid(pair)) or "header too large" in reason
 
 
 @pytest.mark.parametrize(
@@ -125,7 +131,7 @@ def test_huge_or_empty_header(pair, length):
 def test_corrupt_header(pair, text):
     file = pair["a"] / WEIGHTS
     file.write_bytes(struct.pack("<Q", len(text)) + text)
-    assert f"parent a: {file} has a corrupt header (" in refusal(pair)
+    assert "Error while deserializing header: " in invalid(pair)
 
 
 @pytest.mark.parametrize(
@@ -134,13 +140,13 @@ def test_corrupt_header(pair, text):
 )
 def test_shapes_that_are_no_sizes(pair, shape):
     rewrite_header(pair["a"] / WEIGHTS, lambda h: h[MLP].update(shape=shape))
-    assert f"parent a: {pair['a'] / WEIGHTS} has a corrupt header (" in refusal(pair)
+    assert "Error while deserializing header: " in invalid(pair)
 
 
 @pytest.mark.parametrize("offsets", [[-2, 4094], [0], [0, 4096, 0], [0.0, 4096.0], None, "04"])
 def test_offsets_that_are_none(pair, offsets):
     rewrite_header(pair["a"] / WEIGHTS, lambda h: h[MLP].update(data_offsets=offsets))
-    assert f"parent a: {pair['a'] / WEIGHTS} has a corrupt header (" in refusal(pair)
+    assert "Error while deserializing header: " in invalid(pair)
 
 
 def test_a_name_that_stands_twice_in_a_header(pair):
@@ -150,26 +156,24 @@ def test_a_name_that_stands_twice_in_a_header(pair):
     header = json.loads(raw[8 : 8 + length])
     twice = f'{{"{MLP}": {json.dumps(header[MLP])}, {json.dumps(header)[1:]}'.encode()
     file.write_bytes(struct.pack("<Q", len(twice)) + twice + raw[8 + length :])
-    assert f"(ValueError: the name '{MLP}' stands twice in one object)" in refusal(pair)
+    assert invalid(pair) == f"duplicate name '{MLP}'"
 
 
 def test_tensors_that_overlap_or_leave_holes(pair):
     file = pair["a"] / WEIGHTS
     whole = file.read_bytes()
     rewrite_header(file, lambda h: h.update(double=h[MLP]))
-    message = refusal(pair)
-    assert "overlaps another one (bytes " in message
-    assert message.endswith("; fetch the file again")
+    assert "invalid offset for tensor" in invalid(pair)
     file.write_bytes(whole)
     rewrite_header(file, lambda h: h.pop(MLP))
-    assert "leaves a hole at " in refusal(pair)
+    reason = invalid(pair)
+    assert "file not fully covered" in reason or "invalid offset for tensor" in reason
 
 
 def test_bytes_behind_the_last_tensor(pair):
     file = pair["a"] / WEIGHTS
     file.write_bytes(file.read_bytes() + b"xyz")
-    assert f"parent a: {file} holds " in refusal(pair)
-    assert "bytes of weights, its header names " in refusal(pair)
+    assert "file not fully covered" in invalid(pair)
 
 
 def test_names_cannot_spoil_the_message(pair):
@@ -184,9 +188,7 @@ def test_names_cannot_spoil_the_message(pair):
 
 def test_shape_that_does_not_match_its_bytes(pair):
     rewrite_header(pair["a"] / WEIGHTS, lambda h: h[MLP].update(shape=[64, 33]))
-    message = refusal(pair)
-    assert f"parent a: tensor {MLP} in" in message
-    assert "claims shape (64, 33) BF16 but 4096 bytes; fetch the file again" in message
+    assert "invalid shape, data type, or offset for tensor" in invalid(pair)
 
 
 def test_dtype_that_cannot_be_merged(pair):
@@ -270,7 +272,7 @@ def test_a_name_that_stands_twice_in_an_index(shards):
     text = (shards["a"] / INDEX).read_text()
     name = json.dumps(MLP)
     (shards["a"] / INDEX).write_text(text.replace(f"{name}:", f'{name}: "x.safetensors", {name}:'))
-    assert f"is not valid JSON (the name '{MLP}' stands twice in one object)" in refusal(shards)
+    assert f"is not valid JSON (duplicate name '{MLP}')" in refusal(shards)
 
 
 def test_links_that_lead_nowhere(shards):
