@@ -1,1 +1,1 @@
-"""Recipe and parents to weights in memory, in one pass. Knows torch, not search nor evals."""
+"""Merge parents by a recipe into weights in memory. Knows torch, neither search nor evals."""

@@ -1,7 +1,7 @@
-"""Cuts tensors into runs that stay in a core's cache, and runs them on one thread.
+"""Cut tensors into blocks that fit a core's cache; limit torch to one thread.
 
-Elementwise arithmetic makes several temporaries; on runs of 2**16 entries they stay in the L2
-cache, on whole tensors each of them goes through main memory.
+Elementwise arithmetic makes several temporaries. For blocks of 2**16 entries they stay in the L2
+cache; for whole tensors each goes through main memory.
 """
 
 from collections.abc import Iterator
@@ -12,19 +12,19 @@ import torch
 CPU_BLOCK = 1 << 16
 """Entries per block on a CPU: 256 KiB per float32 temporary (measured best: 2**16 to 2**17).
 
-A power of two no larger than a chunk of masks (masks.py), so that each block lies in one.
+A power of two no larger than a chunk of masks (masks.py), so that a block never spans two chunks.
 """
 GPU_BLOCK = 1 << 26
 """Entries per block on an accelerator: 256 MiB per float32 temporary."""
 
 
 def blocks(n_entries: int, device: torch.device) -> Iterator[slice]:
-    """Slices that cover ``[0, n_entries)`` in order."""
+    """Yield slices that cover ``[0, n_entries)`` in order."""
     yield from _slices(n_entries, _block_size(device))
 
 
 def row_blocks(n_rows: int, n_columns: int, device: torch.device) -> Iterator[slice]:
-    """Slices of whole rows that cover ``[0, n_rows)`` in order, one row at least in each.
+    """Yield slices of rows that cover ``[0, n_rows)`` in order, at least one row each.
 
     Work on rows is heavier than elementwise work: an accelerator gets an eighth of a block.
     """
@@ -43,10 +43,10 @@ def _slices(count: int, size: int) -> Iterator[slice]:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Hold torch to one CPU thread, then give back what there was.
+    """Limit torch to one CPU thread, then restore the number of threads.
 
     Blocks are too small to share: each of some forty steps per block would wait for all threads,
-    and where other work holds a core that wait takes milliseconds (measured: 300 times slower).
+    which takes milliseconds if another process occupies a core (measured: 300 times slower).
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

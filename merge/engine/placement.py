@@ -91,7 +91,7 @@ class MemoryPlan:
     """Bytes of files that are read by memory map at every load."""
 
     def lines(self) -> list[str]:
-        """The plan for a person, one line per place, sizes in MB (10**6 bytes)."""
+        """Return the plan as text, one line per place, sizes in MB (10**6 bytes)."""
         lines = [f"placement {self.placement}: {PLACEMENTS[self.placement]}"]
         for device, place in self.places.items():
             parts = [f"{_mb(size)} {what}" for what, size in _parts(place) if size]

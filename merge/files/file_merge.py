@@ -2,8 +2,8 @@
 
 Reads what is to be merged from mergekit's YAML or from recipe.json, opens the models it names, and
 writes a directory through writer.py. There is no resident model, so that architectures which
-transformers does not know can be merged, too. Prints nothing: what a person should know of the
-reading is in `notes`.
+transformers does not know can be merged, too. Prints nothing: remarks for the
+user are in `notes`.
 """
 
 import os

@@ -91,7 +91,7 @@ def _combination(
     out: Tensor,
     base: Tensor,
     parents: list[Tensor],
-    maps: list[Tensor],  # noqa: ARG001 - both kernels are called alike
+    maps: list[Tensor],  # noqa: ARG001 - both kernels have one signature
     floats: Scalars,
     ints: Scalars | None,  # noqa: ARG001
     hashed: Tensor | None,  # noqa: ARG001

@@ -110,18 +110,18 @@ def write_consensus(
             hashed = hashed_places(places)
         votes = _drawn_votes(keep, deltas, maps, floats, shared_bits(hashed, ints[0]), ints)
     else:
-        votes = _told_votes(keep, deltas, maps, floats, has_high)
+        votes = _masked_votes(keep, deltas, maps, floats, has_high)
     out.copy_(base + _combined(votes, floats, combine, has_shares))
 
 
-def _told_votes(
+def _masked_votes(
     keep: str,
     deltas: Sequence[Tensor],
     maps: Sequence[Tensor],
     floats: Scalars,
     has_high: bool,
 ) -> list[Tensor]:
-    # scale_i * m_i * delta_i, the masks told by the entries themselves.
+    # scale_i * m_i * delta_i, with masks computed from the entries.
     common = variance(deltas) >= floats[_row(0, LOW)] if keep == "common" else None
     votes = []
     for i, delta in enumerate(deltas):
@@ -151,7 +151,7 @@ def _drawn_votes(
     shared: Tensor,
     ints: Scalars,
 ) -> list[Tensor]:
-    # The same with masks drawn: kept iff u >= p, with u from the bits (masks.py).
+    # The same with random masks: kept iff u >= p, with u from the bits (masks.py).
     votes = []
     for i, delta in enumerate(deltas):
         bits = shared * ints[INTS_HEAD + INTS_EACH * i]

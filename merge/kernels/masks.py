@@ -31,8 +31,8 @@ _M3 = 0xBDF6A2C3 - (1 << 32)
 def lowbias32(x: Int32[Tensor, "*S"]) -> Int32[Tensor, "*S"]:
     """Mix 32 bits; int32 in and out, any shape, a permutation that keeps 0.
 
-    Logical shifts are arithmetic ones with the sign masked: int32 is all that every device and
-    compiler multiplies alike.
+    Logical shifts are arithmetic ones with the sign masked: int32 is the only type that all
+    devices and compilers multiply in the same way.
     """
     x = (x ^ ((x >> 16) & 0xFFFF)) * _M1
     x = (x ^ ((x >> 15) & 0x1FFFF)) * _M2

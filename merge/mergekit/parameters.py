@@ -1,9 +1,9 @@
 """Parameters as mergekit's YAML gives them: numbers and flags, by filter and by depth.
 
-Semantics are those of mergekit 0.1.5, found by running it: a filter is a substring test on the
+Semantics are those of mergekit 0.1.5, determined by running it: a filter is a substring test on the
 tensor's name and the first that hits decides; a list of numbers is a gradient, linear over the
 layers; a level whose filters all miss leaves the tensor to the next level. Numbers are decimals,
-so that 1 - density is what a person would write. Knows no methods and no models.
+so that 1 - density has the digits that a user would write. Knows no methods and no models.
 """
 
 from collections.abc import Mapping, Sequence

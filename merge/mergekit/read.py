@@ -92,7 +92,7 @@ def _check_count(file: MergekitFile, rule: Rule, part: Slice) -> None:
 
 
 def _names(models: Sequence[ModelRef]) -> Iterator[str]:
-    """A name for each parent: the last part of its path or id, told apart by numbers."""
+    """Return a name for each parent: the last part of its path or id, numbered if not unique."""
     taken = {"base"}
     for model in models:
         path = model.path if model.lora is None else model.lora.path

@@ -225,7 +225,7 @@ def _sort_out(
         place, part = (contents.factors[name], match["factor"]) if match else (contents.whole, name)
         if part in place:
             raise ParentError(
-                f"{who}: adapter tensors {place[part]} and {key} both stand for {name}; fetch it "
+                f"{who}: adapter tensors {place[part]} and {key} both belong to {name}; fetch it "
                 f"again"
             )
         place[part] = key

@@ -76,8 +76,8 @@ def _hub_id(text: str) -> tuple[str, str | None] | None:
 
 
 def _snapshot(who: str, given: Path | str, name: str, revision: str | None, download: bool) -> Path:
-    # In the cache config.json is enough to know the snapshot: others may have been left out there
-    # on purpose, and what is missing of the weights is told by name when they are read.
+    # In the cache config.json identifies the snapshot: other files may be left out on purpose, and
+    # missing weight files are named when they are read.
     wanted = list(FETCHED) if download else ["config.json"]
     try:
         folder = snapshot_download(

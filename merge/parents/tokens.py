@@ -199,7 +199,7 @@ def add_tokens(
 def _older_lists(
     folder: Path, new: Mapping[str, Mapping[str, Any]], ids: Mapping[str, int]
 ) -> dict[str, bytes]:
-    # Added tokens also stand in these files where an older transformers has written them.
+    # Older versions of transformers also write added tokens into these files.
     changed = {}
     if (folder / "added_tokens.json").is_file():
         changed["added_tokens.json"] = {**read_json("base", folder / "added_tokens.json"), **ids}

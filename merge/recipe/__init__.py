@@ -1,4 +1,4 @@
-"""What a merge is: recipes, methods, plans, layer groups; imports no torch."""
+"""Recipes, methods, plans and layer groups; imports no torch."""
 
 from .methods import METHODS
 from .recipe import Coefficients, Recipe

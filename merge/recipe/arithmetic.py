@@ -1,10 +1,10 @@
-"""Methods on deltas, entry by entry: which entries are kept, who is elected, what is summed.
+"""Methods on deltas, entry by entry: which entries are kept, elected and summed.
 
-Each function turns a layer group's setting into the plan of one tensor; the formula stands in its
-docstring, and so does what mergekit does otherwise. Knows no tensors; no torch.
+Each function turns a layer group's setting into the plan of one tensor. Its docstring has the
+formula and the differences from mergekit. Knows no tensors; no torch.
 
 Throughout: delta_i = parent_i - base, w_i the weight, p_i the drop rate, lambda the factor on the
-summed delta. Parents that take part are sorted by name and have a weight other than 0.
+summed delta. Parents that take part are sorted by name and have nonzero weights.
 
 Shapes: P parents that take part.
 """
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _GRID = 1000  # steps of the magnitude grid
 _MOST_DROPPED = 0.999  # DELLA's largest drop probability: survivors are scaled by 1000 at most
-_LEAST = 1e-20  # smallest ratio of two weights: below what float32 adds, above what it divides by 0
+_LEAST = 1e-20  # smallest ratio of two weights: invisible in float32 sums, yet not 0 in float32
 
 
 def linear(setting: Setting, statistics: Statistics) -> Plan:  # noqa: ARG001 - all rows have one signature
@@ -36,26 +36,26 @@ def linear(setting: Setting, statistics: Statistics) -> Plan:  # noqa: ARG001 - 
 
 def task_arithmetic(setting: Setting, statistics: Statistics) -> Plan:  # noqa: ARG001
     """base + lambda * sum_i w_i * delta_i (arXiv:2212.04089, Sec. 2)."""
-    return _summed(setting, _whole(setting))
+    return _summed(setting, _unmasked(setting))
 
 
 def dare_linear(setting: Setting, statistics: Statistics) -> Plan:  # noqa: ARG001
     """Task arithmetic on m_i * delta_i / (1 - p_i), m_i random (arXiv:2311.03099, Eq. 1-3).
 
-    mergekit scales by the realised ratio of L1 norms in place of 1 / (1 - p_i): far off on small
-    tensors, and NaN in float16 where the sum overflows.
+    mergekit scales by the realised ratio of L1 norms instead of 1 / (1 - p_i): far off for small
+    tensors, and NaN in float16 if the sum overflows.
     """
     return _summed(setting, _dropped(setting))
 
 
 def ties(setting: Setting, statistics: Statistics) -> Plan:
-    """Trim by magnitude, elect a sign, average those who agree (arXiv:2306.01708, Alg. 1).
+    """Trim by magnitude, elect a sign, average the parents that agree (arXiv:2306.01708, Alg. 1).
 
-    The trim is per tensor (the paper's is over the whole task vector), so that drop rates may
-    differ by layer group; rates are rounded to 0.001. Weights scale the votes and the mean, which
-    divides by the sum of |w_i|: mergekit divides by the signed sum, so that weights of both signs
-    explode. Where votes cancel to 0 nobody is elected; mergekit elects plus. `normalize` 0 leaves
-    the division out (not in the paper; mergekit's `normalize: false`).
+    The trim is per tensor (in the paper over the whole task vector), so that drop rates may differ
+    by layer group; rates are rounded to 0.001. Weights scale the votes and the mean, which divides
+    by the sum of |w_i|; mergekit divides by the signed sum, so that weights of both signs explode.
+    If votes cancel to 0, no sign is elected; mergekit elects plus. `normalize` 0 omits the division
+    (not in the paper; mergekit's `normalize: false`).
     """
     return _elected(setting, _trimmed(setting, statistics))
 
@@ -63,8 +63,8 @@ def ties(setting: Setting, statistics: Statistics) -> Plan:
 def dare_ties(setting: Setting, statistics: Statistics) -> Plan:  # noqa: ARG001
     """DARE's drop and rescale, then TIES' election and disjoint mean (arXiv:2311.03099, Sec. 4).
 
-    There is no trim by magnitude. mergekit differs as in `dare_linear` and `ties`, and its
-    `normalize` is off by default here.
+    There is no trim by magnitude. mergekit differs as in `dare_linear` and `ties`; its default of
+    `normalize` is off.
     """
     return _elected(setting, _dropped(setting))
 
@@ -74,10 +74,10 @@ def della(setting: Setting, statistics: Statistics) -> Plan:  # noqa: ARG001
 
     In each row of a matrix (a vector is one row) an entry is dropped with a probability that falls
     linearly with the rank of its magnitude, from p_i + epsilon_i / 2 at the smallest to
-    p_i - epsilon_i / 2 at the largest, and is divided by one minus its own probability. Ranks are
-    told in 256 steps; equal magnitudes share one. The window is narrowed so that it stays in
-    [0, 0.999]. mergekit's `epsilon` is half of this one, it refuses
-    windows that leave (0, 1), and it scales by the realised ratio of L1 norms.
+    p_i - epsilon_i / 2 at the largest, and is divided by one minus its own probability. Ranks have
+    256 steps; equal magnitudes share one. The window is narrowed to stay in [0, 0.999]. mergekit's
+    `epsilon` is half of this one; it refuses windows that leave (0, 1) and scales by the realised
+    ratio of L1 norms.
     """
     return _elected(setting, _ranked(setting))
 
@@ -92,7 +92,7 @@ def breadcrumbs(setting: Setting, statistics: Statistics) -> Plan:
 
     The share min(gamma_i, p_i) of the largest |delta_i| is cut, and the rest of p_i from the
     smallest, per tensor, in steps of 0.001. A top cut that is not empty takes at least one entry,
-    and all that equal the smallest it takes.
+    and all entries equal to its smallest.
     """
     return _summed(setting, _banded(setting, statistics))
 
@@ -100,7 +100,7 @@ def breadcrumbs(setting: Setting, statistics: Statistics) -> Plan:
 def breadcrumbs_ties(setting: Setting, statistics: Statistics) -> Plan:
     """`breadcrumbs`' mask, then TIES' election and disjoint mean (`ties`).
 
-    mergekit does not divide by default (`normalize: false`).
+    mergekit's default is not to divide (`normalize: false`).
     """
     return _elected(setting, _banded(setting, statistics))
 
@@ -108,12 +108,12 @@ def breadcrumbs_ties(setting: Setting, statistics: Statistics) -> Plan:
 def sce(setting: Setting, statistics: Statistics) -> Plan:
     """Select, calculate, erase (arXiv:2408.07990, Sec. 3.3).
 
-    Select: the share `select_topk` of entries, of those whose variance over parents is not 0, that
-    have the largest. Calculate: eta_i = sum of delta_i^2 over selected entries, as a ratio. Erase:
-    minority signs, by the sum of w_i * delta_i; those left are averaged with w_i * eta_i, divided
-    by the sum of |w_i| * eta_i. Weights are ours: equal ones give the paper's. One parent has no
-    variance to select by and is taken whole. mergekit takes equal eta where the mean squares sum
-    to less than 1e-6, as those of real fine-tunes do.
+    Select: of the entries with nonzero variance over parents, the share `select_topk` with the
+    largest. Calculate: eta_i = sum of delta_i^2 over selected entries, as a ratio. Erase: minority
+    signs, by the sum of w_i * delta_i; the others are averaged with w_i * eta_i, divided by the sum
+    of |w_i| * eta_i. Weights are an addition: equal ones give the paper's formula. A single parent
+    has no variance and is taken in full. mergekit uses equal eta if the mean squares sum to less
+    than 1e-6, as those of real fine-tunes do.
     """
     if len(setting.parents) == 1:
         return Combination.affine(setting.parents, [setting.lambda_ * _sign(setting.weights[0])])
@@ -122,15 +122,15 @@ def sce(setting: Setting, statistics: Statistics) -> Plan:
     if select_topk == 0.0 or not max(squares) > 0.0:
         return BASE_ONLY
     shares, ratios = _ratios(squares), _ratios(setting.weights)
-    is_whole = select_topk >= 1.0
+    selects_all = select_topk >= 1.0
     return Consensus(
         setting.parents,
-        "all" if is_whole else "common",
+        "all" if selects_all else "common",
         "elect_mean",
         scales=ratios,
         weights=tuple(abs(w) * share for w, share in zip(ratios, shares, strict=True)),
         factor=setting.lambda_,
-        low=() if is_whole else (smallest,),
+        low=() if selects_all else (smallest,),
         shares=shares,
     )
 
@@ -140,7 +140,7 @@ def arcee_fusion(setting: Setting, statistics: Statistics) -> Plan:  # noqa: ARG
 
     Importance is |delta| times the row's KL divergence of softmax(parent) from softmax(base);
     entries at or above median + 1.5 * (third - first quartile) are taken. mergekit estimates the
-    quartiles of tensors above 10^6 entries from a random sample and knows one parent of weight 1.
+    quartiles of tensors above 10^6 entries from a random sample and takes one parent of weight 1.
     """
     return Consensus(setting.parents, "important", "sum", setting.weights)
 
@@ -148,8 +148,8 @@ def arcee_fusion(setting: Setting, statistics: Statistics) -> Plan:  # noqa: ARG
 def nearswap(setting: Setting, statistics: Statistics) -> Plan:  # noqa: ARG001
     """base + sum_i w_i * clamp(t_i / |delta_i|, 0, 1) * delta_i (alchemonaut, 2024; no paper).
 
-    Entries move at most t_i toward the parent: those already near it are swapped for it. t_i = 1,
-    the upper bound, is no limit. mergekit knows one parent of weight 1.
+    Entries move at most t_i toward the parent, so near ones are replaced by the parent's. t_i = 1,
+    the upper bound, is no limit. mergekit takes one parent of weight 1.
     """
     limits = setting.parameters["t"]
     moving = [i for i, t in enumerate(limits) if t > 0.0]
@@ -163,7 +163,7 @@ def nearswap(setting: Setting, statistics: Statistics) -> Plan:  # noqa: ARG001
 
 @dataclass(frozen=True)
 class _Mask:
-    """How entries are kept, and by what survivors are multiplied (P,) apart from weights."""
+    """How entries are kept, and the factors on survivors (P,) beside weights."""
 
     keep: str
     rescales: Sequence[float]
@@ -172,14 +172,14 @@ class _Mask:
     mask_seed: int | None = None
 
 
-def _whole(setting: Setting) -> _Mask:
+def _unmasked(setting: Setting) -> _Mask:
     return _Mask("all", (1.0,) * len(setting.parents))
 
 
 def _dropped(setting: Setting) -> _Mask:
     rates = setting.drop_rates
     if not any(rates):
-        return _whole(setting)
+        return _unmasked(setting)
     rescales = [1.0 / (1.0 - rate) for rate in rates]
     return _Mask("random", rescales, low=rates, mask_seed=setting.mask_seed)
 
@@ -187,7 +187,7 @@ def _dropped(setting: Setting) -> _Mask:
 def _ranked(setting: Setting) -> _Mask:
     rates, widths = setting.drop_rates, setting.parameters["epsilon"]
     if not any(rates):
-        return _whole(setting)
+        return _unmasked(setting)
     halves = [
         max(min(width / 2.0, rate, _MOST_DROPPED - rate), 0.0)
         for rate, width in zip(rates, widths, strict=True)
@@ -219,7 +219,7 @@ def _banded(setting: Setting, statistics: Statistics) -> _Mask:
 
 def _band(setting: Setting, low: tuple[float, ...], high: tuple[float, ...]) -> _Mask:
     if not any(low) and min(high) == math.inf:
-        return _whole(setting)
+        return _unmasked(setting)
     return _Mask("band", (1.0,) * len(low), low, high)
 
 
@@ -243,8 +243,8 @@ def _summed(setting: Setting, mask: _Mask, weights: Sequence[float] | None = Non
 
 
 def _elected(setting: Setting, mask: _Mask) -> Plan:
-    # arXiv:2306.01708, Sec. 3, steps 2-3, on what the mask leaves. The mean depends on ratios of
-    # weights only; one parent always agrees with itself.
+    # arXiv:2306.01708, Sec. 3, steps 2-3, on the kept entries. The mean depends on ratios of
+    # weights only; a single parent always agrees with itself.
     is_mean = setting.parameters["normalize"][0] >= 0.5
     if len(setting.parents) == 1:
         return _summed(setting, mask, [_sign(setting.weights[0])] if is_mean else None)
@@ -263,7 +263,8 @@ def _elected(setting: Setting, mask: _Mask) -> Plan:
 
 
 def _ratios(numbers: Sequence[float]) -> tuple[float, ...]:
-    # To the largest magnitude, signs kept; none so small that float32 would divide 0 by 0.
+    # Relative to the largest magnitude, with signs; bounded below so that float32 divides no 0 by
+    # 0.
     largest = max(map(abs, numbers))
     return tuple(math.copysign(max(abs(x) / largest, _LEAST), x) for x in numbers)
 

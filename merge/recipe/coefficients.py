@@ -1,7 +1,6 @@
-"""Coefficients of one layer group, and what makes numbers fit parents and methods.
+"""Coefficients of one layer group, and checks that they fit parents and methods.
 
-Pure values and their checks; errors name the law, the value and the remedy. Knows no files, no
-torch.
+Pure values; errors name the law, the value and the remedy. Knows no files, no torch.
 
 Shapes: P parents.
 """
@@ -22,9 +21,9 @@ _KEYS = ("weights", "drop_rates", "method", "lambda", "parameters")
 class Coefficients:
     """Coefficients of one layer group: one weight and one drop rate per parent, in recipe order.
 
-    ``parameters`` maps names of method parameters to one number per parent, or one in all where
-    the parameter is shared; those left out keep the method's default. ``method`` and ``lambda_``
-    are the recipe's where None.
+    ``parameters`` maps names of method parameters to one number per parent, or a single one if
+    the parameter is shared; the others keep the method's default. ``method`` and ``lambda_`` are
+    the recipe's if None.
     """
 
     weights: tuple[float, ...]
@@ -60,7 +59,7 @@ class Coefficients:
             object.__setattr__(self, "lambda_", number("lambda", self.lambda_))
 
     def permuted(self, order: Iterable[int]) -> "Coefficients":
-        """The same with parents in another order; entry k is now what entry order[k] was."""
+        """Return a copy with reordered parents: entry k is the former entry order[k]."""
         order = tuple(order)
 
         def pick(values: tuple[float, ...]) -> tuple[float, ...]:
@@ -74,7 +73,7 @@ class Coefficients:
         return replace(self, weights=weights, drop_rates=drop_rates, parameters=parameters)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; what is not set is not written."""
+        """Return plain JSON values, without what is not set."""
         data: dict[str, Any] = {
             "weights": list(self.weights),
             "drop_rates": list(self.drop_rates),
@@ -89,7 +88,7 @@ class Coefficients:
 
     @classmethod
     def from_dict(cls, group: str, data: Mapping[str, Any]) -> "Coefficients":
-        """Read `to_dict` back; ``group`` is named in errors."""
+        """Read the result of `to_dict`; ``group`` is named in errors."""
         check_keys(f"recipe: {group}", data, _KEYS, required=_KEYS[:2])
         parameters = data.get("parameters", {})
         if not isinstance(parameters, Mapping):
@@ -104,7 +103,7 @@ class Coefficients:
 
 
 def known_method(name: str) -> Method:
-    """The row of a method; ValueError that names the nearest known one."""
+    """Return the row of a method; ValueError that names the nearest known one."""
     if name in METHODS:
         return METHODS[name]
     remedy = hint(str(name), METHODS, all_of="choose one of")
@@ -112,14 +111,14 @@ def known_method(name: str) -> Method:
 
 
 def number(name: str, value: Any) -> float:
-    """A finite float, -0.0 as 0.0; ValueError that names it for anything else."""
+    """Return a finite float, -0.0 as 0.0; ValueError with its name for anything else."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise ValueError(f"`{name}` must be a finite number, got {value!r}")
     return float(value) + 0.0  # -0.0 becomes 0.0
 
 
 def listed(name: str, value: Any) -> tuple[Any, ...]:
-    """A JSON list as a tuple; ValueError that names it for anything else."""
+    """Return a JSON list as a tuple; ValueError with its name for anything else."""
     if not isinstance(value, (list, tuple)):
         raise ValueError(f"`{name}` must be a list, got {value!r}; put it in [brackets]")
     return tuple(value)
@@ -167,9 +166,9 @@ def _check_parameter(
 ) -> None:
     expected = 1 if parameter.is_shared else len(parents)
     if len(values) != expected:
-        whom = "one number in all" if parameter.is_shared else "one number per parent"
+        count = "a single number" if parameter.is_shared else "one number per parent"
         raise ValueError(
-            f"`{parameter.name}` needs {whom}, that is {expected}, got {len(values)} in layer "
+            f"`{parameter.name}` needs {count} ({expected}), got {len(values)} in layer "
             f"group {group}"
         )
     for value in values:

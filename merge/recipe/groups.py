@@ -1,6 +1,6 @@
-"""Layer groups: which tensors share coefficients, told from tensor names alone.
+"""Layer groups: which tensors share coefficients, derived from tensor names.
 
-Knows the naming habits of published architectures, and rules by which a person overrides them.
+Knows the naming conventions of published architectures, and the user's rules that override them.
 Knows no weights and no torch.
 """
 
@@ -43,7 +43,7 @@ class LayerGroup:
     kind: str
 
     def __post_init__(self) -> None:
-        """Refuse what has no name to be written in a recipe."""
+        """Refuse a layer or kind that has no name in recipes."""
         bad_layer = self.layer is not None and self.layer < 0
         if bad_layer or not _KIND.fullmatch(self.kind):
             raise ValueError(
@@ -53,7 +53,7 @@ class LayerGroup:
 
     @property
     def name(self) -> str:
-        """The name used in recipes: "layers.3.attn", "embed", "head"."""
+        """Return the name used in recipes: "layers.3.attn", "embed", "head"."""
         return self.kind if self.layer is None else f"layers.{self.layer}.{self.kind}"
 
     @classmethod
@@ -69,7 +69,7 @@ class LayerGroup:
 
     @property
     def order(self) -> tuple[int, int, int, str]:
-        """Sort key that gives the order of the forward pass; groups made by rules come last."""
+        """Return a sort key: the order of the forward pass, groups from rules last."""
         if self.layer is not None:
             return (1, self.layer, _position(self.kind, LAYER_KINDS), self.kind)
         if self.kind in INPUTS:
@@ -83,20 +83,20 @@ def _position(kind: str, kinds: tuple[str, ...]) -> int:
 
 @dataclass(frozen=True)
 class Grouping:
-    """How tensors fall into layer groups: a person's rules first, then the rule from names.
+    """Map from tensors to layer groups: the user's rules first, then the rule from names.
 
     ``rules`` are pairs (pattern, group name); the first pattern that matches the whole tensor name
-    decides. In a pattern ``*`` is any run of characters, ``?`` is one, and ``{layer}`` is a whole
-    number that the group name may repeat: ``("*.layers.{layer}.*.q_proj.*", "layers.{layer}.q")``.
+    decides. In a pattern ``*`` matches any characters, ``?`` one, and ``{layer}`` an integer that
+    the group name may repeat: ``("*.layers.{layer}.*.q_proj.*", "layers.{layer}.q")``.
 
     Raises:
-        ValueError: If a group name cannot be one, or repeats a ``{layer}`` its pattern lacks.
+        ValueError: If a group name is not valid, or repeats a ``{layer}`` that its pattern lacks.
     """
 
     rules: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
-        """Check every rule now, not when a tensor first meets it."""
+        """Check every rule now, not at its first use."""
         object.__setattr__(self, "rules", tuple((str(p), str(n)) for p, n in self.rules))
         for pattern, name in self.rules:
             if _LAYER in name and _LAYER not in pattern:
@@ -107,13 +107,13 @@ class Grouping:
             LayerGroup.from_name(name.replace(_LAYER, "0"))
 
     def group(self, tensor: str) -> LayerGroup:
-        """The layer group of a tensor."""
+        """Return the layer group of a tensor."""
         return _group(self.rules, tensor)
 
     def names(self, tensors: Iterable[str]) -> tuple[str, ...]:
-        """Names of the layer groups of some tensors, each once, in model order."""
-        found = {self.group(tensor) for tensor in tensors}
-        return tuple(group.name for group in sorted(found, key=lambda group: group.order))
+        """Return the names of the layer groups of some tensors, each once, in model order."""
+        groups = {self.group(tensor) for tensor in tensors}
+        return tuple(group.name for group in sorted(groups, key=lambda group: group.order))
 
 
 @lru_cache(maxsize=1 << 16)
@@ -128,7 +128,7 @@ def _group(rules: tuple[tuple[str, str], ...], tensor: str) -> LayerGroup:
 
 @lru_cache(maxsize=1024)
 def _compiled(pattern: str) -> re.Pattern[str]:
-    # A {layer} that stands twice is the same number twice.
+    # A repeated {layer} must match the same number.
     glob = re.escape(pattern).replace(r"\*", ".*?").replace(r"\?", ".")
     layer = re.escape(_LAYER)
     glob = glob.replace(layer, r"(?P<layer>\d+)", 1).replace(layer, "(?P=layer)")
@@ -136,14 +136,14 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 
 
 def layer_group(tensor_name: str) -> LayerGroup:
-    """Tell the layer group of a tensor from its name alone, without rules.
+    """Return the layer group of a tensor from its name, without rules.
 
     The layer index is the first whole number that follows a container such as ``layers`` or
     ``h``. Inside a layer, norms are "other" even where their name mentions attention; experts and
-    routers are "mlp". Outside the layers, input embeddings are "embed", all else (final norm,
-    output head) is "head". What stands under a tower or projector of a multimodal checkpoint is
-    one group "vision" or "audio", its layers included, so that layer 3 of a vision tower shares
-    nothing with layer 3 of the language model.
+    routers are "mlp". Outside the layers, input embeddings are "embed", the rest (final norm,
+    output head) is "head". A tower or projector of a multimodal checkpoint is one group "vision"
+    or "audio" with all its layers, so that layer 3 of a vision tower shares nothing with layer 3
+    of the language model.
     """
     return _group((), tensor_name)
 
@@ -174,10 +174,10 @@ def _layer_kind(parts: list[str]) -> str:
 
 
 def depth(group: LayerGroup | str, n_layers: int) -> float:
-    """Position of a layer group in the model, 0 at the input and 1 at the output.
+    """Return the position of a layer group in the model, 0 at the input and 1 at the output.
 
-    Layer ``i`` of ``n_layers`` lies at ``i / (n_layers - 1)``; a single layer lies at 0. Outside
-    the layers, embeddings and the towers that feed them lie at 0, all else at 1.
+    Layer ``i`` of ``n_layers`` is at ``i / (n_layers - 1)``, a single layer at 0. Outside the
+    layers, embeddings and the towers that feed them are at 0, the rest at 1.
 
     Raises:
         ValueError: If the group's layer is outside ``[0, n_layers)``.
@@ -193,10 +193,10 @@ def depth(group: LayerGroup | str, n_layers: int) -> float:
 
 
 def lines(alpha: float, beta: float, depth: float) -> float:
-    """LiNeS' factor on the weights of a layer at ``depth`` in [0, 1]: alpha + beta * depth.
+    """Return LiNeS' factor on the weights of a layer at ``depth`` in [0, 1]: alpha + beta * depth.
 
-    Shallow layers hold what the base knows in general and are scaled down (alpha below
-    alpha + beta). It is a prior on weights and serves any method.
+    Shallow layers hold the general knowledge of the base and are scaled down (alpha below
+    alpha + beta). It is a prior on weights and works with any method.
 
     Source:
         Wang et al., arXiv:2410.17146: lambda(l) = alpha + beta * (l - 1) / (L - 1), l = 1 .. L.

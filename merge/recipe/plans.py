@@ -1,7 +1,7 @@
-"""Plans: what one tensor's merge comes down to, as pure numbers that the kernels carry out.
+"""Plans: the merge of one tensor as numbers that the kernels carry out.
 
-A plan holds everything that decides a tensor's bytes apart from the tensors themselves, so equal
-plans of one tensor mean equal bytes. It names no method. Knows no torch, no files, no recipes.
+A plan and the tensors determine the bytes of the result, so equal plans of one tensor give equal
+bytes. It names no method. Knows no torch, no files, no recipes.
 
 Shapes: P parents that take part (sorted by name), N entries of the tensor, delta_i = parent_i -
 base. Tuples have one number per parent unless they say otherwise.
@@ -15,27 +15,27 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 SMALLEST = 2.0**-126
-"""Smallest normal float32: what is below it in magnitude counts as 0."""
-_ROUNDING = 2.0**-48  # a share of the base that float32 sums do not see
+"""Smallest normal float32; smaller magnitudes count as 0."""
+_ROUNDING = 2.0**-48  # a share of the base that is lost in float32 sums
 KEEPS = ("all", "band", "random", "ranked", "important", "near", "common")
 COMBINES = ("sum", "elect_mean", "elect_sum")
 
 
 class Statistics(Protocol):
-    """What methods ask about one tensor of the base and its parents, whatever the recipe."""
+    """Statistics of one tensor of base and parents that methods may query."""
 
     def gram(self, parents: Sequence[str]) -> Sequence[Sequence[float]]:
-        """Inner products (1 + P, 1 + P) of [base, delta_1 .. delta_P], summed in float64."""
+        """Return inner products (1 + P, 1 + P) of [base, delta_1 .. delta_P], summed in float64."""
         ...
 
     def magnitude(self, parent: str, drop_rate: float) -> float:
-        """Smallest |delta| kept where the smallest share is dropped (grid 0.001); 0 at rate 0."""
+        """Return the smallest |delta| kept at a drop rate (grid 0.001); 0 at rate 0."""
         ...
 
     def variance(
         self, parents: Sequence[str], select_topk: float
     ) -> tuple[float, tuple[float, ...]]:
-        """SCE: smallest variance over parents that is selected, and sums of selected delta_i^2."""
+        """Return the smallest variance that SCE selects and the sums of selected delta_i^2."""
         ...
 
 
@@ -43,8 +43,8 @@ class Statistics(Protocol):
 class Combination:
     """out = base_share * base + sum_i coefficients_i * parent_i.
 
-    Build it with `affine` or `weighted`: a term of 0 is left out, not multiplied, so that nothing
-    is read for it and the signs of zeros stay.
+    Build it with `affine` or `weighted`: terms of 0 are left out, not multiplied, so that their
+    tensors are not read and signs of zeros are kept.
     """
 
     parents: tuple[str, ...]
@@ -53,9 +53,9 @@ class Combination:
 
     @classmethod
     def affine(cls, parents: Sequence[str], coefficients: Sequence[float]) -> Combination:
-        """out = base + sum_i c_i * delta_i: the base keeps 1 - sum_i c_i.
+        """Return base + sum_i c_i * delta_i: the base keeps 1 - sum_i c_i.
 
-        What float64 leaves of 1 - 3 * (1/3) is taken for 0: the base need not be read for it.
+        A rounding error as in 1 - 3 * (1/3) counts as 0, so that the base is not read for it.
         """
         share = 1.0 - math.fsum(coefficients)
         return cls.weighted(parents, coefficients, share if abs(share) > _ROUNDING else 0.0)
@@ -64,7 +64,7 @@ class Combination:
     def weighted(
         cls, parents: Sequence[str], coefficients: Sequence[float], base_share: float
     ) -> Combination:
-        """The same with a share of the base of its own; coefficients of 0 drop their parent."""
+        """Return a combination with a given base share; parents with coefficient 0 are left out."""
         terms = [
             (parent, coefficient)
             for parent, coefficient in zip(parents, coefficients, strict=True)
@@ -76,14 +76,14 @@ class Combination:
 
 @dataclass(frozen=True)
 class Consensus:
-    """base plus masked, scaled deltas, v_i = scales_i * m_i * delta_i, combined entry by entry.
+    """Base plus masked, scaled deltas, v_i = scales_i * m_i * delta_i, combined entry by entry.
 
     `combine` says how the v_i become one delta:
-        "sum": sum_i v_i (`factor` is 1, `weights` are not looked at).
+        "sum": sum_i v_i (`factor` is 1, `weights` are unused).
         "elect_mean": with e = sum_i v_i, parent i agrees iff v_i * e > 0; the result is
             factor * (sum of shares_i * v_i) / (sum of weights_i), both over those who agree, and
-            0 where nobody does. `shares` is empty where all are 1 (everywhere but in SCE).
-        "elect_sum": the same numerator, not divided.
+            0 if none agrees. `shares` is empty if all are 1 (always, except in SCE).
+        "elect_sum": the same numerator without the division.
 
     `keep` gives the masks m_i:
         "all": 1.
@@ -111,7 +111,7 @@ class Consensus:
     shares: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        """Our own invariants: known words, one number per parent."""
+        """Check invariants: known words, one number per parent."""
         assert self.keep in KEEPS and self.combine in COMBINES
         assert len(self.scales) == len(self.parents)
         assert (self.mask_seed is not None) == (self.keep in ("random", "ranked"))
@@ -124,10 +124,10 @@ BASE_ONLY = Combination((), ())
 
 @dataclass(frozen=True)
 class Setting:
-    """What a recipe says of one layer group, with every default filled in.
+    """Coefficients of one layer group, with every default filled in.
 
-    Only parents that take part are left, sorted by name. ``parameters`` has every parameter of the
-    method: one number per parent left, or one in all where it is shared.
+    It has only the parents that take part, sorted by name. ``parameters`` has every parameter of
+    the method: one number per parent, or a single one if it is shared.
     """
 
     method: str

@@ -1,8 +1,8 @@
-"""Recipes: all that determines a merge given the parents. Pure values, no torch, no files.
+"""Recipes: everything that determines a merge, given the parents. Pure values, no torch, no files.
 
 A recipe names a method, the parents, and for each layer group one weight and one drop rate per
-parent. A layer group may have a method, a lambda and method parameters of its own, and rules may
-say which tensors form a group. Equal recipes make equal weights, to the bit.
+parent. A layer group may have its own method, lambda and method parameters, and rules may define
+which tensors form a group. Equal recipes give bitwise equal weights.
 
 Shapes: P parents.
 """
@@ -36,11 +36,11 @@ class Recipe:
 
     ``coefficients`` maps layer group names ("embed", "layers.3.attn", ...) to Coefficients whose
     entries follow ``parents``. ``lambda_`` multiplies the summed delta ("lambda" in JSON).
-    ``mask_seed`` is any integer in [0, 2**64) and matters to random methods only.
-    ``layer_groups`` are the rules of a `Grouping`, before the rule from names.
+    ``mask_seed`` is any integer in [0, 2**64); only random methods use it.
+    ``layer_groups`` are the rules of a `Grouping`, which precede the rule from names.
 
     Raises:
-        ValueError: Unknown method, doubled parents, coefficients of another length, a number
+        ValueError: Unknown method, duplicate parents, coefficients of another length, a number
             outside its range, a parameter that the method does not have, or more parents than it
             can merge.
     """
@@ -85,10 +85,10 @@ class Recipe:
         parameters: Mapping[str, float | Mapping[str, float]] | None = None,
         layer_groups: tuple[tuple[str, str], ...] = (),
     ) -> Recipe:
-        """The same coefficients in every layer group.
+        """Return a recipe with the same coefficients in every layer group.
 
         ``weight``, ``drop_rate`` and each of ``parameters`` are one number for all parents or a
-        mapping that names each parent exactly once.
+        mapping that names each parent once.
         """
         parents = tuple(parents)
         known = {p.name: p for p in known_method(method).parameters}
@@ -107,20 +107,19 @@ class Recipe:
 
     @cached_property
     def grouping(self) -> Grouping:
-        """Tells the layer group of a tensor."""
+        """Map from tensors to layer groups."""
         return Grouping(self.layer_groups)
 
     @property
     def methods(self) -> tuple[Method, ...]:
-        """The rows of the method table that this recipe uses, each once, in table order."""
+        """Return the rows of the method table that this recipe uses, each once, in table order."""
         names = {c.method or self.method for c in self.coefficients.values()} or {self.method}
         return tuple(row for name, row in METHODS.items() if name in names)
 
     def setting(self, group: str) -> Setting:
-        """What decides the merge of the tensors of one layer group.
+        """Return the coefficients of one layer group, with every default filled in.
 
-        A parent whose weight, alone or times lambda, is 0 or too small for float32 takes no part
-        in any method.
+        A parent takes no part if its weight, alone or times lambda, is 0 or too small for float32.
 
         Raises:
             ValueError: If the recipe has no coefficients for the group.
@@ -128,7 +127,7 @@ class Recipe:
         if group not in self._settings:
             if group not in self.coefficients:
                 raise ValueError(
-                    f"a recipe needs coefficients for each layer group it meets, got none for "
+                    f"a recipe needs coefficients for each layer group of the model, got none for "
                     f"{group}; it has {', '.join(self.coefficients) or 'no groups'}"
                 )
             self._settings[group] = _setting(self, self.coefficients[group])
@@ -139,7 +138,7 @@ class Recipe:
         return {}
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; `from_dict` gives an equal recipe. What is not set is not written."""
+        """Return plain JSON values, without what is not set; `from_dict` gives an equal recipe."""
         coefficients = {group: c.to_dict() for group, c in self.coefficients.items()}
         values = (self.method, list(self.parents), coefficients, self.lambda_, self.mask_seed)
         data: dict[str, Any] = dict(zip(_KEYS, values, strict=False))
@@ -149,7 +148,7 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Recipe:
-        """Read `to_dict` back; unknown and missing keys are errors that name them."""
+        """Read the result of `to_dict`; unknown and missing keys are errors that name them."""
         check_keys("recipe", data, _KEYS, required=_KEYS[:3])
         groups = data["coefficients"]
         if not isinstance(groups, Mapping):
@@ -164,12 +163,12 @@ class Recipe:
         )
 
     def to_json(self) -> str:
-        """One line of JSON; numbers survive to the bit."""
+        """Return one line of JSON; numbers are kept to the bit."""
         return json.dumps(self.to_dict(), allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> Recipe:
-        """Read `to_json` back.
+        """Read the result of `to_json`.
 
         Raises:
             ValueError: If the text is not JSON or not a recipe.
@@ -184,7 +183,7 @@ class Recipe:
 
     @cached_property
     def canonical(self) -> Recipe:
-        """The same merge with parents sorted by name and groups in model order."""
+        """Return the same merge with parents sorted by name and groups in model order."""
         order = sorted(range(len(self.parents)), key=lambda i: self.parents[i])
         groups = sorted(self.coefficients, key=lambda name: LayerGroup.from_name(name).order)
         coefficients = {group: self.coefficients[group].permuted(order) for group in groups}
@@ -193,11 +192,11 @@ class Recipe:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256, hex, of the canonical JSON; the order of parents and groups does not enter."""
+        """Return the SHA-256, hex, of the canonical JSON, independent of the parents' order."""
         return hashlib.sha256(self.canonical.to_json().encode()).hexdigest()
 
     def __hash__(self) -> int:
-        """Hash of the digest: equal recipes hash alike."""
+        """Return the hash of the digest: equal recipes have equal hashes."""
         return hash(self.digest)
 
     def __reduce__(self) -> tuple[Any, tuple[str]]:
@@ -244,9 +243,9 @@ def _check_parents(parents: tuple[str, ...]) -> None:
     for name in parents:
         if not isinstance(name, str) or not name:
             raise ValueError(f"a parent's name must be a non-empty string, got {name!r}")
-    doubled = sorted({name for name in parents if parents.count(name) > 1})
-    if doubled:
-        raise ValueError(f"parents must have distinct names, got {doubled[0]!r} twice; rename one")
+    repeated = sorted({name for name in parents if parents.count(name) > 1})
+    if repeated:
+        raise ValueError(f"parents must have distinct names, got {repeated[0]!r} twice; rename one")
 
 
 def _check_seed(seed: Any) -> None:
@@ -268,6 +267,6 @@ def _per_parent(
 
 
 def plan_tensor(recipe: Recipe, tensor: str, statistics: Statistics) -> Plan:
-    """The plan of one tensor under a recipe; where no parent takes part, the base alone."""
+    """Return the plan of one tensor under a recipe; the base alone if no parent takes part."""
     setting = recipe.setting(recipe.grouping.group(tensor).name)
     return METHODS[setting.method].plan(setting, statistics) if setting.parents else BASE_ONLY

@@ -1,10 +1,10 @@
-"""Methods on the sphere: their scalars follow from inner products, so each is one combination.
+"""Methods on the sphere: linear combinations whose scalars follow from inner products.
 
-Weights here give a ratio, not an amount: with two or more parents only alpha_i = w_i / sum_j w_j
-counts (Model Stock too). One parent alone is interpolated with the base, w of the way. Where the
-geometry has no answer (a vector of length 0, opposite vectors, directions that cancel) the linear
-interpolation with the same alpha stands in; weights that sum to 0 have no ratio and are taken as
-amounts: base + sum_i w_i * delta_i. Nothing here divides by 0.
+Weights are ratios, not amounts: with two or more parents only alpha_i = w_i / sum_j w_j matters
+(Model Stock too). A single parent is interpolated with the base, at w. If the geometry has no
+solution (a vector of length 0, opposite vectors, directions that cancel), the linear interpolation
+with the same alpha is used; weights that sum to 0 have no ratio and are used as amounts:
+base + sum_i w_i * delta_i. Nothing here divides by 0.
 
 Points x_i are the deltas or, where `deltas` is 0, the full weights. Knows no tensors.
 
@@ -32,12 +32,12 @@ _ITERATIONS = 100
 
 
 def slerp(setting: Setting, statistics: Statistics) -> Plan:
-    """Along the great circle: (sin((1-t) theta) x_0 + sin(t theta) x_1) / sin theta.
+    """Interpolate along the great circle: (sin((1-t) theta) x_0 + sin(t theta) x_1) / sin theta.
 
     theta is the angle between the flattened full weights (Shoemake, SIGGRAPH 1985, Sec. 3.3, on
     vectors that keep their lengths). Two parents: from the first by name to the second,
-    t = w_1 / (w_0 + w_1). One: from the base to it, t = w. mergekit interpolates linearly where
-    |cos| > 0.9995, which fine-tunes of one base always exceed; here the formula holds.
+    t = w_1 / (w_0 + w_1). One: from the base to it, t = w. mergekit interpolates linearly if
+    |cos| > 0.9995, which fine-tunes of one base always exceed; here the formula is always used.
     """
     if len(setting.parents) == 2:
         return _two(setting, _points(statistics.gram(setting.parents), use_deltas=False), False)
@@ -48,9 +48,10 @@ def slerp(setting: Setting, statistics: Statistics) -> Plan:
 
 
 def nuslerp(setting: Setting, statistics: Statistics) -> Plan:
-    """Slerp of the two deltas, added to the base (mergekit's NuSLERP with a base model).
+    """Interpolate the two deltas by slerp and add the result to the base (mergekit's NuSLERP with a
+    base model).
 
-    One parent: base + w * delta. `deltas` 0 is `slerp`. mergekit takes t = 0.5 where the weights
+    One parent: base + w * delta. `deltas` 0 is `slerp`. mergekit uses t = 0.5 if the weights
     sum to 0.
     """
     use_deltas = _is_on(setting, "deltas")
@@ -62,33 +63,35 @@ def nuslerp(setting: Setting, statistics: Statistics) -> Plan:
 
 
 def multislerp(setting: Setting, statistics: Statistics) -> Plan:
-    """Barycentre on the sphere: direction of sum_i alpha_i u_i, length sum_i alpha_i |x_i|.
+    """Return the barycentre on the sphere: direction of sum_i alpha_i u_i, length sum_i alpha_i
+    |x_i|.
 
     u_i = x_i / |x_i|. As published (C. Goddard, "Multi-SLERP", 2025) the points are also averaged
     in the tangent space at that mean; that average is 0 by construction (the alpha-weighted sum of
     the u_i has no part across its own direction), so this is the whole formula. mergekit fails
-    where three or more directions cancel.
+    if three or more directions cancel.
     """
     return _on_sphere(setting, statistics, steps=0)
 
 
 def karcher(setting: Setting, statistics: Statistics) -> Plan:
-    """Karcher mean: the point of the sphere with the least sum of alpha_i * angle(u_i)^2.
+    """Return the Karcher mean: the point of the sphere with the least sum of alpha_i *
+    angle(u_i)^2.
 
     Fixed point of m <- exp_m(sum_i alpha_i log_m(u_i)) from the normalised mean, then scaled to
-    the length sum_i alpha_i |x_i| (Wang et al., arXiv:2603.04972). mergekit knows equal weights
-    only and stops after 10 steps; it counts a base model that is named as one more point.
+    the length sum_i alpha_i |x_i| (Wang et al., arXiv:2603.04972). mergekit has equal weights
+    only and stops after 10 steps; a base model counts as one more point.
     """
     return _on_sphere(setting, statistics, steps=_ITERATIONS)
 
 
 def model_stock(setting: Setting, statistics: Statistics) -> Plan:
-    """base + t * sum_i alpha_i * delta_i, t = P cos / (1 + (P - 1) cos).
+    """Return base + t * sum_i alpha_i * delta_i, t = P cos / (1 + (P - 1) cos).
 
     cos is the mean cosine over pairs of deltas (Jang et al., arXiv:2403.19522: the ratio for two
     models and its form for P); equal weights are the paper's average. A delta of 0 has cosine 0
-    with all. Where 1 + (P - 1) cos is 0 the base is kept, as in mergekit, which also takes products
-    of lengths below 1e-6 for 1e-6.
+    with all. If 1 + (P - 1) cos is 0, the base is kept, as in mergekit, which also replaces
+    products of lengths below 1e-6 by 1e-6.
     """
     count = len(setting.parents)
     alphas = _ratio(setting.weights)

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 VERSION = "1"
 """Increased when any kind is computed or laid out differently; other versions are rebuilt."""
 _DTYPES = MappingProxyType({torch.uint8: "U8", torch.float32: "F32", torch.float64: "F64"})
-_NO_SUM = b"--------"  # stands for the checksum until the data are written
+_NO_SUM = b"--------"  # placeholder until the checksum of the data is known
 _READ = 1 << 22  # bytes read at once
 _STALE = 24 * 3600  # seconds after which a temporary file is of a process that died
 

@@ -1,7 +1,7 @@
-"""Planes: one byte per entry of a delta, for methods that look beyond a threshold.
+"""Rank maps and importance masks: one byte per entry of a delta.
 
-Rank maps say where |delta| stands in its row (DELLA), maps of chosen entries which ones
-arcee_fusion takes over. Both are made in blocks of rows. Knows no files and no recipes.
+A rank map holds the rank of |delta| in its row (DELLA), an importance mask the entries that
+arcee_fusion takes. Both are computed in blocks of rows. Knows no files and no recipes.
 
 Shapes: R rows of C entries; a row is the last dimension, a tensor of one dimension is one row.
 """
@@ -16,13 +16,13 @@ from ..blocks import blocks, row_blocks
 from .quantiles import delta, order_statistics, sort_rows
 
 RANKS = 256
-"""Steps of a rank map_: what a byte holds."""
+"""Steps of a rank map: the values of a byte."""
 LONG_ROW = 1 << 20
 """Entries of a row up to which it is sorted at once, at some 50 bytes of workspace per entry."""
 
 
 def rank_map(base: Float[Tensor, "*S"], parent: Float[Tensor, "*S"]) -> UInt8[Tensor, "*S"]:
-    """Where each entry of the delta stands in its row by magnitude, in 256 steps.
+    """Return the rank of each entry of the delta in its row, by magnitude, in 256 steps.
 
     Args:
         base: Any shape ``(*S)``, floating point.
@@ -77,14 +77,14 @@ def _write_long_row(out: Tensor, base: Tensor, parent: Tensor) -> None:
 
 
 def importance_mask(base: Float[Tensor, "*S"], parent: Float[Tensor, "*S"]) -> UInt8[Tensor, "*S"]:
-    """Which entries of the parent arcee_fusion takes over: those of unusual importance.
+    """Return the mask of entries of outlying importance, which arcee_fusion takes.
 
     The importance of an entry is |delta| times the divergence KL(softmax(parent row) ||
     softmax(base row)) of its row; entries at or above median + 1.5 * (third - first quartile) of
-    the tensor's importances are chosen. Quartiles are exact, the entries at floor(q * (N - 1)) of
-    the sorted importances; mergekit draws a million entries at random from larger tensors, and adds
-    1e-8 to the probabilities. Divergences are computed in float64: those of close rows drown in
-    float32's rounding, by which mergekit chooses a sixth of SmolLM2-135M's entries otherwise.
+    the tensor's importances are taken. Quartiles are exact, the entries at floor(q * (N - 1)) of
+    the sorted importances; mergekit samples a million entries of larger tensors, and adds 1e-8 to
+    the probabilities. Divergences are computed in float64: those of similar rows are lost in
+    float32 rounding, which makes mergekit take different entries for a sixth of SmolLM2-135M's.
 
     Args:
         base: Any shape ``(*S)``, floating point.

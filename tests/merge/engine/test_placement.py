@@ -21,7 +21,7 @@ from ..conftest import Family
 from ..trained import train
 
 GB = 10**9
-CARD = torch.device("meta")  # stands in for an accelerator: sizes without data
+CARD = torch.device("meta")  # a substitute for an accelerator: sizes without data
 
 
 @pytest.fixture(scope="module")

@@ -39,7 +39,7 @@ def run(merge: FileMerge, out: Path, **kwargs) -> dict[str, torch.Tensor]:
 
 
 def write(folder: Path, family: Family, text: str) -> Path:
-    """mergekit's YAML in which <name> stands for the directory of a model."""
+    """mergekit's YAML with <name> in place of the directory of a model."""
     for name, path in family.items():
         text = text.replace(f"<{name}>", str(path))
     (folder / "merge.yaml").write_text(text)

@@ -1,4 +1,4 @@
-"""LoRA adapters as parents: peft merges them alike; what cannot be merged is refused by name."""
+"""LoRA adapters as parents: peft merges them to the same; the rest is refused by name."""
 
 import hashlib
 import json
@@ -382,7 +382,7 @@ def test_factors_that_do_not_fit_are_refused_by_name(pair):
     assert "lora_B.weight but not the other of A and B for" in refusal(base, out)
     change(out, "lora_A.weight", torch.zeros(4, 32))
     change(out, "lora_A", torch.zeros(4, 32))
-    assert f"lora_A.weight both stand for {Q}; fetch it again" in refusal(base, out)
+    assert f"lora_A.weight both belong to {Q}; fetch it again" in refusal(base, out)
 
 
 def test_whole_tensors_of_another_shape_are_refused(pair):
