@@ -1,1 +1,1 @@
-"""The two merge kernels, their arguments, compilation and launch."""
+"""The two merge kernels: arguments, compilation, launch."""

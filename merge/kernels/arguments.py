@@ -1,6 +1,6 @@
-"""The numbers of a plan as rows that the kernels read, and which kernel reads them.
+"""A plan as kernel arguments: which kernel, and the rows of numbers that it reads.
 
-Rows are laid out as kernels.py says. Knows plans, kernels and masks; no tensors to merge.
+The layout of rows is that of kernels.py. Knows plans, kernels and masks; no tensors to merge.
 
 Shapes: P parents that take part.
 """
@@ -18,12 +18,12 @@ from .masks import CHUNK, REGION, chunk_word, stream_keys, threshold
 
 Kernel = Callable[..., None]
 """(out, base, parents, maps, floats, ints, hashed) -> None; overwrites out."""
-DRAWN = ("random", "ranked")
-"""How entries are kept where masks are drawn."""
+RANDOM = ("random", "ranked")
+"""The values of `Consensus.keep` with random masks."""
 
 
 def kernel_variant(plan: Plan) -> tuple[Any, ...]:
-    """What a kernel is made for; plans of the same words and P share one."""
+    """Return the options that a kernel is specialised for; equal ones (and P) share it."""
     if isinstance(plan, Combination):
         return (plan.base_share != 0.0,)
     has_high = plan.keep == "band" and min(plan.high) < math.inf
@@ -31,14 +31,14 @@ def kernel_variant(plan: Plan) -> tuple[Any, ...]:
 
 
 def make_kernel(plan: Plan) -> Kernel:
-    """The kernel of a plan's words."""
+    """Return the kernel of a plan."""
     if isinstance(plan, Combination):
         return partial(_combination, has_base=plan.base_share != 0.0)
-    return partial(_consensus, words=kernel_variant(plan))
+    return partial(_consensus, options=kernel_variant(plan))
 
 
 def copy_source(plan: Plan) -> int | None:
-    """Where one term of factor 1 is all there is: 0 for the base, 1 + i for parent i."""
+    """Return the only tensor that a plan copies: 0 for the base, 1 + i for parent i, else None."""
     if isinstance(plan, Consensus):
         return None
     if plan.coefficients == (1.0,) and plan.base_share == 0.0:
@@ -47,7 +47,7 @@ def copy_source(plan: Plan) -> int | None:
 
 
 def float_rows(plan: Plan) -> list[float]:
-    """Rows of floats, the same for all entries of a tensor."""
+    """Return the float rows of a plan, equal for all entries of a tensor."""
     if isinstance(plan, Combination):
         return [plan.base_share, *plan.coefficients]
     weights = plan.weights
@@ -66,11 +66,11 @@ def float_rows(plan: Plan) -> list[float]:
 
 
 def int_rows(plan: Plan, tensor: str, start: int) -> list[int]:
-    """Rows of integers for a run of entries of a tensor; empty where no masks are drawn.
+    """Return the integer rows of a plan for a block of entries; empty without random masks.
 
     Args:
-        plan: What is carried out.
-        tensor: Its name.
+        plan: The plan of the tensor.
+        tensor: Name of the tensor.
         start: Flat index of the first entry of the chunk that hashed places are relative to.
     """
     if isinstance(plan, Combination) or plan.mask_seed is None:
@@ -110,6 +110,6 @@ def _consensus(
     ints: Scalars | None,
     hashed: Tensor | None,
     *,
-    words: tuple[str, str, bool, bool],
+    options: tuple[str, str, bool, bool],
 ) -> None:
-    write_consensus(out, base, parents, maps, floats, ints, hashed, *words)
+    write_consensus(out, base, parents, maps, floats, ints, hashed, *options)

@@ -1,9 +1,9 @@
-"""Compiled kernels: one per kind of work, made at the first call, eager where that fails.
+"""Compiled kernels: one per kind of job, compiled at the first call, eager if that fails.
 
-Bits do not depend on it (kernels.py), so that a missing compiler costs time and nothing else. A
-kernel is traced and handed to Inductor, as `torch.compile` does, whose guards and wrappers around
-each call would cost more than a small launch; what they check is in the kind of work. Knows torch's
-compiler; no plans, no models.
+Compilation does not change bits (kernels.py), so a missing compiler only costs time. A kernel is
+traced and passed to Inductor, without the guards and wrappers of `torch.compile`, which would cost
+more than a small launch; the kind of a job replaces what they check. Knows torch's compiler; no
+plans, no models.
 
 Shapes: N entries.
 """
@@ -21,17 +21,17 @@ from torch import Tensor
 log = logging.getLogger(__name__)
 _NEVER = 10_000
 _OPTIONS = {
-    # Processes beside this one would take longer to start than a kernel takes to compile.
+    # Worker processes would take longer to start than a kernel takes to compile.
     "compile_threads": 1,
-    # A kernel is one loop that stores nothing but its result. Left to itself, Inductor stores
-    # what is used twice, masks among it, which has cost up to thirty times the time.
+    # A kernel is one loop that stores only its result. By default, Inductor also stores what is
+    # used twice, for example masks, which takes up to thirty times as long.
     "realize_opcount_threshold": _NEVER,
     "realize_acc_reads_threshold": _NEVER,
 }
 
 
 class Compiler:
-    """Calls kernels compiled, each kind of work compiled once."""
+    """Runs compiled kernels; compiles each kind once."""
 
     def __init__(self) -> None:
         self._compiled: dict[Hashable, Callable[..., None]] = {}
@@ -44,17 +44,16 @@ class Compiler:
         *,
         converts_integers: bool = False,
     ) -> None:
-        """Run a kernel, compiled.
+        """Run a compiled kernel.
 
         Args:
-            kind: What the kernel's text, dtypes and devices depend on; numbers of entries need not
-                be in it.
+            kind: Determines the kernel's source, dtypes and devices; numbers of entries need not be
+                part of it.
             kernel: Overwrites its first argument.
             arguments: Tensors (N,) with N > 1 and lists of them, rows of numbers, None.
-            converts_integers: Whether integers become floats in it, which Inductor does one by one
-                in vectors of 32 entries and at once in vectors of 16. It takes 16 where a part of
-                the kernel reads no 16-bit floats; such parts are made by parting it at what is used
-                twice.
+            converts_integers: Whether it converts integers to floats, which Inductor vectorises for
+                16 entries but not for 32. It uses 16 if a part of the kernel reads no 16-bit
+                floats; splitting the kernel at what is used twice makes such parts.
         """
         key = kind, torch.get_num_threads()
         if key in self._compiled:
@@ -63,27 +62,27 @@ class Compiler:
         options = {
             **_OPTIONS,
             "realize_reads_threshold": 1 if converts_integers else _NEVER,
-            "cpp.threads": torch.get_num_threads(),  # is baked in
+            "cpp.threads": torch.get_num_threads(),  # is compiled in
         }
         self._compiled[key] = _first_call(kernel, options, arguments)
 
     def __len__(self) -> int:
-        """Number of kinds called so far."""
+        """Return the number of kinds called so far."""
         return len(self._compiled)
 
 
 def _first_call(
     kernel: Callable[..., None], options: dict[str, Any], arguments: tuple[Any, ...]
 ) -> Callable[..., None]:
-    # Compiles, runs, and returns what to call from now on: the kernel itself where that fails.
+    # Compiles, runs, and returns what to call from now on: the kernel itself if that fails.
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of torch, about its own habits
+            warnings.simplefilter("ignore")  # torch's own
             compiled = compile_kernel(kernel, options, arguments)
             compiled(*arguments)
-    except RuntimeError as error:  # all of torch's compilers' are
+    except RuntimeError as error:  # the base of all errors of torch's compilers
         reason = " ".join(str(error).split())[:200]
-        log.warning("a kernel cannot be compiled (%s): it runs eager, but slower", reason)
+        log.warning("a kernel cannot be compiled (%s): it runs eager and slower", reason)
         kernel(*arguments)
         return kernel
     return compiled
@@ -92,14 +91,14 @@ def _first_call(
 def compile_kernel(
     kernel: Callable[..., None], options: dict[str, Any], arguments: tuple[Any, ...]
 ) -> Callable[..., None]:
-    """What Inductor makes of a kernel, for any number of entries above 1.
+    """Compile a kernel with Inductor, for any number of entries above 1.
 
     Args:
         kernel: Overwrites its first argument.
         options: Inductor's, by name.
-        arguments: Of its kind, with more entries than rows of numbers; nothing is computed.
+        arguments: An example of its kind, with more entries than rows of numbers.
     """
-    from torch._inductor import compile as compile_graph  # seconds, for those who compile
+    from torch._inductor import compile as compile_graph  # takes seconds
     from torch.fx.experimental.proxy_tensor import make_fx
 
     def on_tensors(*tensors: Tensor) -> tuple[()]:
@@ -117,14 +116,14 @@ def compile_kernel(
 
 
 def _tensors(arguments: tuple[Any, ...]) -> list[Tensor]:
-    # Those in lists in their places; None left out.
-    found: list[Tensor] = []
+    # Flattens lists and leaves out None.
+    tensors: list[Tensor] = []
     for argument in arguments:
         if isinstance(argument, list):
-            found += argument
+            tensors += argument
         elif argument is not None:
-            found.append(argument)
-    return found
+            tensors.append(argument)
+    return tensors
 
 
 def _nested(tensors: Sequence[Tensor], like: tuple[Any, ...]) -> list[Any]:
@@ -140,14 +139,14 @@ def _nested(tensors: Sequence[Tensor], like: tuple[Any, ...]) -> list[Any]:
 
 @lru_cache(maxsize=1)
 def has_compiler() -> bool:
-    """Whether a C++ compiler is there; a warning in the log, once, where none is."""
+    """Return whether there is a C++ compiler; log a warning, once, if there is none."""
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.exc import InvalidCxxCompiler
 
     try:
-        found = shutil.which(get_cpp_compiler()) is not None
+        exists = shutil.which(get_cpp_compiler()) is not None
     except InvalidCxxCompiler:
-        found = False
-    if not found:
+        exists = False
+    if not exists:
         log.warning("no C++ compiler found: kernels run eager, with the same bits but slower")
-    return found
+    return exists

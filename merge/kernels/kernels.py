@@ -1,10 +1,10 @@
-"""The two kernels: a linear combination, and a masked consensus. One source, eager or compiled.
+"""The two kernels: a linear combination and a masked consensus, eager or compiled.
 
-Each overwrites `out` once, from one read of base and parents, in float32 that is rounded at the
-write. Scalars come in as tensors, so that one compiled kernel serves every recipe: `floats[k]` and
-`ints[k]` are 0-dim, or (N,) where entries of several tensors are merged together. Products and
-sums are separate steps in a fixed order, so eager and compiled give the same bits. Knows plans'
-words and no recipes, names or files.
+Each reads base and parents once and overwrites `out` once, in float32 that is rounded at the
+write. Scalars are tensors, so that one compiled kernel serves every recipe: `floats[k]` and
+`ints[k]` are 0-dim, or (N,) if entries of several tensors are merged together. Products and sums
+are separate steps in a fixed order, so eager and compiled give the same bits. Knows the options of
+plans; no recipes, names or files.
 
 Shapes: P parents that take part, N entries.
 """
@@ -24,20 +24,20 @@ FLOATS_HEAD, FLOATS_EACH = 2, 5
 SCALE, WEIGHT, LOW, HIGH, SHARE = range(5)
 """Floats of a consensus: factor, pair gain; then per parent scale, weight, low, high, share.
 
-Where two parents are averaged, `weight` is the gain of one who is elected alone, factor /
-weights_i, and the pair gain is factor / (weights_0 + weights_1). Of "ranked", low and high are the
-numbers of `rank_window`, and the scale has 2**32 in it. Where parents are elected, scales have LIFT
-in them and gains, or the factor, 1 / LIFT.
+If two parents are averaged, `weight` is the gain of one elected alone, factor / weights_i, and the
+pair gain is factor / (weights_0 + weights_1). For "ranked", low and high are the numbers of
+`rank_window`, and the scale includes a factor 2**32. If signs are elected, scales include a factor
+LIFT, and gains (or the factor) 1 / LIFT.
 """
 INTS_HEAD, INTS_EACH = 1, 2
 """Integers: the shared key; then per parent its multiplier and the threshold of "random"."""
 RANK_STEPS = 256
 RANK_UNIT = 1 << 24
-"""Drop probabilities of "ranked" are whole numbers of 1/RANK_UNIT: float32 holds and adds them
+"""Drop probabilities of "ranked" are multiples of 1/RANK_UNIT, which float32 represents and adds
 exactly on every device, fused or not."""
 LIFT = 2.0**64
-"""Keeps the product of two small votes that agree from vanishing; a power of two changes no bit."""
-_NOBODY = 1e-30  # below any sum of weights that float32 keeps, above what makes 0 / 0
+"""Keeps the product of two small votes from underflowing; a power of two changes no bit."""
+_TINY = 1e-30  # far below any sum of weights, yet avoids 0 / 0 if no parent agrees
 
 
 @runtime_checkable
@@ -45,7 +45,7 @@ class Scalars(Protocol):
     """Rows of numbers: 0-dim each, or one value per entry (N,)."""
 
     def __getitem__(self, row: int, /) -> Tensor:
-        """Row number ``row``."""
+        """Return row number ``row``."""
         ...
 
 
@@ -59,7 +59,7 @@ def write_combination(
 
     Args:
         out: Any floating dtype.
-        base: (N,), or None where its share is 0: it is not read.
+        base: (N,), or None if its share is 0 (then it is not read).
         parents: P of (N,), any floating dtype.
         floats: 1 + P rows.
     """
@@ -92,14 +92,14 @@ def write_consensus(
         out: Any floating dtype.
         base: (N,), any floating dtype.
         parents: P of (N,), any floating dtype.
-        maps: P of (N,) uint8 for "ranked" and "important", else none.
+        maps: P of (N,) uint8 for "ranked" (rank maps) and "important" (masks), else none.
         floats: FLOATS_HEAD + P * FLOATS_EACH rows.
-        ints: INTS_HEAD + P * INTS_EACH rows where masks are drawn, else None.
-        hashed: int32 (N,), `masks.hashed_places` where masks are drawn; None makes them here, for
+        ints: INTS_HEAD + P * INTS_EACH rows if masks are random, else None.
+        hashed: int32 (N,), `masks.hashed_places` if masks are random; None computes them here, for
             entries counted from the first of a region.
         keep: As in `plans.Consensus`.
         combine: As in `plans.Consensus`.
-        has_shares: Whether `shares` weigh the votes of those who agree.
+        has_shares: Whether `shares` weigh the votes of parents that agree.
         has_high: Whether any `high` of a "band" is finite.
     """
     base = base.float()
@@ -108,7 +108,7 @@ def write_consensus(
         if hashed is None:
             places = torch.arange(out.numel(), dtype=torch.int32, device=out.device)
             hashed = hashed_places(places)
-        votes = _drawn_votes(keep, deltas, maps, floats, shared_bits(hashed, ints[0]), ints)
+        votes = _random_votes(keep, deltas, maps, floats, shared_bits(hashed, ints[0]), ints)
     else:
         votes = _masked_votes(keep, deltas, maps, floats, has_high)
     out.copy_(base + _combined(votes, floats, combine, has_shares))
@@ -143,7 +143,7 @@ def _masked_votes(
     return votes
 
 
-def _drawn_votes(
+def _random_votes(
     keep: str,
     deltas: Sequence[Tensor],
     maps: Sequence[Tensor],
@@ -170,7 +170,7 @@ def _row(parent: int, which: int) -> int:
 
 
 def _combined(votes: list[Tensor], floats: Scalars, combine: str, has_shares: bool) -> Tensor:
-    # arXiv:2306.01708, Sec. 3, steps 2-3: elect the sign of the sum, take the mean of who agrees.
+    # arXiv:2306.01708, Sec. 3, steps 2-3: elect the sign of the sum, average the votes that agree.
     total = votes[0]
     for vote in votes[1:]:
         total = total + vote
@@ -186,7 +186,7 @@ def _combined(votes: list[Tensor], floats: Scalars, combine: str, has_shares: bo
         votes = [vote * floats[_row(i, SHARE)] for i, vote in enumerate(votes)]
     taken = _masked_sum(agree, votes)
     if combine == "elect_mean":
-        taken = taken / (_masked_sum(agree, gains) + _NOBODY)
+        taken = taken / (_masked_sum(agree, gains) + _TINY)
     return taken * floats[0]
 
 
@@ -198,9 +198,9 @@ def _masked_sum(masks: Sequence[Tensor], terms: Sequence[Tensor]) -> Tensor:
 
 
 def rank_window(low: float, high: float) -> tuple[float, float]:
-    """Numbers (a, s): an entry of rank code c is kept iff its bits are at least a - s * c.
+    """Return (a, s): an entry of rank code c is kept iff its bits are at least a - s * c.
 
-    It is dropped with probability ``(a - s * c) / 2**32 + 1/2``, a whole number of 1/RANK_UNIT. All
+    Its drop probability is ``(a - s * c) / 2**32 + 1/2``, a multiple of 1/RANK_UNIT. All
     differences of these numbers are exact in float32.
 
     Args:

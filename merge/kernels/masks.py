@@ -1,9 +1,9 @@
 """Random masks by a counter-based hash of (mask_seed, tensor name, parent name, flat index).
 
-No mask is stored, no global generator is touched, and the bits do not depend on blocks, order,
+No mask is stored, no global generator is used, and the bits do not depend on blocks, order,
 process or device. Entry k is kept iff its uniform number u_k is at least the drop rate, so a higher
 rate only ever drops more (Yu et al., arXiv:2311.03099, Eq. 1). The costly half of the hash depends
-on where an entry lies in its chunk and can be kept as a table; the other half is done once per
+on the place of an entry in its chunk and is kept as a table; the other half is computed once per
 entry for all parents, each of which adds a multiplication. Knows no files and no models.
 
 Shapes: N entries of a tensor or of a run of it.
@@ -18,9 +18,9 @@ from torch import Tensor
 
 _CHUNK_BITS = 20
 CHUNK = 1 << _CHUNK_BITS
-"""Entries of a chunk: 4 MiB of hashed places, which stay in a processor's cache."""
+"""Entries of a chunk: 4 MiB of hashed places, which fit into a processor's cache."""
 REGION = 1 << 30
-"""Entries of a region, the chunks that share keys: places in it stay below 2**31."""
+"""Entries of a region, whose chunks share keys; places in it are below 2**31."""
 # Multipliers of the 32-bit integer hash "lowbias32" (C. Wellons, 2018), as signed int32.
 _M1 = 0x7FEB352D
 _M2 = 0x846CA68B - (1 << 32)
@@ -40,7 +40,7 @@ def lowbias32(x: Int32[Tensor, "*S"]) -> Int32[Tensor, "*S"]:
 
 
 def hashed_places(places: Int32[Tensor, " N"]) -> Int32[Tensor, " N"]:
-    """Hash of entries by their places in a region.
+    """Return the hash of entries by their places in a region.
 
     Args:
         places: int32 (N,) in ``[0, REGION)``: flat index modulo REGION; left unchanged.
@@ -52,7 +52,7 @@ def hashed_places(places: Int32[Tensor, " N"]) -> Int32[Tensor, " N"]:
 
 
 def chunk_word(chunk: int) -> int:
-    """What to xor into the key for a chunk where `hashed_places` of the first one are used."""
+    """Return what to xor into the key of a chunk if `hashed_places` of the first one are used."""
     word = chunk * _M3 & 0xFFFFFFFF
     return word - (1 << 32) if word >= 1 << 31 else word
 
@@ -60,7 +60,7 @@ def chunk_word(chunk: int) -> int:
 def shared_bits(
     hashed: Int32[Tensor, " N"], key: Int32[Tensor, "*one_or_N"]
 ) -> Int32[Tensor, " N"]:
-    """Pseudo-random bits of entries; `stream_keys` says how a parent's own come from them.
+    """Return pseudo-random bits of entries, from which `stream_keys` derives each parent's.
 
     Args:
         hashed: int32 (N,), `hashed_places`; left unchanged.
@@ -72,18 +72,18 @@ def shared_bits(
 
 @lru_cache(maxsize=1 << 14)
 def stream_keys(mask_seed: int, tensor: str, parent: str, region: int) -> tuple[int, int]:
-    """Key and odd multiplier, signed int32, of a parent's uniform numbers in one tensor.
+    """Return key and odd multiplier, signed int32, of a parent's uniform numbers in one tensor.
 
     ``u = (shared_bits(hashed, key) * multiplier + 2**31) / 2**32``, the product wrapped to int32.
 
-    The key is the same for all parents. Multiples of one sequence by two odd numbers are as good as
-    independent unless small multiples of the two are equal, which random ones have in a millionth
-    of all pairs.
+    All parents share the key. Multiples of one sequence by two odd numbers are practically
+    independent unless small multiples of the two are equal, which holds for a millionth of random
+    pairs.
 
     Args:
         mask_seed: Integer in ``[0, 2**64)``.
-        tensor: Its name.
-        parent: Its name.
+        tensor: Name of the tensor.
+        parent: Name of the parent.
         region: The flat index divided by REGION.
     """
     shared, own = (
@@ -95,7 +95,8 @@ def stream_keys(mask_seed: int, tensor: str, parent: str, region: int) -> tuple[
 
 
 def threshold(drop_rate: float) -> int:
-    """Smallest bits that are kept: ``u >= drop_rate`` iff ``bits >= threshold``, as signed int32.
+    """Return the smallest bits that are kept: ``u >= drop_rate`` iff ``bits >= threshold``, as
+    signed int32.
 
     The last step of u is always kept.
     """
