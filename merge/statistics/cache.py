@@ -31,11 +31,11 @@ VERSION = "1"
 _DTYPES = MappingProxyType({torch.uint8: "U8", torch.float32: "F32", torch.float64: "F64"})
 _NO_SUM = b"--------"  # placeholder until the checksum of the data is known
 _READ = 1 << 22  # bytes read at once
-_STALE = 24 * 3600  # seconds after which a temporary file is of a process that died
+_STALE = 24 * 3600  # seconds after which a temporary file belongs to a dead process
 
 
 def default_folder() -> Path:
-    """`statistics` in `$HETEROSIS_CACHE`, or in `~/.cache/heterosis` where that is not set."""
+    """Return `facts` in `$HETEROSIS_CACHE`, by default in `~/.cache/heterosis`."""
     root = os.environ.get("HETEROSIS_CACHE") or "~/.cache/heterosis"
     return Path(root).expanduser() / "facts"
 
@@ -55,17 +55,17 @@ class StatisticsFile:
 
     @property
     def name(self) -> str:
-        """File name: the kind and a hash of the key."""
+        """Return the file name: the kind and a hash of the key."""
         text = "\n".join((self.kind, *self.key))
         return f"{self.kind}-{hashlib.sha256(text.encode()).hexdigest()[:32]}.safetensors"
 
     @property
     def n_bytes(self) -> int:
-        """Size of the data, without the header."""
+        """Return the size of the data, without the header."""
         return sum(map(math.prod, self.shapes.values())) * self.dtype.itemsize
 
     def header(self) -> bytes:
-        """The file up to its data, with _NO_SUM in place of the checksum of the data."""
+        """Return the file up to its data, with _NO_SUM in place of the checksum of the data."""
         start, entries = 0, {}
         for name, shape in self.shapes.items():
             end = start + math.prod(shape) * self.dtype.itemsize
@@ -86,39 +86,39 @@ class StatisticsCache:
     """Files of statistics in one folder; safe to share between processes."""
 
     def __init__(self, folder: Path) -> None:
-        """Take the folder; it is made when something is first written."""
+        """Take the folder; it is created at the first write."""
         self._folder = folder
         self._is_writable = True
 
     def get(
         self, file: StatisticsFile, compute: Callable[[], Iterable[tuple[str, Tensor]]]
     ) -> Mapping[str, Tensor] | None:
-        """The statistics of a file, computed and written if there is none that can be trusted.
+        """Return the statistics of a file; compute and write them if there is no valid one.
 
         Args:
-            file: What the statistics are.
-            compute: Gives (name, tensor on the CPU) in the order of ``file.shapes``; what it raises
-                goes through and leaves no file.
+            file: Describes the statistics.
+            compute: Returns (name, tensor on the CPU) in the order of ``file.shapes``; its
+                exceptions propagate and leave no file.
 
         Returns:
             Name -> tensor, memory-mapped and read-only; None if no file is usable and none can be
             written (logged once).
         """
         path = self._folder / file.name
-        found = _read(path, file)
-        if found is None and self._is_writable:
+        tensors = _read(path, file)
+        if tensors is None and self._is_writable:
             try:
                 _write(path, file, compute())
-                found = _read(path, file)
+                tensors = _read(path, file)
             except OSError as error:
                 self._is_writable = False
                 log.warning(
-                    "statistics cannot be kept in %s (%s); they stay in memory for this run, set "
+                    "statistics cannot be cached in %s (%s); they stay in memory for this run, set "
                     "HETEROSIS_CACHE to a folder with room",
                     self._folder,
                     error.strerror or error,
                 )
-        return found
+        return tensors
 
 
 def _read(path: Path, file: StatisticsFile) -> Mapping[str, Tensor] | None:
@@ -145,7 +145,7 @@ def _fault(path: Path, file: StatisticsFile) -> str | None:
         if header[:at] + _NO_SUM + header[at + len(_NO_SUM) :] != expected:
             return "another program or version wrote the file, or its header is damaged"
         if size != len(expected) + file.n_bytes:
-            return f"{size} bytes in place of {len(expected) + file.n_bytes}"
+            return f"{size} bytes instead of {len(expected) + file.n_bytes}"
         checksum = 0
         while piece := stream.read(_READ):
             checksum = zlib.crc32(piece, checksum)
@@ -153,7 +153,7 @@ def _fault(path: Path, file: StatisticsFile) -> str | None:
 
 
 def _write(path: Path, file: StatisticsFile, tensors: Iterable[tuple[str, Tensor]]) -> None:
-    # Whole or not at all: a temporary file beside it, renamed when it is complete and on the disk.
+    # Atomic: a temporary file beside it, renamed when it is complete and on the disk.
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_stale(path.parent)
     handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=".tmp", dir=path.parent)

@@ -1,9 +1,8 @@
-"""Inner products of base and deltas, and what people want to know about deltas from them.
+"""Inner products of base and deltas, and descriptive statistics of deltas.
 
-One pass over base and parents gives, per tensor, the Gram matrix behind SLERP, Karcher and Model
-Stock and the counts behind `heterosis check`. Sums are float64 over exact products, added in one
-fixed tree whatever the block size, the machine or the device, so their bits are the same
-everywhere. Knows no files.
+One pass over base and parents computes, per tensor, the Gram matrix used by SLERP, Karcher and
+Model Stock and the counts shown by `heterosis check`. Sums are float64 over exact products, added
+in one fixed tree, so their bits do not depend on block size, machine or device. Knows no files.
 
 Shapes: P parents, K = 1 + P vectors [base, delta_1 .. delta_P], N entries of a tensor, C chunks.
 """
@@ -20,26 +19,26 @@ from torch import Tensor
 from .quantiles import delta
 
 CHUNK = 1 << 16
-"""Entries whose sum is one leaf of the tree; the last chunk is filled up with zeros."""
+"""Entries whose sum is one leaf of the tree; the last chunk is padded with zeros."""
 CHUNKS_PER_STEP = {"cpu": 1}
-"""Chunks worked on at once: one stays in a core's cache; elsewhere 256, which fill a GPU."""
+"""Chunks processed at once: one fits a core's cache; on other devices 256, which fill a GPU."""
 SMALL_DELTA = 0.002
-"""|delta| that most entries of a fine-tune stay within, and 90 % of which can then be dropped
+"""Bound on |delta| of most entries of a fine-tune, of which 90 % can then be dropped
 (Yu et al., arXiv:2311.03099, abstract and Sec. 4)."""
 SAFE_NOISE = 3.0 * SMALL_DELTA / 2.0
-"""Noise per entry (rms) that the paper's finding shows to be harmless, in units of a weight: see
+"""Noise per entry (rms, in units of a weight) that is harmless by the paper: see
 `safe_drop_rate`."""
 HIGHEST_SAFE_RATE = 0.99
 """Highest drop rate that the paper found harmless."""
 
 
 def safe_drop_rate(rms_delta: float) -> float:
-    """Highest drop rate at which DARE's noise stays within what its paper found harmless.
+    """Return the highest drop rate at which DARE's noise is harmless by its paper.
 
     Dropping with probability p and rescaling by 1/(1-p) adds noise of rms |delta|*sqrt(p/(1-p)) to
-    an entry. The paper finds p = 0.9 harmless where |delta| stays within 0.002, which is read as
-    two standard deviations: an rms of 0.001, and so noise of 0.003. The rate returned gives just
-    that noise, and is at most 0.99, the highest that the paper found harmless.
+    an entry. The paper finds p = 0.9 harmless if |delta| is below 0.002, which is taken as two
+    standard deviations: an rms of 0.001, and so noise of 0.003. The rate returned gives this noise
+    and is at most 0.99, the highest that the paper found harmless.
 
     Args:
         rms_delta: Root mean square of the delta's entries.
@@ -55,15 +54,15 @@ def safe_drop_rate(rms_delta: float) -> float:
 
 @dataclass(frozen=True)
 class DeltaStatistics:
-    """How far the parents are from the base, and from each other, over some floating entries.
+    """Distances of the parents from the base and from each other, over some floating entries.
 
     Per parent (names sorted): ``relative_norm`` is |delta| / |base| (L2), ``mean_abs_delta`` the
     mean of |delta|, ``small_share`` the share of entries with |delta| below SMALL_DELTA,
-    ``changed_share`` the share with delta other than 0, ``safe_drop_rate`` as in the function of
-    that name. Per pair of parents: ``cosine`` of the deltas and ``sign_conflict``, the share of
-    the entries changed by both whose signs differ. Where a denominator is 0, so is the ratio.
+    ``changed_share`` the share with delta other than 0, ``safe_drop_rate`` the result of the
+    function. Per pair of parents: ``cosine`` of the deltas and ``sign_conflict``, the share of
+    the entries changed by both whose signs differ. A ratio with denominator 0 is 0.
 
-    The statistics of a whole model hold those of each of its tensors and layer groups.
+    The statistics of a model include those of each of its tensors and layer groups.
     """
 
     relative_norm: Mapping[str, float]
@@ -79,11 +78,11 @@ class DeltaStatistics:
 
 @dataclass(frozen=True)
 class DeltaSums:
-    """Sums over the entries of one tensor, or of several: they may be added up.
+    """Sums over the entries of one tensor or, added up, of several.
 
     ``gram`` is the Gram matrix (K, K) of [base, deltas]. Per parent: ``absolute`` is the sum of
     |delta|, ``large`` the number of |delta| >= SMALL_DELTA. (P, P): ``shared`` is the number of
-    entries that both parents change, ``opposed`` of those among them whose signs differ.
+    entries that both parents change, ``opposed`` of those with different signs among them.
     """
 
     n_entries: float
@@ -95,7 +94,7 @@ class DeltaSums:
 
     @classmethod
     def unpack(cls, row: np.ndarray, n_parents: int) -> "DeltaSums":
-        """Read a row of `delta_sums`."""
+        """Return the sums in a row of `delta_sums`."""
         p, k = n_parents, 1 + n_parents
         n, gram, absolute, large, shared, opposed = np.split(
             row, np.cumsum([1, k * k, p, p, p * p])
@@ -105,14 +104,14 @@ class DeltaSums:
 
 
 def n_sums(n_parents: int) -> int:
-    """Length of a row of `delta_sums`."""
+    """Return the length of a row of `delta_sums`."""
     return 1 + (1 + n_parents) ** 2 + 2 * n_parents + 2 * n_parents**2
 
 
 def delta_sums(tensors: Sequence[Float[Tensor, "*S"]]) -> Float64[Tensor, " sums"]:
-    """What `DeltaSums` holds of one tensor, as one row of numbers.
+    """Return the `DeltaSums` of one tensor as one row of numbers.
 
-    The workspace is 4 * K^2 MiB on a CPU at most, whatever the tensor.
+    The workspace is at most 4 * K^2 MiB on a CPU.
 
     Args:
         tensors: Base and P parents, each ``(*S)``, any floating dtype, on one device; unchanged.
@@ -127,7 +126,7 @@ def delta_sums(tensors: Sequence[Float[Tensor, "*S"]]) -> Float64[Tensor, " sums
     n_products = k * (k + 1) // 2
     sums, counts, room = [], [], None
     for vectors in _steps(flat):
-        if room is None:  # once: asking the system for megabytes takes longer than to fill them
+        if room is None:  # once: allocating megabytes takes longer than filling them
             room = vectors.new_empty((n_products + k - 1) * vectors[0].numel(), dtype=torch.float64)
         sums.append(_products(vectors, room).cpu())
         counts.append(_counts(vectors[1:]).cpu())
@@ -139,8 +138,8 @@ def delta_sums(tensors: Sequence[Float[Tensor, "*S"]]) -> Float64[Tensor, " sums
 
 
 def _steps(flat: list[Tensor]) -> Iterator[Tensor]:
-    # float32 (K, C, width): base and deltas, zeros after the last entry. A short piece is filled up
-    # to a power of two only, the tree adds zeros to it either way.
+    # float32 (K, C, width): base and deltas, zeros after the last entry. A short piece is padded
+    # to a power of two only, since the tree adds zeros either way.
     n_entries, device = flat[0].numel(), flat[0].device
     step = CHUNK * CHUNKS_PER_STEP.get(device.type, 256)
     for start in range(0, n_entries, step):
@@ -170,8 +169,7 @@ def _products(vectors: Tensor, room: Tensor) -> Tensor:
 
 
 def _fold(x: Tensor) -> Tensor:
-    # New tensor of sums over the last dimension, by halves: an order that nothing else decides.
-    # Overwrites x.
+    # Returns a new tensor of sums over the last dimension, by halves: a fixed order. Overwrites x.
     width = x.shape[-1]
     half = 1 << (width - 1).bit_length()
     if half != width:
@@ -204,10 +202,10 @@ def _symmetric(upper: Tensor, size: int) -> Tensor:
 
 
 def describe(sums: DeltaSums, names: Sequence[str]) -> DeltaStatistics:
-    """Ratios of the sums.
+    """Return the ratios of sums.
 
     Args:
-        sums: Of one tensor or of several.
+        sums: Sums over one tensor or several.
         names: The P parents in the order of the sums.
     """
     order = sorted(range(len(names)), key=lambda i: names[i])
@@ -235,7 +233,7 @@ def describe(sums: DeltaSums, names: Sequence[str]) -> DeltaStatistics:
 def describe_model(
     rows: Mapping[str, np.ndarray], names: Sequence[str], group: Callable[[str], str]
 ) -> DeltaStatistics:
-    """Statistics of a whole model, of each tensor and of each layer group.
+    """Return the statistics of a model, of each tensor and of each layer group.
 
     Args:
         rows: Tensor name -> its row of `delta_sums`.

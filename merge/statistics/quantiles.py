@@ -1,8 +1,8 @@
-"""Exact order statistics of magnitudes: which |delta| is the smallest kept at each drop rate.
+"""Exact order statistics of magnitudes: the smallest |delta| kept at each drop rate.
 
-Thresholds are computed once on a grid of drop rates, so that no candidate sorts anything. Small
+Thresholds are computed once on a grid of drop rates, so that no candidate has to sort. Small
 tensors are sorted; large ones are counted by the bits of their float32 numbers, in three passes
-over blocks, which needs no second copy of the tensor. Both give the same bits. Knows no files.
+over blocks, without a second copy of the tensor. Both give the same bits. Knows no files.
 
 Shapes: N entries of a tensor, Q ranks asked for.
 """
@@ -20,13 +20,12 @@ GRID = 1000
 SORT_LIMIT = 1 << 20
 """Entries up to which a tensor is sorted (4 MiB of float32); above, counting its bits is faster."""
 _LEVELS = ((20, 11), (10, 10), (0, 10))
-
-
-# (shift, width) in bits of each pass over the 31 bits of a non-negative float32.
+"""(shift, width) in bits of each pass over the 31 bits of a non-negative float32."""
 
 
 def grid_step(drop_rate: float) -> int:
-    """Index into `magnitude_grid`: the drop rate in steps of 1/GRID, rounded, below GRID.
+    """Return the index into `magnitude_grid`: the drop rate in steps of 1/GRID, rounded, below
+    GRID.
 
     Raises:
         ValueError: If ``drop_rate`` is outside ``[0, 1)``.
@@ -37,29 +36,29 @@ def grid_step(drop_rate: float) -> int:
 
 
 def grid_ranks(n_entries: int) -> list[int]:
-    """Number of entries dropped at each step of the grid: floor(q * N / GRID)."""
+    """Return the number of entries dropped at each step of the grid: floor(q * N / GRID)."""
     return [q * n_entries // GRID for q in range(GRID)]
 
 
 def delta(base: Float[Tensor, "*S"], parent: Float[Tensor, "*S"]) -> Float32[Tensor, "*S"]:
-    """Parent minus base in float32, the number that kernels and statistics both mean by a delta."""
+    """Return parent minus base in float32: the delta of kernels and statistics."""
     return parent.to(torch.float32) - base.to(torch.float32)
 
 
 def magnitude_grid(
     base: Float[Tensor, "*S"], parent: Float[Tensor, "*S"]
 ) -> Float32[Tensor, " GRID"]:
-    """Smallest magnitude of the delta kept at each drop rate of the grid, exactly.
+    """Return the smallest magnitude of the delta kept at each drop rate of the grid, exactly.
 
-    Entry q is the magnitude below which an entry is dropped at rate ``q / GRID``: the
-    ``floor(q * N / GRID)`` smallest lie below it, unless magnitudes are equal, which are kept.
+    Entries below element q are dropped at rate ``q / GRID``: the ``floor(q * N / GRID)`` smallest,
+    except for those equal to it, which are kept.
 
     Args:
         base: Any shape ``(*S)``, floating point.
         parent: ``(*S)``, any floating dtype, on the device of ``base``.
 
     Returns:
-        float32 (GRID,) on the CPU; zeros where there are no entries.
+        float32 (GRID,) on the CPU; zeros if there are no entries.
 
     Source:
         Yadav et al., arXiv:2306.01708, Sec. 3, step 1 (top-k by magnitude).
@@ -78,16 +77,16 @@ def magnitude_grid(
 def order_statistics(
     pieces: Callable[[], Iterator[Float32[Tensor, "*piece"]]], n_entries: int, ranks: Sequence[int]
 ) -> Float32[Tensor, " Q"]:
-    """Entries that would stand at some places if all were sorted in ascending order.
+    """Return the entries at some ranks of the ascending order.
 
     The workspace is at most 8 bytes times SORT_LIMIT for small inputs and some 40 MiB for large
-    ones, whatever their size; ``pieces`` is gone through up to three times.
+    ones of any size; ``pieces`` is iterated up to three times.
 
     Args:
-        pieces: Gives the N entries in pieces of any size, the same at each call: float32, no
-            negative number, no NaN. The pieces are left unchanged.
+        pieces: Returns the N entries in pieces of any size, the same at each call: float32, no
+            negative numbers, no NaN. The pieces are left unchanged.
         n_entries: N, at least 1.
-        ranks: Q places in ``[0, N)``.
+        ranks: Q ranks in ``[0, N)``.
 
     Returns:
         float32 (Q,) on the CPU.
@@ -103,16 +102,16 @@ def sort_rows(x: Shaped[Tensor, "*S"]) -> Shaped[Tensor, "*S"]:
     """Sort a contiguous tensor along its last dimension; on the CPU it is overwritten."""
     if x.device.type != "cpu":
         return x.sort(dim=-1).values
-    x.numpy().sort(axis=-1)  # uses SIMD: several times as fast as torch's
+    x.numpy().sort(axis=-1)  # SIMD: several times as fast as torch
     return x
 
 
 def _count_bits(pieces: Callable[[], Iterator[Tensor]], places: Tensor) -> Tensor:
-    # Non-negative floats are ordered as their bits are. Each pass tells the next bits of each rank:
-    # it counts entries by those bits, apart for each beginning that some rank has (its slot).
+    # Non-negative floats are ordered like their bits. Each pass determines the next bits of each
+    # rank: it counts entries by these bits, separately for each prefix that some rank has (a slot).
     rest, slots = places.clone(), torch.zeros_like(places)
-    found = torch.zeros_like(places)
-    tables: list[Tensor] = []  # per earlier pass: beginning -> slot; the last slot is for no rank
+    result = torch.zeros_like(places)
+    tables: list[Tensor] = []  # per earlier pass: prefix -> slot; the last slot is for no rank
     n_slots = 1
     for shift, width in _LEVELS:
         n_bins = n_slots << width
@@ -121,13 +120,13 @@ def _count_bits(pieces: Callable[[], Iterator[Tensor]], places: Tensor) -> Tenso
         rest += below[slots << width]
         bins = torch.searchsorted(below[1:], rest, right=True)
         rest -= below[bins]
-        found |= (bins & ((1 << width) - 1)) << shift
+        result |= (bins & ((1 << width) - 1)) << shift
         wanted, slots = bins.unique(return_inverse=True)
         table = torch.full((n_bins,), len(wanted), dtype=torch.int32)
         table[wanted] = torch.arange(len(wanted), dtype=torch.int32)
         tables.append(table)
         n_slots = len(wanted) + 1
-    return found.to(torch.int32).view(torch.float32)
+    return result.to(torch.int32).view(torch.float32)
 
 
 def _counts(pieces: Callable[[], Iterator[Tensor]], tables: list[Tensor], n_bins: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Variance over parents (SCE): the smallest that is selected, and how far each parent goes there.
+"""Variance over parents (SCE): the smallest selected, and the sums of squares of selected deltas.
 
 Knows no files and no recipes.
 
@@ -17,7 +17,7 @@ from .quantiles import GRID, delta, grid_ranks, order_statistics
 
 
 def variance(deltas: Sequence[Float32[Tensor, "*S"]]) -> Float32[Tensor, "*S"]:
-    """Variance over P deltas, entry by entry, in float32; the inputs are left unchanged.
+    """Return the variance over P deltas, entry by entry, in float32; inputs are left unchanged.
 
     Statistics and kernels both call this, since entries at the threshold are compared by their
     bits, which depend on the order of the parents.
@@ -43,20 +43,20 @@ def variance(deltas: Sequence[Float32[Tensor, "*S"]]) -> Float32[Tensor, "*S"]:
 
 
 def variance_table(tensors: Sequence[Float[Tensor, "*S"]]) -> Float64[Tensor, "K GRID"]:
-    """For each step of a grid of `select_topk`: the variance selected from, and sums of delta^2.
+    """Return the smallest selected variance and sums of delta^2 on a grid of `select_topk`.
 
     Column q belongs to ``select_topk = 1 - q / GRID``. At q = 0 all entries are selected, from
-    variance 0. Elsewhere those are whose variance is at least that of the entry at place
-    ``floor(q * M / GRID)`` of the M entries whose variance is not 0, in ascending order; where
-    M = 0 nothing is selected, from variance infinity. Of equal variances all are selected, where
-    mergekit takes whichever its sort leaves first.
+    variance 0. At other steps an entry is selected if its variance is at least that of rank
+    ``floor(q * M / GRID)`` among the M entries with nonzero variance, in ascending order; if M = 0,
+    nothing is selected, from variance infinity. Entries of equal variance are all selected;
+    mergekit takes those that its sort puts first.
 
     Args:
         tensors: Base and P parents, each ``(*S)``, any floating dtype, on one device; unchanged.
 
     Returns:
         float64 (1 + P, GRID) on the CPU: smallest variance selected, then per parent the sum of
-        delta^2 over the entries selected, added as whole numbers so that no order enters.
+        delta^2 over the selected entries, added as integers so that the order does not matter.
 
     Source:
         Wan et al., arXiv:2408.07990, Sec. 3.3 (select and calculate steps).
@@ -75,8 +75,8 @@ def variance_table(tensors: Sequence[Float[Tensor, "*S"]]) -> Float64[Tensor, "K
     largest, n_zero = _survey(pieces(), len(parents))
     if n_zero < n:
         places = [n_zero + rank for rank in grid_ranks(n - n_zero)]
-        found = order_statistics(lambda: map(variance, pieces()), n, places)
-        table[0, 1:] = found[1:].double()
+        smallest = order_statistics(lambda: map(variance, pieces()), n, places)
+        table[0, 1:] = smallest[1:].double()
     thresholds = table[0].float().to(base.device)
     units = [_unit(top, n) for top in largest]
     table[1:] = _selected_squares(pieces(), thresholds, units)
@@ -90,13 +90,13 @@ def _survey(pieces: Iterator[list[Tensor]], n_parents: int) -> tuple[list[float]
         largest = [
             max(top, float(one.abs().amax())) for top, one in zip(largest, deltas, strict=True)
         ]
-        spread = variance(deltas)
-        n_zero += spread.numel() - int(spread.count_nonzero())
+        variances = variance(deltas)
+        n_zero += variances.numel() - int(variances.count_nonzero())
     return largest, n_zero
 
 
 def _unit(largest: float, n_entries: int) -> float:
-    # A power of two that squares are counted in, so small that N squares stay below 2**62.
+    # A power of two as the unit of squares, such that N squares sum to less than 2**62.
     exponent = math.frexp(largest)[1] * 2 + n_entries.bit_length()
     return math.ldexp(1.0, exponent - 62)
 
@@ -104,8 +104,8 @@ def _unit(largest: float, n_entries: int) -> float:
 def _selected_squares(
     pieces: Iterator[list[Tensor]], thresholds: Tensor, units: list[float]
 ) -> Tensor:
-    # Sums float64 (P, GRID). An entry counts at each step whose threshold it reaches: it is added
-    # to the last of them, then steps are added up from the end.
+    # Sums float64 (P, GRID). An entry counts at every step whose threshold it reaches: it is added
+    # to the last such step, then steps are accumulated from the end.
     sums = torch.zeros(len(units), GRID, dtype=torch.int64, device=thresholds.device)
     for deltas in pieces:
         last = torch.searchsorted(thresholds, variance(deltas), right=True).sub_(1)

@@ -101,8 +101,8 @@ SPOILERS = {
     "empty": (lambda p: p.write_bytes(b""), "header is damaged"),
     "foreign": (lambda p: p.write_bytes(b"hello" * 1000), "header is damaged"),
     "cut in the header": (lambda p: p.write_bytes(p.read_bytes()[:50]), "header is damaged"),
-    "cut in the data": (lambda p: p.write_bytes(p.read_bytes()[:-1]), "bytes in place of"),
-    "too long": (lambda p: p.write_bytes(p.read_bytes() + b"x"), "bytes in place of"),
+    "cut in the data": (lambda p: p.write_bytes(p.read_bytes()[:-1]), "bytes instead of"),
+    "too long": (lambda p: p.write_bytes(p.read_bytes() + b"x"), "bytes instead of"),
     "bit in the data": (lambda p: spoil_byte(p, -3), "its data are damaged"),
     "bit in the header": (lambda p: spoil_byte(p, 30), "header is damaged"),
     "zeros": (lambda p: p.write_bytes(bytes(p.stat().st_size)), "header is damaged"),
@@ -157,7 +157,7 @@ def test_a_folder_that_cannot_be_made_is_one_warning(tmp_path, caplog):
     assert cache.get(FILE, compute) is None and cache.get(FILE, compute) is None
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
-    assert "statistics cannot be kept in" in record.getMessage()
+    assert "statistics cannot be cached in" in record.getMessage()
     assert "they stay in memory for this run, set HETEROSIS_CACHE to a folder" in caplog.text
 
 
