@@ -1,1 +1,1 @@
-"""Models on disk: opened, checked against each other, mapped."""
+"""Models on disk: open them, check that they fit together, map them into memory."""

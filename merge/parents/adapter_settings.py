@@ -1,7 +1,7 @@
-"""The settings of a LoRA adapter: which variant, which scale, which base it was made on.
+"""Settings of a LoRA adapter: its variant, its scale, its base.
 
-Variants whose merged weights are not ``base + scale * B @ A`` are refused by name. Reads no
-weights but to compare an adapter's base with the one given.
+Variants whose merged weights are not ``base + scale * B @ A`` are refused by name. Reads weights
+only to compare an adapter's base with the given one.
 
 Sources: LoRA, Hu et al., arXiv:2106.09685, Sec. 4.1; rank-stabilised LoRA, Kalajdzievski,
 arXiv:2312.03732, Theorem 3.2.
@@ -20,8 +20,8 @@ from .headers import INDEX, WEIGHTS, ParentError, read_json
 CONFIG = "adapter_config.json"
 REMEDY = "merge it into its base with peft (merge_and_unload) and give the saved model"
 _MAX_ALPHA = 1e6
-"""Far above any in use; keeps the product finite in float32."""
-# Settings that say where the factors were put and how they were trained; the product is the same.
+"""Far above any used value; keeps the product finite in float32."""
+# Settings of the placement and training of the factors, which do not change the product.
 _HARMLESS = frozenset(
     {
         *("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "fan_in_fan_out"),
@@ -32,7 +32,7 @@ _HARMLESS = frozenset(
         *("ensure_weight_tying", "runtime_config", "qalora_group_size"),
     }
 )
-# Initialisations that leave the base's weights as they are; others subtract from them.
+# Initialisations that do not change the base's weights; others subtract from them.
 _CLEAN_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
 _NAMES = {
     "use_dora": "DoRA",
@@ -48,10 +48,10 @@ _NAMES = {
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """What adapter_config.json says about ranks and scales.
+    """Ranks and scales of adapter_config.json.
 
-    ``base`` is the model it was made on, as written; ``is_flipped`` says that weights are (inputs,
-    outputs), as in GPT-2; ``is_tying`` that tied embeddings were trained as one.
+    ``base`` is the adapter's base as written there. ``is_flipped``: weights are (inputs, outputs),
+    as in GPT-2. ``is_tying``: tied embeddings were trained as one.
     """
 
     base: str | None
@@ -64,17 +64,17 @@ class LoraSettings:
     is_tying: bool
 
     def rank(self, layer: str) -> int:
-        """Rank R of the factors of a layer."""
+        """Return the rank R of the factors of a layer."""
         return _pattern(self.ranks, layer, self.default_rank)
 
     def scale(self, layer: str) -> float:
-        """Factor of B @ A: alpha / R, or alpha / sqrt(R) where rank-stabilised."""
+        """Return the factor of B @ A: alpha / R, or alpha / sqrt(R) if rank-stabilised."""
         rank, alpha = self.rank(layer), _pattern(self.alphas, layer, self.default_alpha)
         return alpha / (math.sqrt(rank) if self.is_rank_stabilised else rank)
 
 
 def _pattern(patterns: Mapping[str, Any], layer: str, default: Any) -> Any:
-    # As peft reads them: the first that matches the end of the layer's name.
+    # As in peft: the first that matches the end of the layer's name.
     matches = (v for k, v in patterns.items() if re.match(rf"(.*\.)?({k})$", layer))
     return next(matches, default)
 
@@ -84,10 +84,10 @@ def read_settings(who: str, folder: Path) -> LoraSettings:
 
     Args:
         who: "parent <name>", for messages.
-        folder: Holds adapter_config.json.
+        folder: Directory with adapter_config.json.
 
     Raises:
-        ParentError: No LoRA, a variant of it that is not merged here, or values that make no sense.
+        ParentError: Not LoRA, an unsupported variant, or invalid values.
     """
     data = read_json(who, folder / CONFIG, is_strict=True)
     _check_variant(who, data)
@@ -108,10 +108,12 @@ def read_settings(who: str, folder: Path) -> LoraSettings:
 def _check_variant(who: str, data: Mapping[str, Any]) -> None:
     kind = data.get("peft_type")
     if kind != "LORA":
-        raise ParentError(f"{who}: its adapter is of kind {kind!r}, only LORA is read; {REMEDY}")
+        raise ParentError(
+            f"{who}: its adapter is of type {kind!r}, only LORA is supported; {REMEDY}"
+        )
     for key, value in data.items():
         if value and key not in _HARMLESS:
-            what = _NAMES.get(key, "a variant of LoRA that is not known here")
+            what = _NAMES.get(key, "an unknown variant of LoRA")
             raise ParentError(
                 f"{who}: its adapter has {key} = {_short(value)} ({what}), which cannot be "
                 f"computed as base + scale * B @ A; {REMEDY}"
@@ -148,11 +150,11 @@ def _check_numbers(who: str, data: Mapping[str, Any]) -> None:
                 f"{_short(value)} in {CONFIG}; fetch it again"
             )
     for pattern in (*ranks, *alphas):
-        # Repeated groups are left out: matching them can take time exponential in the name.
+        # Repeated groups are refused: matching them can take exponential time.
         if re.search(r"\)[*+?{]", pattern) or not _is_expression(pattern):
             raise ParentError(
-                f"{who}: {_short(pattern)} in {CONFIG} is no regular expression without repeated "
-                f"groups, as a rank or alpha pattern must be; {REMEDY}"
+                f"{who}: a rank or alpha pattern must be a regular expression without repeated "
+                f"groups, got {_short(pattern)} in {CONFIG}; {REMEDY}"
             )
 
 
@@ -167,19 +169,19 @@ def _is_expression(pattern: str) -> bool:
 def check_base(
     who: str, folder: Path, stated: str | None, base: Checkpoint, home: Path, names: Sequence[str]
 ) -> None:
-    """Refuse an adapter that was made on another base.
+    """Refuse an adapter of another base.
 
     Args:
         who: "parent <name>", for messages.
         folder: The adapter's directory.
-        stated: The base that it names. A directory on this machine is compared by the SHA-256 of
+        stated: The base in its settings. A directory on this machine is compared by the SHA-256 of
             its weights, anything else by the last part of its name.
         base: The base's tensors.
-        home: Where the base lies.
-        names: What the base is called, its directory or id first.
+        home: Directory of the base.
+        names: Names of the base, that of its directory or id first.
 
     Raises:
-        ParentError: Naming both bases, and how to go on if they are the same in fact.
+        ParentError: Naming both bases, and the remedy if they are in fact the same.
     """
     path = Path(stated or "")
     detail = ""
@@ -193,13 +195,13 @@ def check_base(
     elif stated and _last_part(stated).casefold() in {name.casefold() for name in names}:
         return
     raise ParentError(
-        f"{who}: its adapter was made on {stated or 'a base that it does not name'}, not on the "
+        f"{who}: its adapter was made on {stated or 'an unnamed base'}, not on the "
         f"base {home}{detail}; give that base, or, if they are in fact the same, write "
         f"{names[0]!r} as base_model_name_or_path in {folder / CONFIG}"
     )
 
 
 def _last_part(stated: str) -> str:
-    # The model's name in an id or a path; hub caches hold it in the middle.
+    # The model's name in an id or a path; paths in the hub's cache have it in the middle.
     cached = re.search(r"models--(?:.*--)?([^/\\]+)[/\\]snapshots[/\\]", stated)
     return cached[1] if cached else re.split(r"[/\\]", stated.rstrip("/\\"))[-1].partition("@")[0]

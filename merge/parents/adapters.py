@@ -1,8 +1,8 @@
 """LoRA adapters as parents: the base plus ``scale * B @ A``, computed when a tensor is read.
 
-Reads what peft writes: adapter_config.json and adapter_model.safetensors. The product is never
-stored; a tensor that the adapter leaves alone is the base's. What the settings mean is
-adapter_settings.py's. Knows nothing of other parents.
+Reads adapter_config.json and adapter_model.safetensors as written by peft. The product is never
+stored; tensors that the adapter does not change are the base's. adapter_settings.py interprets the
+settings. Knows nothing of other parents.
 
 Source: Hu et al., arXiv:2106.09685, Sec. 4.1.
 
@@ -27,13 +27,13 @@ from .vocabulary import vocabulary_size, vocabulary_tensors
 
 ADAPTER = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
-# Embeddings' factors lack the ".weight" that others have.
+# Factors of embeddings have no suffix ".weight".
 _FACTOR = re.compile(r"(?P<layer>.+)\.lora_(?P<embedding>embedding_)?(?P<factor>[AB])(\.weight)?")
 _OTHER_VARIANTS = re.compile(r"\.(lora_|token_adapter\.)")
 
 
 def is_adapter(who: str, folder: Path) -> bool:
-    """Whether a directory holds an adapter rather than a model.
+    """Return whether a directory holds an adapter, not a model.
 
     Raises:
         ParentError: If it holds both.
@@ -51,7 +51,7 @@ def is_adapter(who: str, folder: Path) -> bool:
 
 @dataclass(frozen=True)
 class _Pair:
-    # The tensors that make one LowRank, by their names in the file.
+    # The tensors of one LowRank, by their names in the file.
     a: str
     b: str
     scale: float
@@ -59,7 +59,7 @@ class _Pair:
 
 
 class Adapter:
-    """A base with a LoRA adapter added. Make it with `open`."""
+    """A base with a LoRA adapter added. Create it with `open`."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class Adapter:
         whole: Mapping[str, str],
         infos: Mapping[str, TensorInfo],
     ) -> None:
-        """Take what `open` has checked: base tensor -> factors, base tensor -> whole tensor."""
+        """Take what `open` has checked: base tensor -> factors, base tensor -> full tensor."""
         self._folder, self._base, self._files = folder, base, Files(who)
         self._pairs, self._whole, self._infos = pairs, whole, infos
         changed = {name: infos[key] for name, key in whole.items()}
@@ -94,16 +94,16 @@ class Adapter:
 
         Args:
             who: "parent <name>", for messages.
-            folder: Holds adapter_config.json and adapter_model.safetensors.
+            folder: Directory with adapter_config.json and adapter_model.safetensors.
             base: The base's tensors.
-            base_folder: Where the base lies.
-            base_names: What the base is called; an adapter made on a model that is not on this
-                machine must name one of these.
+            base_folder: Directory of the base.
+            base_names: Names of the base; an adapter whose base is not on this machine must name
+                one of these.
             config: The base's settings.
 
         Raises:
-            ParentError: A variant of LoRA that is not merged here, another base, or tensors that
-                do not fit it.
+            ParentError: An unsupported variant of LoRA, another base, or tensors that do not fit
+                it.
         """
         if not (folder / ADAPTER).is_file():
             raise ParentError(_no_weights(who, folder))
@@ -119,31 +119,31 @@ class Adapter:
         return opened
 
     def low_rank(self, name: str) -> LowRank | None:
-        """The factors of a tensor that is the base's plus a product; None for any other."""
+        """Return the factors of a tensor that is the base's plus a product; None for any other."""
         pair = self._pairs.get(name)
         if pair is None or name in self._whole:
             return None
         return self._factors(pair)
 
     def is_base(self, name: str) -> bool:
-        """Whether the adapter leaves a tensor as it is in the base."""
+        """Return whether the adapter does not change a tensor."""
         return name not in self._pairs and name not in self._whole
 
     def read(self, name: str) -> Tensor:
-        """The base's tensor, a tensor of the adapter's own, or float32 base + scale * B @ A."""
+        """Read the base's tensor, a tensor of the adapter, or float32 base + scale * B @ A."""
         key = self._whole.get(name)
         tensor = self._base.read(name) if key is None else self._own(key)
         pair = self._pairs.get(name)
         return tensor if pair is None else self._factors(pair).added_to(tensor)
 
     def bytes_of(self, name: str) -> int:
-        """Bytes in the adapter's file; 0 where the tensor is the base's."""
+        """Return the bytes in the adapter's file; 0 if the tensor is the base's."""
         pair = self._pairs.get(name)
         keys = [self._whole.get(name), *((pair.a, pair.b) if pair else ())]
         return sum(self._infos[key].n_bytes for key in keys if key is not None)
 
     def digest(self) -> str:
-        """SHA-256 over lines of file name and SHA-256, settings and weights; the base is apart."""
+        """Return the SHA-256 over lines of file name and SHA-256: settings and weights."""
         return digest_of_files((self._folder / CONFIG, self._folder / ADAPTER))
 
     def _own(self, key: str) -> Tensor:
@@ -192,8 +192,8 @@ def _no_weights(who: str, folder: Path) -> str:
 
 @dataclass
 class _Contents:
-    # What an adapter's tensors are to the base: base tensor -> factor -> key, base tensor -> key
-    # of a whole tensor, and keys of whole tensors that the base lacks.
+    # Roles of an adapter's tensors: base tensor -> factor -> key, base tensor -> key of a full
+    # tensor, and keys of full tensors that the base lacks.
     factors: dict[str, dict[str, str]] = field(default_factory=lambda: defaultdict(dict))
     whole: dict[str, str] = field(default_factory=dict)
     rest: list[str] = field(default_factory=list)
@@ -208,8 +208,7 @@ def _sort_out(
         match = _FACTOR.fullmatch(plain)
         if match is None and _OTHER_VARIANTS.search(key):
             raise ParentError(
-                f"{who}: adapter tensor {key} belongs to a variant of LoRA that is not known "
-                f"here; {REMEDY}"
+                f"{who}: adapter tensor {key} belongs to an unknown variant of LoRA; {REMEDY}"
             )
         if not info.is_floating or (match and len(info.shape) != 2):
             raise ParentError(
@@ -233,7 +232,7 @@ def _sort_out(
 
 
 def _in_base(name: str, base: Mapping[str, TensorInfo]) -> str | None:
-    # Published checkpoints may lack the first part of transformers' own names ("transformer.").
+    # Published checkpoints may lack the first part of transformers' names ("transformer.").
     return next((n for n in (name, name.partition(".")[2]) if n in base), None)
 
 
@@ -267,7 +266,7 @@ def _pair_up(
             )
         scale = _scale(who, settings, keys["A"], a[0])
         pairs[name] = _Pair(keys["A"], keys["B"], scale, layouts[name][0])
-    # A square weight does not show its layout: it has that of the other layers, else the flag's.
+    # The layout of a square weight is ambiguous: it is that of the other layers, else the flag's.
     shown = {
         found[0] for name, found in layouts.items() if len(found) == 1 and _is_layer(pairs, name)
     }
@@ -285,7 +284,7 @@ def _is_layer(pairs: Mapping[str, _Pair], name: str) -> bool:
 def _layouts(
     key: str, a: tuple[int, ...], b: tuple[int, ...], shape: tuple[int, ...]
 ) -> list[bool]:
-    # Whether the weight can be (O, I), (I, O): those of [False, True] that fit.
+    # The layouts that fit: False for (O, I), True for (I, O).
     fitting = [flip for flip in (False, True) if shape == ((a[1], b[0]) if flip else (b[0], a[1]))]
     return [flip for flip in fitting if flip or "lora_embedding_" not in key]
 

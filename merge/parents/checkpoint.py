@@ -1,8 +1,7 @@
-"""One model directory of safetensors: where its tensors come from, and their SHA-256.
+"""One model directory of safetensors: its tensors and their SHA-256.
 
-A `Source` is what a parent set is made of: a checkpoint here, an adapter over the base
-(adapters.py), or either with its rows put in another vocabulary's order (vocabulary.py).
-Knows nothing of other models.
+A parent set consists of `Source`s: a checkpoint (here), an adapter over the base (adapters.py), or
+either with rows in the order of another vocabulary (vocabulary.py). Knows nothing of other models.
 
 Shapes: R rank, I inputs, O outputs of a layer.
 """
@@ -28,9 +27,9 @@ _digests: dict[tuple[str, int, int], str] = {}  # (path, size, mtime_ns) -> SHA-
 
 @dataclass(frozen=True)
 class LowRank:
-    """The change that a LoRA adapter makes to one weight: ``scale * B @ A``.
+    """Change of one weight by a LoRA adapter: ``scale * B @ A``.
 
-    ``a`` is (R, I), ``b`` is (O, R), any floating dtype. The weight is (O, I), or (I, O) where
+    ``a`` is (R, I), ``b`` is (O, R), any floating dtype. The weight is (O, I), or (I, O) if
     ``is_transposed`` (GPT-2's Conv1D layers, embeddings).
     """
 
@@ -40,13 +39,13 @@ class LowRank:
     is_transposed: bool
 
     def to(self, device: torch.device | str) -> "LowRank":
-        """The same change with its factors on a device."""
+        """Return the change with its factors on a device."""
         return replace(self, a=self.a.to(device), b=self.b.to(device))
 
     def added_to(self, weight: Float[Tensor, "rows columns"]) -> Float32[Tensor, "rows columns"]:
-        """A new float32 tensor ``weight + scale * B @ A``, on the factors' device.
+        """Return a new float32 tensor ``weight + scale * B @ A``, on the factors' device.
 
-        One thread computes the product, so that its bits do not depend on their number.
+        One thread computes the product, so that its bits do not depend on the number of threads.
         """
         a, b = self.a.float(), self.b.float()
         with one_thread():
@@ -55,39 +54,39 @@ class LowRank:
 
 
 class Source(Protocol):
-    """The tensors of one model, read when asked for."""
+    """The tensors of one model, read on request."""
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:
-        """Every tensor: name -> shape and dtype as `read` gives it, and the file it comes from."""
+        """Return every tensor: name -> shape and dtype as returned by `read`, and its file."""
         ...
 
     def read(self, name: str) -> Tensor:
-        """One tensor, on the CPU; not to be written to."""
+        """Read one tensor, on the CPU; read-only."""
         ...
 
     def bytes_of(self, name: str) -> int:
-        """Bytes that it takes to hold one tensor of this model beside the base's."""
+        """Return the bytes that one tensor of this model takes in addition to the base's."""
         ...
 
     def low_rank(self, name: str) -> LowRank | None:
-        """The factors of a tensor that is the base's plus a product; None for any other."""
+        """Return the factors of a tensor that is the base's plus a product; None for any other."""
         ...
 
     def is_base(self, name: str) -> bool:
-        """Whether a tensor is known, without reading it, to be the base's own."""
+        """Return whether a tensor is known, without reading it, to be that of the base."""
         ...
 
     def digest(self) -> str:
-        """SHA-256, hex, of all but the base that decides what `read` gives."""
+        """Return the SHA-256, hex, of all that determines `read`, except for the base."""
         ...
 
 
 class Files:
     """Safetensors files of one model, opened at the first read and kept memory-mapped.
 
-    Tensors are views of the mapping and are kept too: they take no memory, and making one anew at
-    each load takes as long as a fifth of a small model's merge.
+    Tensors are views of the mapping and are kept too: they take no memory, and creating them at
+    each load would take a fifth of the time of a small model's merge.
     """
 
     def __init__(self, who: str) -> None:
@@ -97,10 +96,10 @@ class Files:
         self._views: dict[tuple[Path, str], Tensor] = {}
 
     def read(self, path: Path, name: str) -> Tensor:
-        """A tensor as saved, memory-mapped.
+        """Read a tensor as saved, memory-mapped.
 
         Raises:
-            ParentError: If the file has changed for the worse since its header was read.
+            ParentError: If the file was damaged after its header was read.
         """
         try:
             if path not in self._open:
@@ -132,40 +131,40 @@ class Checkpoint:
         self._files = Files(who)
 
     def read(self, name: str) -> Tensor:
-        """A tensor as saved, memory-mapped; not to be written to."""
+        """Read a tensor as saved, memory-mapped; read-only."""
         return self._files.read(self.tensors[name].file, name)
 
     def bytes_of(self, name: str) -> int:
-        """Size of a tensor as saved."""
+        """Return the size of a tensor as saved."""
         return self.tensors[name].n_bytes
 
     def low_rank(self, name: str) -> None:
-        """No tensor of a full model is known to be a product."""
+        """Return None: no tensor of a full model is known to be a product."""
 
     def is_base(self, name: str) -> bool:  # noqa: ARG002 - as a Source has it
-        """No tensor of a full model is known to be another's."""
+        """Return False: no tensor of a full model is known to be that of the base."""
         return False
 
     @cached_property
     def weight_files(self) -> tuple[Path, ...]:
-        """The safetensors files, sorted."""
+        """Return the safetensors files, sorted."""
         return tuple(sorted({info.file for info in self.tensors.values()}))
 
     def digest(self) -> str:
-        """SHA-256 of the one file; of shards, SHA-256 over lines of shard name and SHA-256."""
+        """Return the SHA-256 of the file; for shards, over lines of shard name and SHA-256."""
         if [file.name for file in self.weight_files] == [WEIGHTS]:
             return file_digest(self.weight_files[0])
         return digest_of_files(self.weight_files)
 
 
 def digest_of_files(paths: tuple[Path, ...]) -> str:
-    """SHA-256 over one line per file: its name and its SHA-256."""
+    """Return the SHA-256 over one line per file: its name and its SHA-256."""
     lines = "".join(f"{path.name} {file_digest(path)}\n" for path in paths)
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file, read again only if its path, size or modification time changes."""
+    """Return the SHA-256 of a file, read again only if path, size or modification time changes."""
     stat = path.stat()
     key = (str(path), stat.st_size, stat.st_mtime_ns)
     if key not in _digests:

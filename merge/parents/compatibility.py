@@ -1,8 +1,7 @@
-"""Whether a parent is a fine-tune of the base: same tensors, same architecture.
+"""Check that a parent is a fine-tune of the base: same tensors, same architecture.
 
-Compares what headers and config.json say; vocabularies are vocabulary.py's. Every difference is
-refused with one line that names the parent, what differs and the remedy; nothing is skipped or
-cropped.
+Compares headers and config.json; vocabulary.py compares vocabularies. Every difference is refused
+with one line that names the parent, the difference and the remedy; nothing is skipped or cropped.
 """
 
 import re
@@ -16,7 +15,7 @@ from transformers import AutoConfig
 from ..hints import reason
 from .headers import ParentError, TensorInfo, read_json
 
-# Settings that leave the meaning of the weights alone: bookkeeping, training, generation.
+# Settings that do not affect the meaning of the weights: bookkeeping, training, generation.
 _FREE_KEYS = frozenset(
     {
         *("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype"),
@@ -31,9 +30,9 @@ _FREE_KEYS = frozenset(
 POLICIES = "choose the policy `tokenizer: base` or `tokenizer: union`"
 """The remedy for every difference in vocabulary."""
 MAX_LENGTH = 10_000
-"""transformers makes lists as long as some settings say; no model comes near, a bomb would."""
+"""Bound on settings that transformers uses as lengths of lists; no real model is near it."""
 _LENGTHS = re.compile(r"(^|_)layers?$|blocks$|^depth$|^num_labels$")
-# What transformers raises on a config.json that makes no sense.
+# Raised by transformers for a config.json that makes no sense.
 _CONFIG_ERRORS = (
     *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, OSError),
     *(RuntimeError, TypeError, ValueError, StrictDataclassError),
@@ -79,7 +78,7 @@ def _shape(info: TensorInfo) -> str:
 
 
 def read_config(who: str, folder: Path, *, architecture_required: bool = True) -> dict[str, Any]:
-    """Settings of a model directory with the defaults of its architecture filled in.
+    """Read the settings of a model directory, with the defaults of its architecture.
 
     Args:
         who: "base" or "parent <name>", for messages.
@@ -121,7 +120,7 @@ def _check_raw(who: str, path: Path, raw: Mapping[str, Any]) -> None:
 
 
 def _settings(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    # All settings, those of sub-configs included.
+    # All settings, including those of sub-configs.
     for key, value in config.items():
         yield key, value
         if isinstance(value, Mapping):
@@ -138,15 +137,15 @@ def check_config(
 ) -> None:
     """Refuse a parent whose architecture settings differ from the base's.
 
-    Settings known to one side only are not compared: they are unknown to the architecture. The
-    parts of a multimodal model (``text_config`` and the like) are compared setting by setting.
+    Settings of one side only are not compared: the architecture does not use them. The parts of a
+    multimodal model (``text_config`` and the like) are compared setting by setting.
 
     Args:
         who: "parent <name>", for messages.
         config: The parent's settings.
         base: The base's settings.
-        is_vocabulary_free: Leave ``vocab_size`` alone; a tokenizer policy takes care of it.
-        prefix: Where in the base's settings these stand, for messages.
+        is_vocabulary_free: Ignore ``vocab_size``, which a tokenizer policy handles.
+        prefix: Place of these settings in the base's, for messages.
 
     Raises:
         ParentError: Naming the parent, the setting and both values.
@@ -169,7 +168,7 @@ def check_config(
 
 
 def is_tied(config: Mapping[str, Any]) -> bool:
-    """Whether a model's input embeddings are also its output head, by its settings."""
+    """Return whether input embeddings are also the output head, by the settings."""
     part = config.get("text_config")
     is_part_tied = isinstance(part, Mapping) and bool(part.get("tie_word_embeddings"))
     return bool(config.get("tie_word_embeddings", is_part_tied))

@@ -1,7 +1,7 @@
-"""Safetensors headers and JSON files of a model directory, checked before any weight is read.
+"""Read safetensors headers and JSON files of a model directory, before any weight.
 
-Files come from strangers: sizes are bounded, names may not leave the directory, nothing is pickle.
-Every fault is one line that names the file and the remedy. Source of the format: the safetensors
+Files are untrusted: sizes are bounded, names may not leave the directory, pickles are never read.
+Every error is one line that names the file and the remedy. Source of the format: the safetensors
 README, "Format". Knows no architectures.
 """
 
@@ -19,8 +19,8 @@ from safetensors import SafetensorError, safe_open
 from ..hints import reason
 
 MAX_JSON_BYTES = 100_000_000
-"""Largest header and largest JSON file that is read: the header limit of the safetensors library,
-and three times the largest tokenizer.json in use (Gemma 3: 33 MB)."""
+"""Largest JSON file that is read: the header limit of the safetensors library, and three times the
+largest tokenizer.json in use (Gemma 3: 33 MB)."""
 MAX_MESSAGE = 1000
 """Characters of one error line: tensor names come from the file and may be megabytes long."""
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -37,7 +37,7 @@ class ParentError(ValueError):
     """A base or parent that cannot be merged; one line: who, which tensor or file, what to do."""
 
     def __init__(self, message: str) -> None:
-        """Escape what a hostile name could bring: line ends, control characters, sheer length."""
+        """Escape line ends and control characters of hostile names, and limit the length."""
         line = "".join(
             c if c.isprintable() else c.encode("unicode_escape").decode() for c in message
         )
@@ -56,12 +56,12 @@ class TensorInfo:
 
     @property
     def n_entries(self) -> int:
-        """Number of entries N."""
+        """Return the number of entries N."""
         return math.prod(self.shape)
 
     @property
     def n_bytes(self) -> int:
-        """Size of the tensor in bytes."""
+        """Return the size of the tensor in bytes."""
         return self.n_entries * _WIDTHS[self.dtype]
 
     @property
@@ -71,7 +71,7 @@ class TensorInfo:
 
 
 def read_tensors(who: str, folder: Path) -> dict[str, TensorInfo]:
-    """All tensors of a model directory, sharded or not, by name.
+    """Read the tensors of a model directory, sharded or not, by name.
 
     Args:
         who: "base" or "parent <name>", for messages.
@@ -144,20 +144,20 @@ def _check_index(
 
 
 def is_plain_name(name: str) -> bool:
-    """Whether a file name stays in the directory it is joined to."""
+    """Return whether a file name stays in the directory to which it is joined."""
     return name not in ("", "..") and PurePath(name).name == name and not {"\\", "\0"} & set(name)
 
 
 def read_json(who: str, path: Path, *, is_strict: bool = False) -> dict[str, Any]:
-    """A JSON object from a model directory.
+    """Read a JSON object from a model directory.
 
     Args:
         who: "base" or "parent <name>", for messages.
         path: The file, of `MAX_JSON_BYTES` at most.
-        is_strict: Also refuse what JSON forbids and Python reads: doubled names, NaN, not UTF-8.
+        is_strict: Also refuse what JSON forbids but Python reads: duplicate names, NaN, not UTF-8.
 
     Raises:
-        ParentError: The file is missing, unreadable, too large or no JSON object.
+        ParentError: The file is missing, unreadable, too large or not a JSON object.
     """
     again = "fetch the directory again"
     try:
@@ -182,16 +182,16 @@ def read_json(who: str, path: Path, *, is_strict: bool = False) -> dict[str, Any
 
 def _strict_json(raw: bytes) -> Any:
     return json.loads(
-        raw.decode("utf-8"), object_pairs_hook=_without_doubles, parse_constant=_no_constant
+        raw.decode("utf-8"), object_pairs_hook=_without_duplicates, parse_constant=_no_constant
     )
 
 
-def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        doubled = Counter(name for name, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"duplicate name {doubled[:80]!r}")
-    return found
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        name, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+        raise ValueError(f"duplicate name {name[:80]!r}")
+    return result
 
 
 def _no_constant(text: str) -> Any:
@@ -202,8 +202,8 @@ def read_header(who: str, path: Path) -> dict[str, TensorInfo]:
     """Read the tensors of one safetensors file from its header.
 
     The library checks lengths, offsets, shapes and that tensors cover the file without holes or
-    overlaps; it also bounds the header. Of doubled names it keeps the last, so these are checked
-    here.
+    overlaps; it also bounds the header. Of duplicate names it keeps the last, so these
+    are checked here.
 
     Raises:
         ParentError: Not a valid safetensors file, or a dtype that cannot be merged.

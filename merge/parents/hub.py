@@ -1,7 +1,7 @@
-"""Where a model lies: a directory, or an id on the Hugging Face hub found in the local cache.
+"""Locate a model: a directory, or an id of the Hugging Face hub in the local cache.
 
-An id is resolved by huggingface_hub; nothing is fetched unless that is asked for, and then no file
-that could run code. Knows nothing of what is in the directory.
+huggingface_hub resolves ids. Nothing is downloaded unless requested, and never a file that could
+run code. Knows nothing of the contents of the directory.
 """
 
 import os
@@ -19,16 +19,16 @@ FETCHED = (
     *("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"),
     *("LICENSE*", "NOTICE*", "README.md"),
 )
-"""What a download brings: weights, settings, tokenizer, licence; never a pickle or a script."""
+"""Files to download: weights, settings, tokenizer, licence; never a pickle or a script."""
 NOT_FETCHED = ("*/*", "consolidated*")
-"""Second copies of the weights, in other formats, that some repositories hold."""
-# The HTTP library's error, whichever it is in this version, and OSError.
+"""Copies of the weights in other formats, as in some repositories."""
+# OSError and the error of the HTTP library, which depends on the version.
 _FAILURES: tuple[type[Exception], ...] = (*HfHubHTTPError.__bases__, ValueError, RuntimeError)
 
 
 @dataclass(frozen=True)
 class Place:
-    """A model's directory, and how the person named it.
+    """Directory of a model, and its name as given by the user.
 
     ``name`` is the last part of its path or id; ``text`` is the path, or ``org/name@commit``.
     """
@@ -43,12 +43,12 @@ def locate(who: str, given: Path | str, *, download: bool = False) -> Place:
 
     Args:
         who: "base" or "parent <name>", for messages.
-        given: A directory, or a hub id ``org/name`` or ``org/name@revision``. A path that exists
-            wins over an id.
-        download: Fetch what the cache lacks of an id, safetensors and text files only.
+        given: A directory, or a hub id ``org/name`` or ``org/name@revision``. An existing path
+            takes precedence over an id.
+        download: Download files of an id that the cache lacks, safetensors and text only.
 
     Returns:
-        The place; a path that is neither there nor an id comes back as it is.
+        The place; a path that does not exist and is not an id is returned as it is.
 
     Raises:
         ParentError: An id that is not in the cache, or cannot be fetched.

@@ -1,9 +1,9 @@
 """The base and its fine-tunes on disk: checked by name, read by memory map.
 
 Opening reads headers, config.json and tokenizer files only, so that a mismatch is refused in
-milliseconds. Weights are read when asked for. Puts together what its neighbours know: hub.py
-(where), checkpoint.py and adapters.py (what), compatibility.py and vocabulary.py (whether it
-fits). Knows nothing of recipes.
+milliseconds. Weights are read on request. Combines hub.py (where models are), checkpoint.py and
+adapters.py (their tensors), compatibility.py and vocabulary.py (whether they fit). Knows nothing of
+recipes.
 """
 
 import itertools
@@ -31,7 +31,7 @@ BASE = "base"
 
 
 class ParentSet:
-    """A base and P named fine-tunes of it that are known to fit together. Make it with `open`."""
+    """A base and P named fine-tunes that fit together. Create it with `open`."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class ParentSet:
     ) -> None:
         """Take what `open` has checked; the mappings hold "base" first, then the parents."""
         self.places: Mapping[str, Place] = MappingProxyType(dict(places))
-        """Where each model lies, and how the person named it."""
+        """Where each model is, and its name as given by the user."""
         self.folders: Mapping[str, Path] = MappingProxyType(
             {owner: place.folder for owner, place in places.items()}
         )
@@ -70,11 +70,11 @@ class ParentSet:
             base: Hugging Face model directory with safetensors, or hub id.
             parents: Name -> directory or hub id of a fine-tune of ``base``, or of a LoRA adapter
                 made on it. The name enters random masks.
-            tokenizer: What to do where vocabularies differ: "base" or "union" put all rows in one
-                order (see vocabulary.py), None refuses.
-            download: Fetch from the hub what the local cache lacks; safetensors and text only.
-            architecture_required: Refuse architectures that transformers does not know; they
-                cannot be loaded, but their files can be merged.
+            tokenizer: Policy for different vocabularies: "base" or "union" put all rows in one
+                order (see vocabulary.py), None refuses them.
+            download: Download from the hub what the local cache lacks; safetensors and text only.
+            architecture_required: Refuse architectures unknown to transformers, which cannot be
+                loaded, although their files can be merged.
 
         Raises:
             ParentError: The first mismatch, in one line: which parent, which tensor or file, and
@@ -118,11 +118,11 @@ class ParentSet:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the parents, in the order given."""
+        """Return the names of the parents, in the order given."""
         return tuple(name for name in self.folders if name != BASE)
 
     def groups(self, grouping: Grouping = Grouping()) -> tuple[str, ...]:  # noqa: B008 - a value
-        """Names of the layer groups that hold floating tensors, in model order."""
+        """Return the names of the layer groups with floating tensors, in model order."""
         if grouping not in self._groups:
             floating = (name for name, info in self.tensors.items() if info.is_floating)
             self._groups[grouping] = grouping.names(floating)
@@ -130,61 +130,61 @@ class ParentSet:
 
     @property
     def n_layers(self) -> int:
-        """Number of transformer blocks: the highest layer index plus one, 0 without blocks."""
+        """Return the number of transformer blocks: the highest layer index plus one, or 0."""
         layers = [layer_group(name).layer for name in self.tensors]
         return max((layer + 1 for layer in layers if layer is not None), default=0)
 
     def infos(self, owner: str) -> Mapping[str, TensorInfo]:
-        """The tensors of "base" or a parent, as `tensor` gives them."""
+        """Return the tensors of "base" or a parent, as `tensor` returns them."""
         return self._sources[owner].tensors
 
     def bytes_of(self, owner: str, tensor: str | None = None) -> int:
-        """Bytes that holding a model, or one tensor of it, takes beside the base.
+        """Return the bytes that a model, or one tensor of it, takes in addition to the base.
 
-        Of an adapter these are its factors; where it leaves a tensor alone, 0.
+        For an adapter these are its factors; 0 for a tensor that it does not change.
         """
         source = self._sources[owner]
         return sum(map(source.bytes_of, source.tensors if tensor is None else [tensor]))
 
     def tensor(self, owner: str, name: str) -> Tensor:
-        """A tensor of "base" or a parent, memory-mapped if it is as saved; not to be written to.
+        """Read a tensor of "base" or a parent, memory-mapped if it is as saved; read-only.
 
-        Of an adapter: float32 base + scale * B @ A where it has factors, else the base's tensor.
+        For an adapter: float32 base + scale * B @ A if it has factors, else the base's tensor.
         """
         return self._sources[owner].read(name)
 
     def low_rank(self, parent: str, name: str) -> LowRank | None:
-        """The factors of a tensor that is the base's plus a product; None for any other.
+        """Return the factors of a tensor that is the base's plus a product; None for any other.
 
         ``low_rank(...).added_to(tensor(BASE, name))`` is the parent's tensor, without reading the
-        base again; the factors are what an accelerator should hold.
+        base again; an accelerator should hold the factors.
         """
         return self._sources[parent].low_rank(name)
 
     def is_base(self, parent: str, name: str) -> bool:
-        """Whether a tensor of a parent is known, without reading it, to be the base's own."""
+        """Return whether a tensor of a parent is known, without reading it, to be the base's."""
         return self._sources[parent].is_base(name)
 
     def digests(self) -> dict[str, str]:
-        """SHA-256, hex, of the weights of the base and of each parent.
+        """Return the SHA-256, hex, of the weights of the base and of each parent.
 
-        One file: its SHA-256. Shards: SHA-256 over lines of shard name and shard SHA-256; adapters
-        the same over settings and weights. Where a tokenizer policy puts rows in another order,
-        that order and what fills the gaps enter too. A file is read again only if its path, size
+        One file: its SHA-256. Shards: SHA-256 over lines of shard name and shard SHA-256; adapters:
+        the same over settings and weights. If a tokenizer policy reorders rows, the digest includes
+        the order and the source of missing rows. A file is read again only if its path, size
         or modification time changes.
         """
         return {owner: source.digest() for owner, source in self._sources.items()}
 
     def tokenizer_files(self) -> Mapping[str, bytes | Path]:
-        """The tokenizer of the output: name below its directory -> file of the base or contents."""
+        """Return the output's tokenizer: name in its directory -> file of the base or contents."""
         return self._tokenizer_files
 
     def check_tied(self, owner: str, alias: str) -> None:
-        """Refuse parents that hold two values of a weight of which the base holds one.
+        """Refuse parents with two values of a weight that is tied in the base.
 
         Args:
             owner: The tensor that is merged.
-            alias: One that takes its value, equal in the base.
+            alias: The tensor that takes its value, equal in the base.
 
         Raises:
             ParentError: Naming the first parent in which they differ.
@@ -222,7 +222,7 @@ def _open_parents(
     places: Mapping[str, Place], base: Checkpoint, config: Mapping[str, Any]
 ) -> dict[str, Source]:
     home = places[BASE]
-    base_names = [home.name, *_own_names(home.folder)]
+    base_names = [home.name, *_names_in_config(home.folder)]
     sources: dict[str, Source] = {}
     for owner, place in places.items():
         who, folder = _who(owner), place.folder
@@ -235,8 +235,8 @@ def _open_parents(
     return sources
 
 
-def _own_names(folder: Path) -> list[str]:
-    # What config.json says that the model is called.
+def _names_in_config(folder: Path) -> list[str]:
+    # The name of the model in config.json.
     stated = read_json(BASE, folder / "config.json").get("_name_or_path")
     return [Path(stated).name] if isinstance(stated, str) and stated else []
 

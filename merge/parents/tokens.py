@@ -1,4 +1,4 @@
-"""Tokenizer files: which tokens they hold, whether two agree, and the base's with tokens added.
+"""Tokenizer files: read their tokens, compare two, add tokens to the base's.
 
 Reads tokenizer.json; older formats are compared as bytes. Knows no weights.
 """
@@ -18,9 +18,9 @@ from .headers import ParentError, read_json
 
 log = logging.getLogger(__name__)
 FAST = "tokenizer.json"
-# Vocabularies that are compared as bytes where there is no tokenizer.json.
+# Vocabularies that are compared as bytes if there is no tokenizer.json.
 _SLOW = ("tokenizer.model", "vocab.json", "spiece.model", "vocab.txt", "merges.txt")
-# What a tokenizer consists of, besides the additional chat templates.
+# Files of a tokenizer, besides the additional chat templates.
 _FILES = (
     *(FAST, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *_SLOW,
@@ -31,9 +31,9 @@ _KEPT = f"use a fine-tune that kept the base's tokenizer, or {POLICIES}"
 
 @dataclass(frozen=True)
 class Tokens:
-    """What a tokenizer.json holds: token -> id, the added tokens' entries, and the core.
+    """Contents of a tokenizer.json: token -> id, the entries of added tokens, and the core.
 
-    The core cuts text into tokens: its kind (BPE, Unigram ...), its own tokens, its merges.
+    The core splits text into tokens: its kind (BPE, Unigram ...), its tokens, its merges.
     """
 
     ids: Mapping[str, int] = field(repr=False)
@@ -44,15 +44,15 @@ class Tokens:
 
     @property
     def special(self) -> frozenset[str]:
-        """Tokens that are left out of decoded text."""
+        """Return the tokens that are left out of decoded text."""
         return frozenset(token for token, entry in self.added.items() if entry.get("special"))
 
 
 def read_tokens(who: str, folder: Path) -> Tokens | None:
-    """The tokens of a directory's tokenizer.json; None where there is no such file.
+    """Read the tokens of a directory's tokenizer.json; None if there is no such file.
 
     Raises:
-        ParentError: If the file is not one of the tokenizers library.
+        ParentError: If it is not a file of the tokenizers library.
     """
     path = folder / FAST
     if not path.is_file():
@@ -71,20 +71,21 @@ def read_tokens(who: str, folder: Path) -> Tokens | None:
                 raise TypeError(f"token {token!r} has id {i!r}")
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise ParentError(
-            f"{who}: {path} is no tokenizers file ({type(error).__name__}: {error}); fetch it again"
+            f"{who}: {path} is not a tokenizers file ({type(error).__name__}: {error}); fetch it "
+            f"again"
         ) from None
     return Tokens(ids, added, str(core.get("type")), vocab, merges)
 
 
 def _merge(merge: Any) -> str:
-    # Written as "a b" by old versions of the library, as ["a", "b"] by new ones.
+    # "a b" in old versions of the library, ["a", "b"] in new ones.
     return merge if isinstance(merge, str) else f"{merge[0]} {merge[1]}"
 
 
 def check_same(who: str, folder: Path, base: Path) -> None:
     """Refuse a parent whose tokens, their ids, or its special tokens differ from the base's.
 
-    A parent without tokenizer files is taken to use the base's, which is said in the log.
+    A parent without tokenizer files is assumed to use the base's, which is logged.
 
     Raises:
         ParentError: Naming the parent, the token and both ids, or the file that differs.
@@ -148,13 +149,13 @@ def check_core(who: str, ours: Tokens, theirs: Tokens) -> None:
         )
     if ours.merges != theirs.merges:
         raise ParentError(
-            f"{who}: its tokenizer has other merges than the base's, so the same text is cut "
-            f"otherwise; {remedy}"
+            f"{who}: its tokenizer has other merges than the base's, so the same text is split "
+            f"differently; {remedy}"
         )
 
 
 def tokenizer_paths(folder: Path) -> dict[str, bytes | Path]:
-    """The files of a directory's tokenizer and chat templates: name below the directory -> path."""
+    """Return the files of a tokenizer and its chat templates: name in the directory -> path."""
     templates = sorted((folder / "additional_chat_templates").glob("*.jinja"))
     names = [*_FILES, *(f"additional_chat_templates/{path.name}" for path in templates)]
     return {name: folder / name for name in names if (folder / name).is_file()}
@@ -163,19 +164,19 @@ def tokenizer_paths(folder: Path) -> dict[str, bytes | Path]:
 def add_tokens(
     folder: Path, new: Mapping[str, Mapping[str, Any]], paths: Mapping[str, bytes | Path]
 ) -> tuple[dict[str, int], dict[str, bytes | Path]]:
-    """The base's tokenizer with tokens added, in the order given.
+    """Add tokens to the base's tokenizer, in the given order.
 
     Args:
         folder: The base's directory.
-        new: Token -> its entry in the tokenizer.json that it comes from.
+        new: Token -> its entry in the parent's tokenizer.json.
         paths: The base's tokenizer files.
 
     Returns:
-        Token -> id, and the files: paths of those unchanged, contents of the others.
+        Token -> id, and the files: paths of unchanged ones, contents of the others.
 
     Raises:
-        ParentError: If the tokenizers library cannot read the base's tokenizer.json or will not
-            have a token.
+        ParentError: If the tokenizers library cannot read the base's tokenizer.json or refuses
+            a token.
     """
     switches = ("single_word", "lstrip", "rstrip", "normalized")
     try:

@@ -1,14 +1,14 @@
-"""Vocabularies: the same in base and parents, or brought into one order by a policy.
+"""Vocabularies: equal in base and parents, or brought into one order by a policy.
 
-Default: every difference is refused. Policy `base`: the rows of every parent's embeddings and head
-are put in the order of the base's ids, by token. Policy `union`: the base's ids first, then the
-tokens that parents added. A row that a model lacks is the base's, so that its delta is 0; a row
-that the base lacks is the mean of those of the parents that have it.
+By default, every difference is refused. Policy `base`: the rows of every parent's embeddings and
+head are put in the order of the base's ids, by token. Policy `union`: the base's ids first, then
+the tokens that parents added. A row that a parent lacks is the base's, so that its delta is 0; a
+row that the base lacks is the mean over the parents that have it.
 
-Only tokens that were added (or left out) are mapped: tokenizers whose core differs, so that the
-same text is cut otherwise, are refused. Knows nothing of recipes.
+Only tokens that were added (or left out) are mapped; tokenizers with different cores, which split
+the same text differently, are refused. Knows nothing of recipes.
 
-Shapes: V rows of the output vocabulary, W rows of a model's own.
+Shapes: V rows of the output vocabulary, W rows of one model.
 """
 
 import hashlib
@@ -28,17 +28,17 @@ from .headers import ParentError, TensorInfo
 from .tokens import FAST, Tokens, add_tokens, check_core, read_tokens, tokenizer_paths
 
 log = logging.getLogger(__name__)
-# Outside the layers, with rows for something else than tokens.
+# Outside the layers, with rows that are not tokens.
 _NOT_TOKENS = re.compile(r"pos|wpe|norm|token_type|type_embed")
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The output vocabulary: V rows, how each model's rows fill it, and its tokenizer's files.
+    """The output vocabulary: V rows, the map from each model's rows, and its tokenizer's files.
 
-    ``names`` are the tensors with one row per token. ``rows`` holds, per model whose rows are not
-    in the output's order already, the row of its own that goes to each output row, -1 for none.
-    ``files`` are those of the output's tokenizer: paths, or contents where they are new.
+    ``names`` are the tensors with one row per token. ``rows`` has, per model whose rows are not
+    already in the order of the output, the model's row of each output row, -1 for none. ``files``
+    are those of the output's tokenizer: paths, or contents if they are new.
     """
 
     size: int
@@ -47,7 +47,7 @@ class Vocabulary:
     files: Mapping[str, bytes | Path] = field(repr=False)
 
     def mapped(self, sources: Mapping[str, Source]) -> dict[str, Source]:
-        """The models with their rows in the output's order; the first source is the base."""
+        """Return the models with rows in the order of the output; the first source is the base."""
         base, *parents = sources
         donors = {p: (sources[p], self.rows.get(p)) for p in sorted(parents)}
         served: dict[str, Source] = {base: sources[base]}
@@ -67,17 +67,17 @@ def plan_vocabulary(
     sources: Mapping[str, Source],
     config: Mapping[str, Any],
 ) -> Vocabulary:
-    """Work out the output vocabulary under a policy.
+    """Determine the output vocabulary under a policy.
 
     Args:
         policy: "base" or "union".
-        folders: Owner -> directory with its tokenizer, the base first.
-        sources: Owner -> its tensors as saved, the base first.
+        folders: Model -> directory with its tokenizer, the base first.
+        sources: Model -> its tensors as saved, the base first.
         config: The base's settings.
 
     Raises:
-        ParentError: A tokenizer that is missing or has another core, or embeddings whose rows do
-            not fit it.
+        ParentError: A missing tokenizer, one with another core, or embeddings whose rows do not
+            fit it.
     """
     if policy not in ("base", "union"):
         raise ParentError(f"`tokenizer` must be base, union or left out, got {policy!r}")
@@ -110,19 +110,16 @@ def _who(owner: str, base: str) -> str:
 
 
 def vocabulary_size(config: Mapping[str, Any]) -> int | None:
-    """The number of embedding rows that settings state, in a part of a multimodal model or on top.
-
-    None where they state none.
-    """
+    """Return the number of embedding rows in the settings or in a multimodal part, or None."""
     if isinstance(config.get("vocab_size"), int):
         return config["vocab_size"]
     parts = [config[key] for key in sorted(config) if key.endswith("_config")]
-    found = [vocabulary_size(part) for part in parts if isinstance(part, Mapping)]
-    return next((size for size in found if size is not None), None)
+    sizes = [vocabulary_size(part) for part in parts if isinstance(part, Mapping)]
+    return next((size for size in sizes if size is not None), None)
 
 
 def resized(config: Mapping[str, Any], size: int) -> dict[str, Any]:
-    """New settings with another number of embedding rows, wherever the old number stands."""
+    """Return settings with another number of embedding rows in place of the old one."""
     old = vocabulary_size(config)
 
     def replaced(part: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,7 +136,7 @@ def resized(config: Mapping[str, Any], size: int) -> dict[str, Any]:
 
 
 def vocabulary_tensors(tensors: Mapping[str, TensorInfo], size: int | None) -> frozenset[str]:
-    """Names of the tensors with one row for each of ``size`` tokens: embeddings, head, its bias."""
+    """Return the tensors with one row for each of ``size`` tokens: embeddings, head, its bias."""
     return frozenset(
         name
         for name, info in tensors.items()
@@ -154,9 +151,12 @@ def _n_rows(who: str, source: Source, names: frozenset[str]) -> int:
     found = {name: source.tensors[name].shape for name in sorted(names) if name in source.tensors}
     rows = {shape[0] if shape else 0: name for name, shape in found.items()}
     if len(rows) != 1:
-        detail = ", ".join(f"{name} has {n}" for n, name in sorted(rows.items())) or "none is there"
+        detail = (
+            ", ".join(f"{name} has {n}" for n, name in sorted(rows.items())) or "there are none"
+        )
         raise ParentError(
-            f"{who}: the tensors with one row per token must have equally many rows, but {detail}; "
+            f"{who}: the tensors with one row per token must have the same number of rows, but "
+            f"{detail}; "
             f"resize embeddings and head together and save the model again"
         )
     return next(iter(rows))
@@ -217,18 +217,18 @@ def _check_reach(tokens: Tokens, n_rows: int, size: int) -> None:
 
 
 def _row_map(size: int, order: Mapping[int, str], ids: Mapping[str, int], n_rows: int) -> Tensor:
-    # (V,): the model's own row for each output row. Rows beyond the tokenizer, which pad the
-    # embeddings to a round number, stay where they are if they are such in both.
+    # (V,): the model's row of each output row. Rows beyond the tokenizer, which pad the embeddings
+    # to a round number, keep their place if both models have them.
     taken = set(ids.values())
-    found = []
+    rows = []
     for i in range(size):
         row = ids.get(order[i], n_rows) if i in order else (n_rows if i in taken else i)
-        found.append(row if row < n_rows else -1)
-    return torch.tensor(found)
+        rows.append(row if row < n_rows else -1)
+    return torch.tensor(rows)
 
 
 class _Mapped:
-    """A parent with its rows in the output's order; where it has none, those of the base."""
+    """A parent with its rows in the order of the output; missing rows are the base's."""
 
     def __init__(self, source: Source, rows: Tensor, names: frozenset[str], base: Source) -> None:
         self._source, self._rows, self._names, self._base = source, rows, names, base
@@ -271,7 +271,7 @@ class _Mapped:
 
 
 class _GrownBase:
-    """The base with the rows of tokens that only parents have: the mean of theirs."""
+    """The base with rows of tokens that only parents have: the mean of theirs."""
 
     def __init__(
         self,
@@ -296,7 +296,7 @@ class _GrownBase:
         return out
 
     def _means(self, name: str, places: Tensor) -> Tensor:
-        # Float32 mean over the parents, by name, that have a row for each of the output's places.
+        # Float32 mean over the parents that have a row, for each place in the output.
         shape = self.tensors[name].shape[1:]
         total = torch.zeros((len(places), *shape))
         count = torch.zeros((len(places), *[1] * len(shape)))
@@ -311,7 +311,7 @@ class _GrownBase:
         return self.tensors[name].n_bytes
 
     def low_rank(self, name: str) -> None:
-        """The base is no product."""
+        """Return None: the base is not a product."""
 
     def is_base(self, name: str) -> bool:
         return name in self.tensors

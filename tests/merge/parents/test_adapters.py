@@ -237,8 +237,8 @@ def test_a_base_is_also_known_by_the_name_in_its_config(pair, tmp_path):
     ("stated", "said"),
     [
         ("org/Other-7B", "its adapter was made on org/Other-7B, not on the base"),
-        (None, "its adapter was made on a base that it does not name, not on the base"),
-        (7, "its adapter was made on a base that it does not name, not on the base"),
+        (None, "its adapter was made on an unnamed base, not on the base"),
+        (7, "its adapter was made on an unnamed base, not on the base"),
     ],
 )
 def test_another_base_is_refused_by_name(pair, stated, said):
@@ -293,12 +293,12 @@ def test_tied_embeddings_changed_together_with_their_head(family, tmp_path):
         ({"alora_invocation_tokens": [1]}, "(activated LoRA)"),
         ({"use_qalora": True}, "(QALoRA)"),
         ({"megatron_config": {"x": 1}}, "(Megatron layers)"),
-        ({"novel_trick": 1}, "has novel_trick = 1 (a variant of LoRA that is not known here)"),
+        ({"novel_trick": 1}, "has novel_trick = 1 (an unknown variant of LoRA)"),
         ({"init_lora_weights": "pissa"}, "has init_lora_weights = 'pissa', which changes the base"),
-        ({"peft_type": "LOHA"}, "its adapter is of kind 'LOHA', only LORA is read"),
-        ({"peft_type": None}, "its adapter is of kind None, only LORA is read"),
-        ({"rank_pattern": {"(a+)+": 4}}, "is no regular expression without repeated groups"),
-        ({"rank_pattern": {"(": 4}}, "is no regular expression without repeated groups"),
+        ({"peft_type": "LOHA"}, "its adapter is of type 'LOHA', only LORA is supported"),
+        ({"peft_type": None}, "its adapter is of type None, only LORA is supported"),
+        ({"rank_pattern": {"(a+)+": 4}}, "must be a regular expression without repeated groups"),
+        ({"rank_pattern": {"(": 4}}, "must be a regular expression without repeated groups"),
     ],
 )
 def test_variants_are_refused_by_name(pair, setting, said):

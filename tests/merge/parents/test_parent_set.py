@@ -447,7 +447,7 @@ def test_special_tokens(pair):
 
 def test_tokenizer_file_of_another_kind(pair):
     rewrite_json(pair["a"] / "tokenizer.json", lambda d: d.pop("model"))
-    assert "is no tokenizers file (KeyError: 'model'); fetch it again" in refusal(pair)
+    assert "is not a tokenizers file (KeyError: 'model'); fetch it again" in refusal(pair)
 
 
 def test_slow_vocabularies_are_compared_as_bytes(pair, caplog):

@@ -372,7 +372,7 @@ def test_a_parent_without_a_tokenizer_has_the_bases(grown, tmp_path):
 )
 def test_files_that_are_no_tokenizers(pair, text, reason):
     (pair["a"] / "tokenizer.json").write_text(text)
-    assert f"tokenizer.json is no tokenizers file ({reason}" in refusal(pair)
+    assert f"tokenizer.json is not a tokenizers file ({reason}" in refusal(pair)
 
 
 def test_tokens_that_the_library_will_not_have(pair):
@@ -411,7 +411,9 @@ def test_embeddings_and_head_of_different_lengths(untied, tmp_path):
     state[HEAD] = state[HEAD][:258].clone()
     save_file(state, tuned / "model.safetensors", metadata={"format": "pt"})
     message = refusal({"base": untied["base"], "a": tuned})
-    assert "parent a: the tensors with one row per token must have equally many rows" in message
+    assert (
+        "parent a: the tensors with one row per token must have the same number of rows" in message
+    )
     assert f"but {HEAD} has 258, {EMBED} has 259; resize embeddings and head together" in message
 
 
