@@ -337,10 +337,14 @@ def test_settings_that_make_no_sense(pair, setting, said):
         (
             "lora_A.weight",
             "lora_A.default.weight",
-            "belongs to a variant of LoRA that is not known",
+            "belongs to an unknown variant of LoRA",
         ),
-        ("lora_B.weight", "lora_magnitude_vector.weight", "belongs to a variant of LoRA that is"),
-        ("lora_A.weight", "token_adapter.trainable_tokens_delta", "belongs to a variant of LoRA"),
+        ("lora_B.weight", "lora_magnitude_vector.weight", "belongs to an unknown variant of LoRA"),
+        (
+            "lora_A.weight",
+            "token_adapter.trainable_tokens_delta",
+            "belongs to an unknown variant of LoRA",
+        ),
         ("down_proj.lora_A.weight", "down_proj.lora_A", "the adapter"),
     ],
 )
