@@ -82,7 +82,7 @@ def _first_call(
             compiled(*arguments)
     except RuntimeError as error:  # the base of all errors of torch's compilers
         reason = " ".join(str(error).split())[:200]
-        log.warning("a kernel cannot be compiled (%s): it runs eager and slower", reason)
+        log.warning("a kernel cannot be compiled (%s): it runs eager, which is slower", reason)
         kernel(*arguments)
         return kernel
     return compiled

@@ -83,7 +83,7 @@ def test_a_kernel_that_does_not_compile_runs_eager_and_it_is_said(monkeypatch, c
         assert torch.equal(written(launcher, lambda: job(plan, torch.float32)), expected)
     said = [record for record in caplog.records if "cannot be compiled" in record.message]
     assert [record.getMessage() for record in said] == [
-        "a kernel cannot be compiled (no such instruction): it runs eager, but slower"
+        "a kernel cannot be compiled (no such instruction): it runs eager, which is slower"
     ]
 
 
