@@ -1,12 +1,15 @@
 """For every test: a cache of its own, and checked shapes of tensors."""
 
 import importlib
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 from jaxtyping import install_import_hook
 
+# Inductor else compiles a probe for every vector width, a quarter of a minute on a fresh machine.
+os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
 install_import_hook(
     [
         *(f"heterosis.merge.statistics.{name}" for name in ("gram", "importance", "quantiles")),

@@ -326,7 +326,7 @@ def test_another_core_is_refused(pair, policy):
     assert "a tokenizer policy maps added tokens only, use a fine-tune whose" in message
     tokenizer.write_bytes(good)
     rewrite(tokenizer, lambda d: d["model"]["merges"].append(["A", "B"]))
-    assert "has other merges than the base's, so the same text is cut" in refusal(pair, policy)
+    assert "has other merges than the base's, so the same text is split" in refusal(pair, policy)
     tokenizer.write_bytes(good)
     rewrite(tokenizer, lambda d: d["model"].update(type="WordLevel"))
     assert "its tokenizer is of kind WordLevel, the base's of kind BPE;" in refusal(pair, policy)
