@@ -21,7 +21,6 @@ import optuna
 from heterosis.evals.scores.scores import ItemScores
 from heterosis.evals.scores.term_columns import TermColumn
 from heterosis.search.config.load import find_config, load_config
-from heterosis.search.config.search import Rule
 from heterosis.search.evaluate.objective import Objective
 from heterosis.search.propose.space import Params, Space
 from heterosis.search.study.resume import versions
@@ -32,7 +31,7 @@ from verdicts import over_seeds
 
 Floats = NDArray[np.float64]
 
-RULES: Mapping[str, tuple[Rule, TermColumn]] = {
+RULES: Mapping[str, tuple[str, TermColumn]] = {
     "mean": ("mean", "metric"),
     "min": ("min", "metric"),
     "harmonic": ("harmonic", "metric"),
@@ -42,14 +41,14 @@ RULES: Mapping[str, tuple[Rule, TermColumn]] = {
 """Objective -> rule and term. All tasks here have one reference answer, so the recorded margin is
 its log-likelihood."""
 
-METRICS: Mapping[str, Rule] = {"mean": "mean", "min": "min", "harmonic": "harmonic"}
+METRICS: Mapping[str, str] = {"mean": "mean", "min": "min", "harmonic": "harmonic"}
 
 ONE_SIDED = 0.5
 """A candidate is one-sided if its worse task scores less than this share of its better one, as both
 parents do."""
 
 
-def objective_of(tasks: Sequence[str], rule: Rule, column: TermColumn = "metric") -> Objective:
+def objective_of(tasks: Sequence[str], rule: str, column: TermColumn = "metric") -> Objective:
     """Return an objective of one rule over tasks, each by the same term."""
     return Objective(
         rule,

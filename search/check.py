@@ -20,7 +20,8 @@ from ..evals.tasks.tasks import FrozenTask
 from ..merge.engine.engine import WORTH_COMPILING, MergeEngine
 from ..merge.recipe.methods import METHODS
 from ..merge.statistics.cache import default_folder
-from .config.config import WEIGHED, Config
+from .config.config import Config
+from .config.rules import RULES
 from .format import duration
 from .parents_summary import (
     budget_advice,
@@ -139,7 +140,7 @@ def _tasks_lines(parts: Parts) -> Iterator[str]:
 def _optimised(parts: Parts, task: FrozenTask) -> str:
     """Return what of a task is optimised, and its weight, unless it is the metric alone."""
     columns = [column for column in task.optimize if column != METRIC]
-    weight = f", weight {task.weight:g}" if parts.objective.rule in WEIGHED else ""
+    weight = f", weight {task.weight:g}" if RULES[parts.objective.rule].uses_weights else ""
     return (f", optimised by {' and '.join(task.optimize)}" if columns else "") + weight
 
 
@@ -151,7 +152,7 @@ def _objective_lines(parts: Parts) -> Iterator[str]:
     is_default = parts.config.search.objective is None and len(parts.objective.terms) > 1
     yield f"objective: {parts.objective.phrase}" + (" (by default)" if is_default else "")
     lower = [term for term, sign in parts.objective.signs.items() if sign < 0]
-    is_summed = parts.objective.rule in ("mean", "weighted") and not parts.objective.normalize
+    is_summed = RULES[parts.objective.rule].is_mean and not parts.objective.normalize
     if lower and is_summed and len(parts.tasks) > 1:
         yield (
             f"advice: {', '.join(lower)} has no upper bound and may dominate the mean; "

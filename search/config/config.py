@@ -13,6 +13,7 @@ from ...merge.hints import hint
 from ...merge.recipe.groups import HEAD, INPUTS, LAYER_KINDS, LayerGroup
 from ...merge.recipe.methods import METHODS, Method
 from .merge import MergeSection
+from .rules import RULES
 from .scoring import EvalSection, SplitsSection, TaskSection, WorkersSection
 from .search import BaselinesSection, SearchSection
 from .section import Section
@@ -22,8 +23,6 @@ PARENT_NAME = re.compile(r"[A-Za-z0-9_-]+")
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(@\S+)?", re.ASCII)
 RESULTS = Path("results")
 DEFAULT_METHOD = "task_arithmetic"
-WEIGHED = ("weighted", "harmonic")
-"""Objectives that weigh the tasks."""
 
 
 class ConfigError(ValueError):
@@ -217,20 +216,23 @@ def _check_kinds(modules: Iterable[str], layer_groups: Mapping[str, str]) -> Non
 
 
 def _check_objective(search: SearchSection, tasks: Sequence[TaskSection]) -> None:
+    rule = None if search.objective is None else RULES[search.objective]
     weighed = [task.task for task in tasks if task.weight != 1]
-    if weighed and search.objective not in (None, *WEIGHED):
+    if weighed and rule is not None and not rule.uses_weights:
+        users = " and ".join(name for name, row in RULES.items() if row.uses_weights)
         raise ValueError(
-            f"`tasks.weight` is used by the objectives {' and '.join(WEIGHED)}, got `objective: "
+            f"`tasks.weight` is used by the objectives {users}, got `objective: "
             f"{search.objective}` and a weight for {', '.join(weighed)}; leave one out"
         )
     several = [task.task for task in tasks if len(task.optimize) > 1]
-    if several and search.objective != "pareto":
+    has_several = rule is not None and rule.has_several
+    if several and not has_several:
         raise ValueError(
             "`tasks.optimize` may name several columns if `search.objective` is pareto, got "
             f"`{search.objective or 'none'}` and several for {', '.join(several)}; name one"
         )
-    if search.objective == "pareto" and sum(len(task.optimize) for task in tasks) < 2:
+    if has_several and sum(len(task.optimize) for task in tasks) < 2:
         raise ValueError(
-            "`search.objective: pareto` needs two tasks, or two columns in `tasks.optimize`, got "
-            "one; use `mean`"
+            f"`search.objective: {search.objective}` needs two tasks, or two columns in "
+            "`tasks.optimize`, got one; use `mean`"
         )

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, FiniteFloat, field_validator, model_validator
+from pydantic import AfterValidator, Field, FiniteFloat, field_validator, model_validator
 
+from .rules import RULES, check_rule
 from .section import Section
 
 DAY = datetime.timedelta(days=1)
@@ -17,7 +18,6 @@ ENDS = ("trials", "items", "hours", "until")
 DEFAULT_TRIALS = 200
 PARETO_SAMPLER = "NSGAIISampler"
 """Default sampler for the objective `pareto`."""
-Rule = Literal["mean", "weighted", "min", "harmonic", "pareto"]
 Rate = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -88,7 +88,7 @@ class SearchSection(Section):
     """Results folder of an earlier study of the same base and parents (relative to the working
     directory): its best recipes are the first candidates, scored anew, and the search starts at the
     best of them. None of its scores is used."""
-    objective: Rule | None = None
+    objective: Annotated[str, AfterValidator(check_rule)] | None = None
     """How the tasks' scores become the sampler's value: one number, or with `pareto` one per task.
     `weighted` is their weighted mean. Default: `harmonic` if every task is scored by a share of
     right answers, else `mean` (`weighted` if tasks have weights)."""
@@ -122,9 +122,8 @@ class SearchSection(Section):
     @model_validator(mode="before")
     @classmethod
     def _default_sampler(cls, values: Any) -> Any:
-        if not isinstance(values, Mapping) or values.get("objective") != "pareto":
-            return values
-        return {"sampler": PARETO_SAMPLER, **values}
+        rule = RULES.get(str(values.get("objective"))) if isinstance(values, Mapping) else None
+        return {"sampler": PARETO_SAMPLER, **values} if rule and rule.has_several else values
 
     @field_validator("sampler_args")
     @classmethod

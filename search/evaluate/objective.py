@@ -1,13 +1,13 @@
-"""From the tasks' scores to what the sampler maximises: one number, or one per task.
+"""The objective: from the scores of tasks to the number, or numbers, that the sampler maximises.
 
-Pure. What is better when lower (a perplexity, a length) enters with its sign turned.
+Pure. The rules are in `config/rules.py`. Scores that are better when lower (a perplexity, a length)
+enter with their sign changed.
 """
 
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -17,52 +17,26 @@ from ...evals.scores.term_columns import METRIC, TermColumn
 from ...evals.scores.terms import Term, as_terms
 from ...evals.stats.comparison import Difference, paired_difference
 from ..config.config import ConfigError
-from ..config.search import Rule
-
-NAMES: dict[Rule, str] = {
-    "mean": "mean",
-    "weighted": "weighted mean",
-    "min": "minimum",
-    "harmonic": "harmonic mean",
-    "pareto": "Pareto front",
-}
-SHARES = re.compile(r"(\w+_)?acc(_\w+)?|exact_match|em|f1|pass(@|_at_)\w+")
-"""Metrics that are shares of right answers, by lm-eval's names of them."""
-BOUNDED_BELOW = ("harmonic",)
-"""Rules that need values above 0: as they come, those of metrics alone are such."""
-
-
-def default_rule(metrics: Sequence[str], weights: Sequence[float]) -> Rule:
-    """The rule of a configuration that names none.
-
-    The harmonic mean where it is known to be safe: a share of right answers is never negative, and
-    better when higher. A single task is its own mean.
-
-    Args:
-        metrics: Of each term the metric, ``""`` where another column counts, or lower is better.
-        weights: Of each term.
-    """
-    if len(metrics) > 1 and all(SHARES.fullmatch(metric) for metric in metrics):
-        return "harmonic"
-    return "weighted" if set(weights) - {1.0} else "mean"
+from ..config.rules import RULES, Rule
 
 
 @dataclass(frozen=True)
 class Objective:
-    """How scores are combined.
+    """An objective: terms, and the rule that combines their scores.
 
     Attributes:
-        rule: ``mean``, ``weighted`` (a mean), ``min``, ``harmonic`` (weighted), or ``pareto``:
-            each term for itself; where one number is asked for, it is their mean.
+        rule: Name of the rule in RULES. With ``pareto`` the sampler gets each term's value; as one
+            number it is their mean.
         weights: Term -> weight; any positive numbers.
-        signs: Term -> +1, or -1 where lower is better.
-        columns: Term -> (task, column); a term that is missing is the task's own score.
-        normalize: Whether each term is counted from the worst parent's score (0) to the best
+        signs: Term -> +1, or -1 if lower is better.
+        columns: Term -> (task, column); a missing term is the task's score.
+        normalize: Whether each term is scaled from the worst parent's score (0) to the best
             parent's (1).
-        scale: Term -> (score of 0, score of 1), signs turned; once the parents are scored.
+        scale: Term -> (score scaled to 0, score scaled to 1), signs changed; known once the parents
+            are scored.
     """
 
-    rule: Rule
+    rule: str
     weights: Mapping[str, float]
     signs: Mapping[str, int]
     columns: Mapping[str, tuple[str, TermColumn]] = field(default_factory=dict)
@@ -70,20 +44,24 @@ class Objective:
     scale: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        odd = sorted(term for term in self.weights if self._is_open_below(term))
-        if self.rule in BOUNDED_BELOW and not self.normalize and odd:
+        odd = sorted(term for term in self.weights if self._may_be_negative(term))
+        if self._rule.needs_positive and not self.normalize and odd:
             raise ConfigError(
                 f"search.objective `{self.rule}` needs scores above 0 that are better when higher, "
                 f"got {', '.join(odd)}: use `mean`, another metric, or `search.normalize: true`"
             )
         units = {self._unit(term) for term in self.weights}
-        if self.rule == "min" and not self.normalize and len(units) > 1:
+        if self._rule.needs_one_unit and not self.normalize and len(units) > 1:
             raise ConfigError(
                 f"search.objective `{self.rule}` compares scores of one unit, got "
                 f"{', '.join(sorted(units))}: set `search.normalize: true`, or use `weighted`"
             )
 
-    def _is_open_below(self, term: str) -> bool:
+    @property
+    def _rule(self) -> Rule:
+        return RULES[self.rule]
+
+    def _may_be_negative(self, term: str) -> bool:
         return self.signs[term] < 0 or self._unit(term) != METRIC
 
     def _unit(self, term: str) -> str:
@@ -92,34 +70,34 @@ class Objective:
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """Names of the terms: the "tasks" of items as this objective sees them."""
+        """Names of the terms: the "tasks" of item scores as this objective sees them."""
         return tuple(self.weights)
 
     @cached_property
     def terms(self) -> tuple[Term, ...]:
-        """What is looked at, in order."""
+        """The terms, in order."""
         return tuple(Term(name, *self.columns.get(name, (name, METRIC))) for name in self.weights)
 
     @property
     def is_plain(self) -> bool:
-        """Whether every term is its task's own score."""
+        """Whether every term is its task's score."""
         return all(term.is_plain for term in self.terms)
 
     @property
     def phrase(self) -> str:
-        """What is optimised, in words."""
-        is_weighed = self.rule in ("weighted", "harmonic")
+        """The objective in words, for titles."""
+        rule = self._rule
         parts = [
-            f"{term.title} ({self.shares[term.name]:.0%})" if is_weighed else term.title
+            f"{term.title} ({self.shares[term.name]:.0%})" if rule.uses_weights else term.title
             for term in self.terms
         ]
         scale = ", counted from the worst parent (0) to the best (1)" if self.normalize else ""
-        return f"{NAMES[self.rule]} of {', '.join(parts)}{scale}"
+        return f"{rule.title} of {', '.join(parts)}{scale}"
 
     @property
     def has_several(self) -> bool:
-        """Whether the sampler is told several values."""
-        return self.rule == "pareto"
+        """Whether the sampler gets several values."""
+        return self._rule.has_several
 
     @cached_property
     def shares(self) -> dict[str, float]:
@@ -129,92 +107,71 @@ class Objective:
 
     @cached_property
     def criteria(self) -> tuple[Objective, ...]:
-        """What a candidate must lose by, each: the objective, or every term of several."""
+        """What a candidate must lose by to be stopped: the objective, or each of several terms."""
         if not self.has_several:
             return (self,)
         return tuple(replace(self, rule="mean", weights={term: 1.0}) for term in self.weights)
 
     def seen(self, scores: ItemScores) -> ItemScores:
-        """Item scores as this objective sees them: one "task" per term."""
+        """Return item scores as this objective sees them: one "task" per term."""
         return as_terms(scores, self.terms)
 
     def scaled(self, parents: Iterable[Mapping[str, float]]) -> Objective:
-        """The same, counted from the worst parent's score to the best parent's.
+        """Return the objective on the parents' scale, from the worst score to the best.
 
-        A term on which all parents score alike is counted from there in its own unit.
+        A term on which all parents have the same score keeps its unit and counts from there.
 
         Args:
-            parents: Scores of each, by term.
+            parents: Scores of each parent, by term.
         """
         if not self.normalize:
             return self
-        found = [{t: self.signs[t] * scores[t] for t in self.weights} for scores in parents]
-        ends = {t: (min(s[t] for s in found), max(s[t] for s in found)) for t in self.weights}
+        signed = [{t: self.signs[t] * scores[t] for t in self.weights} for scores in parents]
+        ends = {t: (min(s[t] for s in signed), max(s[t] for s in signed)) for t in self.weights}
         scale = {t: (low, high if high > low else low + 1.0) for t, (low, high) in ends.items()}
         return replace(self, scale=scale)
 
     def value(self, values: Mapping[str, float]) -> float:
-        """Combine one value per term; higher is better.
-
-        The harmonic mean of scores that hold a zero (or less) is 0.
-        """
-        turned = self._turned(values)
-        if self.rule == "min":
-            return min(turned.values())
-        if self.rule != "harmonic":
-            return sum(share * turned[term] for term, share in self.shares.items())
-        if min(turned.values()) <= 0:
-            return 0.0
-        return 1 / sum(share / turned[term] for term, share in self.shares.items())
+        """Combine one score per term; higher is better."""
+        return self._rule.value(self._scaled(values), self.shares)
 
     def values(self, values: Mapping[str, float]) -> tuple[float, ...]:
-        """What the sampler maximises: the value, or every term's own; higher is better."""
+        """Return the sampler's values: the combined one, or each term's; higher is better."""
         return tuple(criterion.value(values) for criterion in self.criteria)
 
     def gradient(self, values: Mapping[str, float]) -> dict[str, float]:
-        """Derivative of `value` by each term's score; the lowest term's alone for `min`."""
-        steps = {t: self._step(t) for t in self.weights}
-        if self.rule not in ("min", "harmonic"):
-            return {term: share * steps[term] for term, share in self.shares.items()}
-        turned = self._turned(values)
-        if self.rule == "min":
-            lowest = min(turned, key=lambda term: turned[term])
-            return {lowest: steps[lowest]}
-        whole = self.value(values)
-        return {
-            term: share * (whole / turned[term]) ** 2 * steps[term] if whole else 0.0
-            for term, share in self.shares.items()
-        }
+        """Return the derivative of `value` with respect to each term's score; 0 if left out."""
+        return self._gradients(values)[0]
+
+    def _gradients(self, values: Mapping[str, float]) -> list[dict[str, float]]:
+        gradients = self._rule.gradients(self._scaled(values), self.shares)
+        return [{t: slope * self._step(t) for t, slope in slopes.items()} for slopes in gradients]
 
     def standard_error(self, scores: Mapping[str, TaskScore]) -> float:
-        """Standard error of the combined value, tasks independent (delta method).
+        """Return the standard error of the value, terms independent (delta method).
 
-        Where several terms share the minimum, it is the largest of theirs.
+        Where the value has a kink (several terms share the minimum), the largest of its sides.
         """
-        values = {term: scores[term].value for term in self.weights}
-        if self.rule == "min":
-            turned = self._turned(values)
-            lowest = min(turned.values())
-            own = (term for term in turned if turned[term] == lowest)
-            return max(abs(self._step(term)) * scores[term].se for term in own)
-        slopes = self.gradient(values)
-        return math.sqrt(sum((slopes[term] * scores[term].se) ** 2 for term in values))
+        return max(
+            math.sqrt(sum((slope * scores[term].se) ** 2 for term, slope in slopes.items()))
+            for slopes in self._gradients({term: scores[term].value for term in self.weights})
+        )
 
     def combined(self, scores: ItemScores | Mapping[str, TaskScore]) -> TaskScore:
-        """The value of item scores, or of scores by term, with its standard error."""
+        """Combine item scores, or scores by term, into a value with its standard error."""
         by_term = self.seen(scores).task_scores() if isinstance(scores, ItemScores) else scores
         value = self.value({term: by_term[term].value for term in self.weights})
         n = sum(by_term[term].n for term in self.weights)
         return TaskScore(value, self.standard_error(by_term), n)
 
     def difference(self, a: ItemScores, b: ItemScores) -> Difference:
-        """Paired difference of two models in this objective; see `paired_difference`."""
+        """Return the paired difference of two models; see `paired_difference`."""
         return paired_difference(self.seen(a), self.seen(b), self)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values: what a resumed study must find unchanged.
+        """Return plain JSON values, which must be the same in a resumed study.
 
-        Without the scale: that follows from the parents' scores.
+        The scale is left out: it follows from the parents' scores.
         """
         values: dict[str, Any] = {
             "rule": self.rule,
@@ -227,10 +184,10 @@ class Objective:
         }
         return values | {key: value for key, value in optional.items() if value}
 
-    def _turned(self, values: Mapping[str, float]) -> dict[str, float]:
-        """Each term's value, higher is better, on the objective's scale."""
+    def _scaled(self, scores: Mapping[str, float]) -> dict[str, float]:
+        """Return each term's score on the objective's scale; higher is better."""
         return {
-            term: (self.signs[term] * values[term] - self._zero(term)) * abs(self._step(term))
+            term: (self.signs[term] * scores[term] - self._zero(term)) * abs(self._step(term))
             for term in self.weights
         }
 
@@ -238,12 +195,12 @@ class Objective:
         return self.scale[term][0] if self.normalize else 0.0
 
     def _step(self, term: str) -> float:
-        """By what the term's part moves when its score moves by 1."""
+        """Return the change of a term's scaled score when its score grows by 1."""
         low, high = self.scale[term] if self.normalize else (0.0, 1.0)
         return self.signs[term] / (high - low)
 
 
 def task_alone(scores: ItemScores, task: str) -> Objective:
-    """The objective that is one task's own score; higher is better."""
+    """Return the objective that is one task's score; higher is better."""
     is_higher = scores.higher_is_better[scores.tasks.index(task)]
     return Objective("mean", {task: 1.0}, {task: 1 if is_higher else -1})

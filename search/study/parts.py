@@ -24,9 +24,9 @@ from ...evals.tasks.tasks import FrozenTask, TaskSpec, load_tasks
 from ...merge.parents.hub import locate
 from ...merge.parents.parent_set import BASE, ParentError, ParentSet
 from ..config.config import Config, ConfigError
+from ..config.rules import RULES, default_rule
 from ..config.scoring import TaskSection
-from ..config.search import Rule
-from ..evaluate.objective import Objective, default_rule
+from ..evaluate.objective import Objective
 from ..evaluate.ray_cluster import check_ray
 from ..propose.baselines import Baseline, null_baselines
 from ..propose.pace import lay_out, pace_of
@@ -112,7 +112,8 @@ def _check_stage(stage: Stage, config: Config) -> None:
             f"{where} leaves nothing to search: every interval is one number; widen `weight`, "
             "`drop_rate` or `lambda`, or set `search.trials: 0` for the baselines alone"
         )
-    rehearse(stage.space, config.search, 2 if config.search.objective == "pareto" else 1)
+    name = config.search.objective
+    rehearse(stage.space, config.search, 2 if name and RULES[name].has_several else 1)
 
 
 def open_parents(config: Config) -> ParentSet:
@@ -170,7 +171,7 @@ def _objective(config: Config, tasks: tuple[FrozenTask, ...]) -> Objective:
     )
 
 
-def _default_rule(config: Config, tasks: tuple[FrozenTask, ...]) -> Rule:
+def _default_rule(config: Config, tasks: tuple[FrozenTask, ...]) -> str:
     """Return the objective that suits the tasks; a mean if scores are on the parents' scale."""
     shares = [
         task.metric.name if _sign(task, column) > 0 and column == METRIC else ""

@@ -130,6 +130,7 @@ def test_depth_shapes(tmp_path, depth, shape, count):
             "space: {method: [linear, slerp], drop_rate: 0.5}\n",
             r"`space.drop_rate` is not used by `linear`, `slerp`; leave it out",
         ),
+        ("search: {objective: harmonc}\n", r"objective: must be a rule .* mean `harmonic`\?"),
         ("space: {slope: [0, 1]}\n", r"`slope` belongs to `depth: lines`, got depth `control_po"),
         ("space: {depth: lines, slope: [1, 0]}\n", r"space.slope: must be a number or \[low"),
         (

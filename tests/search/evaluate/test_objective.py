@@ -3,7 +3,8 @@
 import pytest
 from heterosis.evals.scores.scores import TaskScore
 from heterosis.search.config.config import ConfigError
-from heterosis.search.evaluate.objective import Objective, default_rule
+from heterosis.search.config.rules import RULES, default_rule
+from heterosis.search.evaluate.objective import Objective
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -62,7 +63,7 @@ def test_the_minimum_refuses_scores_of_several_units(signs, columns):
 
 
 @given(
-    st.sampled_from(["mean", "weighted", "min", "harmonic", "pareto"]),
+    st.sampled_from(list(RULES)),
     st.floats(0.05, 1),
     st.floats(0.05, 1),
     st.booleans(),
@@ -76,8 +77,9 @@ def test_the_gradient_is_the_derivative(rule, a, b, normalize):
     )
     slopes = objective.gradient(at)
     for term in at:
-        moved = objective.value(at | {term: at[term] + step}) - objective.value(at)
-        assert slopes.get(term, 0.0) == pytest.approx(moved / step, rel=1e-3, abs=1e-4)
+        ahead, behind = (objective.value(at | {term: at[term] + s}) for s in (step, -step))
+        central = (ahead - behind) / (2 * step)
+        assert slopes.get(term, 0.0) == pytest.approx(central, rel=1e-3, abs=1e-4)
 
 
 def test_normalised_scores_count_from_the_worst_parent_to_the_best():

@@ -1,6 +1,7 @@
 """Whole searches for other objectives than the tasks' metrics: they race, resume and are shown."""
 
 import io
+import math
 
 import pytest
 from heterosis.evals.scores.store import ItemStore
@@ -8,6 +9,7 @@ from heterosis.evals.tasks.splits import SEARCH
 from heterosis.merge.recipe.recipe import Recipe
 from heterosis.search.config.config import ConfigError
 from heterosis.search.config.load import load_config
+from heterosis.search.config.rules import RULES, Rule
 from heterosis.search.evaluate.objective import Objective
 from heterosis.search.evaluate.scoring import objective_on_parents_scale
 from heterosis.search.leaderboard.formats import csv_text
@@ -57,6 +59,31 @@ def test_a_search_that_was_interrupted_ends_alike(name, small_search, tmp_path):
         run(path)
         assert record(small_search.results) == whole
     assert outcome.finished
+
+
+def test_a_rule_added_to_the_table_is_searched_and_shown(small_search, monkeypatch):
+    def value(x, w):
+        return math.prod(x[term] ** share for term, share in w.items())
+
+    def gradients(x, w):
+        return [{term: share * value(x, w) / max(x[term], 1e-9) for term, share in w.items()}]
+
+    rule = Rule("geometric mean", value, gradients, uses_weights=True, needs_positive=True)
+    path = small_search.write(search={"objective": "geometric", "trials": 2})
+    with pytest.raises(
+        ConfigError, match=r"search\.objective: must be a rule .*`geometric`; known"
+    ):
+        load_config(path)
+    monkeypatch.setitem(RULES, "geometric", rule)
+    outcome, _ = run(path)
+    said = "geometric mean of quickstart_python (50%), quickstart_java (50%)"
+    assert outcome.board.objective.phrase == said
+    assert f"Objective: {said}." in markdown(outcome.board)
+    for candidate in candidates(small_search.results):
+        scores = [score.value for score in candidate.scores.values()]
+        assert candidate.value == pytest.approx(math.prod(scores) ** 0.5)
+    with pytest.raises(ConfigError, match="`geometric` needs scores above 0"):
+        run(small_search.write(tasks=tasks("metric", "margin"), search={"objective": "geometric"}))
 
 
 def test_normalised_values_count_from_the_worst_parent_to_the_best(small_search):
