@@ -2,7 +2,10 @@
 
 import csv
 import io
+import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from heterosis.evals.scores.fingerprint import fingerprint_of
@@ -16,13 +19,15 @@ from heterosis.search.leaderboard.board import read_leaderboard
 from heterosis.search.propose.proposer import Proposer
 from heterosis.search.run import run_search
 from heterosis.search.storage.candidate import Candidate, candidate_of
-from heterosis.search.storage.journal import Journal
+from heterosis.search.storage.journal import JOURNAL, Journal
 from heterosis.search.study.progress import PlainReporter
 from rich.console import Console
 
 from .spaces import GROUPS, make_space
 
 N = 400
+ADD_TRIAL = 4
+"""Operation code of Optuna's journal."""
 SPACE = make_space(depth="constant", modules=[])
 
 
@@ -99,6 +104,17 @@ def run(path, should_stop=lambda: False):
         load_config(path), PlainReporter(Console(file=text, width=200)), should_stop
     )
     return outcome, text.getvalue()
+
+
+def interrupted(folder, to, trials: int) -> Path:
+    """Copy a study as if it had been killed after a number of trials."""
+    shutil.copytree(folder, to)
+    journal, lines = to / JOURNAL, []
+    for line in journal.read_text().splitlines(keepends=True):
+        trials -= json.loads(line)["op_code"] == ADD_TRIAL
+        lines += [line] if trials >= 0 else []
+    journal.write_text("".join(lines))
+    return to
 
 
 def record(folder):

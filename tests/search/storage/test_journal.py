@@ -35,7 +35,7 @@ def make(folder, n: int) -> Journal:
     return journal
 
 
-def test_what_is_appended_is_read_back_by_another_process_of_reading(tmp_path):
+def test_appended_trials_are_read_back(tmp_path):
     make(tmp_path, 3)
     journal = Journal(tmp_path)
     assert [trial.value for trial in journal.trials] == [0, 1, 2]
@@ -49,7 +49,7 @@ def test_a_reader_changes_no_byte(tmp_path):
     assert (tmp_path / JOURNAL).read_bytes() == before
 
 
-def test_a_record_cut_anywhere_costs_that_record_alone(tmp_path, caplog):
+def test_a_record_cut_anywhere_costs_only_that_record(tmp_path, caplog):
     make(tmp_path, 3)
     whole = (tmp_path / JOURNAL).read_bytes()
     start = whole.rfind(b"\n", 0, -1) + 1
@@ -63,7 +63,7 @@ def test_a_record_cut_anywhere_costs_that_record_alone(tmp_path, caplog):
     assert "the last record is incomplete" in caplog.text
 
 
-def test_a_reader_of_a_torn_journal_sees_the_whole_records(tmp_path):
+def test_a_reader_of_a_torn_journal_sees_the_complete_records(tmp_path):
     make(tmp_path, 3)
     whole = (tmp_path / JOURNAL).read_bytes()
     (tmp_path / JOURNAL).write_bytes(whole[:-5])
@@ -78,7 +78,7 @@ def test_a_last_line_of_garbage_is_cut(tmp_path):
     assert len(Journal(tmp_path).trials) == 1
 
 
-def test_who_is_no_longer_alone_writes_nothing_more(tmp_path):
+def test_a_search_that_is_not_alone_writes_nothing_more(tmp_path):
     first = make(tmp_path / "study", 2)
     shutil.rmtree(tmp_path / "study")
     with pytest.raises(StudyError, match=r"removed or changed .* now nothing\); nothing more is"):
@@ -125,7 +125,7 @@ def test_a_renamed_folder_is_still_the_study(tmp_path):
     assert len(Journal(tmp_path / "new", write=True).trials) == 2
 
 
-def test_a_second_process_is_refused_and_a_killed_one_is_not_in_the_way(tmp_path):
+def test_a_second_process_is_refused_and_a_killed_one_leaves_no_lock(tmp_path):
     code = (
         "import sys, time; from pathlib import Path;"
         "from heterosis.search.storage.journal import lock_folder;"

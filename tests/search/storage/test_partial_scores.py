@@ -104,7 +104,7 @@ def test_a_killed_search_continues_within_the_candidate(
     small_search, tmp_path, monkeypatch, at_once
 ):
     path = raced(small_search, racing={"first": 10, "alpha": 0.001})
-    run_shuffled(path, tmp_path / "whole", 1)
+    run_shuffled(path, tmp_path / "uninterrupted", 1)
     with monkeypatch.context() as patch, pytest.raises(Killed):
         killed_in_a_rung(patch, 5)
         run_shuffled(path, tmp_path / "killed", 1)
@@ -114,7 +114,7 @@ def test_a_killed_search_continues_within_the_candidate(
     assert outcome.finished
     assert begins[0] == 10
     assert set(begins[1:10]) == {0}
-    assert record(tmp_path / "killed") == record(tmp_path / "whole")
+    assert record(tmp_path / "killed") == record(tmp_path / "uninterrupted")
     assert not (tmp_path / "killed/items/begun").exists()
 
 
@@ -122,7 +122,7 @@ def test_a_candidate_that_waits_for_earlier_ones_is_not_scored_again(
     small_search, tmp_path, monkeypatch, at_once
 ):
     path = raced(small_search)
-    run_shuffled(path, tmp_path / "whole", 5)
+    run_shuffled(path, tmp_path / "uninterrupted", 5)
     waits, wait = [], Shuffled.wait
 
     def dying(self):
@@ -140,4 +140,4 @@ def test_a_candidate_that_waits_for_earlier_ones_is_not_scored_again(
     begins = killed_in_a_rung(monkeypatch, 0)
     run_shuffled(path, tmp_path / "killed", 5)
     assert begins.count(0) == 14 - finished - len(waiting)
-    assert record(tmp_path / "killed") == record(tmp_path / "whole")
+    assert record(tmp_path / "killed") == record(tmp_path / "uninterrupted")

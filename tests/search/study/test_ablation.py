@@ -1,4 +1,4 @@
-"""The winner taken apart: masks, genes, and the smallest recipe that does as well."""
+"""Ablation of the winner: masks, genes, and the simplest recipe without a loss."""
 
 import math
 
@@ -42,7 +42,7 @@ def winner_of(space, params) -> Candidate:
     return Candidate(9, "candidate 9", "candidate", space.decode(params), value=0.5)
 
 
-def test_masks_are_rolled_again_only_where_any_are_drawn(small_search):
+def test_masks_are_rerolled_only_if_they_drop_anything(small_search):
     space = space_of(small_search, **RANDOM)
     winner = winner_of(space, space.middle)
     variants = rerolls(winner, 3)
@@ -79,7 +79,7 @@ def test_where_genes_are_many_curves_are_reset_as_a_whole(small_search):
 
 
 @given(st.integers(1, 40), st.integers(0, 40), st.integers(0, 2**16))
-def test_bisection_finds_the_most_that_can_go_in_few_trials(n, needed, shuffle):
+def test_bisection_finds_the_most_groups_to_reset_in_few_trials(n, needed, shuffle):
     # The last `needed` genes of the order cannot go; nothing else is known of their effects.
     needed = min(needed, n)
     effects = {
@@ -97,22 +97,22 @@ def test_bisection_finds_the_most_that_can_go_in_few_trials(n, needed, shuffle):
     assert len(trials) == len(set(trials))
 
 
-def test_bisection_ends_where_it_is_time():
+def test_bisection_ends_when_the_time_is_over():
     effects = {"g": Difference(0.0, 0.01, 0.5, 10, "normal")}
     assert simplify(effects, lambda _: None) == ()
     assert simplify({}, lambda _: pytest.fail("nothing to try")) == ()
 
 
 @pytest.fixture(scope="module")
-def taken_apart(tmp_path_factory):
-    small = SmallSearch(tmp_path_factory.mktemp("taken_apart"))
+def ablated(tmp_path_factory):
+    small = SmallSearch(tmp_path_factory.mktemp("ablated"))
     path = small.write(search={"trials": 8, "dissect": True, "rerolls": 2}, **RANDOM)
     outcome, text = run(path)
     return small.results, outcome, text
 
 
-def test_a_search_ends_with_its_winner_taken_apart(taken_apart):
-    folder, outcome, text = taken_apart
+def test_a_search_ends_with_the_ablation_of_its_winner(ablated):
+    folder, outcome, text = ablated
     board = outcome.board
     assert outcome.finished
     assert "ablation: as many candidates as there is room for" in text
@@ -138,8 +138,8 @@ def open_parts_of(folder):
     return open_parts(Config.model_validate(Journal(folder).begun["config"]))
 
 
-def test_the_leaderboard_says_what_is_luck_and_which_genes_matter(taken_apart):
-    _, outcome, _ = taken_apart
+def test_the_leaderboard_shows_selection_bias_and_the_genes_that_matter(ablated):
+    _, outcome, _ = ablated
     lines = list(luck_lines(outcome.board))
     assert lines[0].startswith("The best search score of 8 candidates is expected to be 0.")
     assert any(line.startswith("Under 2 other masks candidate ") for line in lines)
@@ -148,28 +148,28 @@ def test_the_leaderboard_says_what_is_luck_and_which_genes_matter(taken_apart):
 
 
 @pytest.mark.slow
-def test_a_dissection_that_was_cut_short_goes_on_and_ends_alike(small_search, tmp_path):
+def test_an_interrupted_ablation_resumes_to_the_same_result(small_search, tmp_path):
     path = small_search.write(search={"trials": 5, "dissect": True, "rerolls": 1}, **RANDOM)
     run(path)
-    whole = record(small_search.results)
+    complete = record(small_search.results)
     results = tmp_path / "parts"
     path = small_search.write(
         search={"trials": 5, "dissect": True, "rerolls": 1}, results=str(results), **RANDOM
     )
     total = 0
-    while total < len(whole):
+    while total < len(complete):
         stops = iter([False] * 4 + [True] * 1000)
         run(path, lambda stops=stops: next(stops))
         assert len(record(results)) > total
         total = len(record(results))
-        assert record(results) == whole[:total]
+        assert record(results) == complete[:total]
     outcome, _ = run(path)
     assert outcome.finished
-    assert record(results) == whole
+    assert record(results) == complete
 
 
-def test_variants_survive_the_journal(taken_apart):
-    folder, outcome, _ = taken_apart
+def test_variants_survive_the_journal(ablated):
+    folder, outcome, _ = ablated
     stored = {c.number: c for c in map(candidate_of, Journal(folder).trials)}
     for row in outcome.board.rows:
         assert stored[row.candidate.number] == row.candidate

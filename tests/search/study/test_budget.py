@@ -1,4 +1,4 @@
-"""How much a search may spend: by candidates, items, hours, and until an hour of the day."""
+"""Budgets: candidates, items, hours, and an hour of the day."""
 
 import datetime
 import itertools
@@ -78,7 +78,7 @@ def test_until_is_the_next_such_hour_or_a_moment(until, expected):
     ],
 )
 @pytest.mark.usefixtures("in_berlin")
-def test_until_is_what_the_clock_shows_after_a_night_with_summer_time_begun_or_over(now, expected):
+def test_until_is_local_time_across_a_change_of_summer_time(now, expected):
     evening = datetime.datetime.fromisoformat(now)
     assert deadline_of("08:00", evening).isoformat() == expected
     morning = expected.partition("+")[0]
@@ -93,7 +93,7 @@ def test_an_unreadable_moment_is_refused(small_search):
 
 
 @pytest.mark.usefixtures("in_utc")
-def test_a_deadline_is_settled_once_and_anew_when_the_person_changes_it():
+def test_a_deadline_is_settled_once_unless_the_user_changes_it():
     section = SearchSection(until="08:00")
     deadline = settle_deadline(section, {}, NOW)
     known = {
@@ -107,7 +107,7 @@ def test_a_deadline_is_settled_once_and_anew_when_the_person_changes_it():
     assert settle_deadline(SearchSection(trials=3), known, later) is None
 
 
-def test_without_an_end_200_candidates_are_proposed_and_with_another_end_no_number():
+def test_the_default_is_200_candidates_without_another_limit():
     assert SearchSection().trials == 200
     assert SearchSection(trials=0).trials == 0
     assert SearchSection(hours=8).trials is None
@@ -122,7 +122,7 @@ def test_the_first_limit_that_is_reached_ends_the_search():
     assert budget.spent(candidates(9, kind="uniform")) is None, "baselines come on top"
 
 
-def test_time_is_kept_for_confirmation_by_its_forecast_within_bounds():
+def test_the_time_kept_for_confirmation_is_its_forecast_within_bounds():
     clock = Clock()
     done = candidates(10)  # 50 items a second
     for confirm_items, kept in ((0, 100.0), (6000, 120.0), (10**6, 200.0)):
@@ -146,13 +146,13 @@ def test_hours_count_what_earlier_runs_took_and_a_deadline_what_is_left():
     ("wall", "gone", "is_over"),
     [
         (0, 0, False),
-        (-7200, 3590, False),  # put back two hours: the night is as long as it was
+        (-7200, 3590, False),  # put back two hours: the search is as long as it was
         (-7200, 3601, True),
         (3601, 60, True),  # put forward, or the machine has slept: it is as late as it is
         (120, 60, False),
     ],
 )
-def test_a_clock_that_is_put_back_or_forward_prolongs_no_search(wall, gone, is_over):
+def test_moving_the_system_clock_never_prolongs_a_search(wall, gone, is_over):
     begun = datetime.datetime(2026, 11, 24, 22, 30, tzinfo=datetime.UTC)
     clock, shown = Clock(), [begun]
     limits = Limits(seconds=3600.0, deadline=begun + datetime.timedelta(hours=1))
@@ -163,7 +163,7 @@ def test_a_clock_that_is_put_back_or_forward_prolongs_no_search(wall, gone, is_o
     assert bool(budget.spent(candidates(10))) == (is_over or gone > 3000)
 
 
-def test_a_search_whose_clock_is_put_forward_confirms_what_it_has(small_search, monkeypatch):
+def test_a_search_whose_clock_is_put_forward_still_confirms(small_search, monkeypatch):
     begun = datetime.datetime.now(datetime.UTC)
     asked = itertools.count()
 
@@ -181,7 +181,7 @@ def test_a_search_whose_clock_is_put_forward_confirms_what_it_has(small_search, 
     assert outcome.finished
 
 
-def test_what_many_workers_took_counts_as_the_night_does_however_many_there_were():
+def test_time_of_parallel_workers_counts_as_elapsed_time():
     alone = candidates(10, seconds=360.0)
     beside = [replace(c, elapsed=90.0) for c in candidates(20, seconds=360.0)]
     both = limits_of(SearchSection(hours=3.0), None, alone + beside)
@@ -190,7 +190,7 @@ def test_what_many_workers_took_counts_as_the_night_does_however_many_there_were
     assert budget.total(beside) == 20 + 10  # 900 seconds, one every 90
 
 
-def test_the_night_is_kept_with_every_candidate(small_search):
+def test_elapsed_time_is_recorded_with_every_candidate(small_search):
     path = small_search.write(search={"trials": 5})
     start = time.monotonic()
     outcome, _ = run(path)
@@ -211,7 +211,7 @@ def test_the_expected_number_of_candidates_follows_the_pace():
     assert limits.candidates(0.5, 100, before=10.0, after=15.0) == 50
 
 
-def test_a_search_by_items_ends_there_and_says_so(small_search):
+def test_a_search_by_items_ends_at_the_limit_and_reports_it(small_search):
     path = small_search.write(search={"trials": None, "items": 150, "finalists": 1})
     outcome, text = run(path)
     assert outcome.finished
@@ -222,7 +222,7 @@ def test_a_search_by_items_ends_there_and_says_so(small_search):
     assert "search: 150 items given to it is spent" in text
 
 
-def test_a_search_whose_time_is_over_confirms_what_it_has(small_search):
+def test_a_search_without_time_left_still_confirms(small_search):
     first, _ = run(small_search.write(search={"trials": 3}))
     assert first.finished
     past = small_search.write(search={"trials": None, "until": "2020-01-01T08:00"})
@@ -234,7 +234,7 @@ def test_a_search_whose_time_is_over_confirms_what_it_has(small_search):
     assert is_spent(journal.manifest, ())
 
 
-def test_the_share_that_is_used_is_that_of_the_limit_that_ends_it():
+def test_the_used_share_is_of_the_limit_that_ends_the_search():
     limits = Limits(trials=10, items=2000)
     assert Budget(limits, 0).used(candidates(0)) == 0
     assert Budget(limits, 0).used(candidates(4)) == 0.4
@@ -243,7 +243,7 @@ def test_the_share_that_is_used_is_that_of_the_limit_that_ends_it():
     assert Budget(Limits(trials=0), 0).used(candidates(0)) == 0
 
 
-def test_time_is_used_by_what_candidates_took_of_what_is_left_for_them():
+def test_the_used_share_of_time_is_elapsed_over_available():
     clock = Clock()
     budget = Budget(Limits(seconds=100), 0, clock)  # 10 s are kept, at least
     clock.now += 60

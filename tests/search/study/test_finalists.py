@@ -1,4 +1,4 @@
-"""Who is confirmed: the best by score or estimate, once nobody among them has an estimate only."""
+"""Finalists: the best by score or estimate, after those with an estimate are completed."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -35,7 +35,7 @@ def chosen(given: list[Candidate], count: int, truth: Mapping[int, float | None]
     return [c.number for c in found], asked
 
 
-def test_only_those_are_completed_whose_estimate_is_among_the_best():
+def test_only_estimates_among_the_best_are_completed():
     given = candidates(0.8, -0.7, 0.6, -0.5, None)
     assert chosen(given, 2, {2: 0.75}) == ([1, 2], [2])
     assert chosen(given, 2, {2: 0.55}) == ([1, 3], [2]), "its place is that of its score"
@@ -43,21 +43,21 @@ def test_only_those_are_completed_whose_estimate_is_among_the_best():
     assert finalists(given, 2) == [given[1], given[3]], "scores come before estimates"
 
 
-def test_who_falls_makes_room_for_the_next_estimate_and_all_in_all_they_are_bounded():
+def test_a_completed_candidate_that_falls_makes_room_for_the_next_up_to_a_bound():
     given = candidates(0.9, -0.8, -0.7, -0.6, -0.5, 0.1)
     truth = {2: 0.3, 3: 0.2, 4: 0.65, 5: 0.5}
     assert chosen(given, 3, truth) == ([1, 4, 2], [2, 3, 4])
     assert chosen(given, 2, truth) == ([1, 2], [2, 3]), "no more than finalists"
 
 
-def test_who_cannot_be_scored_on_the_rest_comes_after_the_others():
+def test_a_candidate_that_cannot_be_completed_ranks_after_the_others():
     given = candidates(0.8, -0.7, 0.6)
     assert chosen(given, 2, {2: None}) == ([1, 3], [2])
     assert chosen(given, 3, {2: None}) == ([1, 3, 2], [2])
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
-def test_of_several_values_fronts_decide(count):
+def test_fronts_decide_with_several_values(count):
     values = [(0.9, 0.1), (0.1, 0.9), (0.5, 0.5), (0.4, 0.4)]
     given = [
         Candidate(n, "", "candidate", RECIPE, 0.5, values=v, raced=n == 2)

@@ -1,4 +1,4 @@
-"""A search that is killed, again and again, ends where an uninterrupted one ends."""
+"""A search that is killed again and again gives the result of an uninterrupted one."""
 
 import json
 import signal

@@ -1,4 +1,4 @@
-"""Whole searches for other objectives than the tasks' metrics: they race, resume and are shown."""
+"""Complete searches for other objectives than metrics: they race, resume and are shown."""
 
 import io
 import math
@@ -46,18 +46,18 @@ EVERYDAY = ("pareto, normalised",)
     "name",
     [pytest.param(n, marks=[] if n in EVERYDAY else [pytest.mark.slow]) for n in OBJECTIVES],
 )
-def test_a_search_that_was_interrupted_ends_alike(name, small_search, tmp_path):
-    own, search = OBJECTIVES[name]
-    settings = RACE | {"tasks": own, "search": RACE["search"] | search | {"trials": 8}}
+def test_an_interrupted_search_ends_with_the_same_result(name, small_search, tmp_path):
+    columns, search = OBJECTIVES[name]
+    settings = RACE | {"tasks": columns, "search": RACE["search"] | search | {"trials": 8}}
     outcome, _ = run(small_search.write(**settings))
-    whole = record(small_search.results)
-    for stop in (2, 14):
-        small_search.results = tmp_path / f"stopped-{stop}"
-        path = small_search.write(**settings, results=str(small_search.results))
+    results = tmp_path / "interrupted"
+    path = small_search.write(**settings, results=str(results))
+    for stop, least in ((2, 0), (9, 7)):  # among the baselines, then in the search
         asked = iter(range(stop))
         run(path, lambda asked=asked: next(asked, None) is None)
-        run(path)
-        assert record(small_search.results) == whole
+        assert least <= len(record(results)) < 15
+    run(path)
+    assert record(results) == record(small_search.results)
     assert outcome.finished
 
 
@@ -87,8 +87,8 @@ def test_a_rule_added_to_the_table_is_searched_and_shown(small_search, monkeypat
 
 
 def test_normalised_values_count_from_the_worst_parent_to_the_best(small_search):
-    own, search = OBJECTIVES["margins, normalised"]
-    outcome, _ = run(small_search.write(tasks=own, search=search | {"trials": 3}))
+    columns, search = OBJECTIVES["margins, normalised"]
+    outcome, _ = run(small_search.write(tasks=columns, search=search | {"trials": 3}))
     found = candidates(small_search.results)
     parents = {c.name: c for c in found if c.kind == "parent"}
     python, java = parents["parent:python"], parents["parent:java"]
@@ -103,9 +103,9 @@ def test_normalised_values_count_from_the_worst_parent_to_the_best(small_search)
     assert "counted from the worst parent (0) to the best (1)" in markdown(outcome.board)
 
 
-def test_what_is_optimised_is_what_the_items_say(small_search):
-    own, search = OBJECTIVES["log-likelihoods"]
-    run(small_search.write(tasks=own, search=search | {"trials": 2, "racing": False}))
+def test_values_equal_the_means_of_the_items(small_search):
+    columns, search = OBJECTIVES["log-likelihoods"]
+    run(small_search.write(tasks=columns, search=search | {"trials": 2, "racing": False}))
     store = ItemStore(small_search.results / "items")
     for candidate in candidates(small_search.results):
         items = store.read(candidate.number, SEARCH)
@@ -114,9 +114,9 @@ def test_what_is_optimised_is_what_the_items_say(small_search):
         assert candidate.value < 0
 
 
-def test_a_front_is_told_searched_and_shown(small_search):
-    own, search = OBJECTIVES["pareto"]
-    outcome, _ = run(small_search.write(tasks=own, search=search | {"trials": 10}))
+def test_a_pareto_front_is_searched_and_shown(small_search):
+    columns, search = OBJECTIVES["pareto"]
+    outcome, _ = run(small_search.write(tasks=columns, search=search | {"trials": 10}))
     trials = Journal(small_search.results).trials
     assert {len(trial.values) for trial in trials} == {3}
     board = outcome.board
@@ -155,7 +155,7 @@ def test_a_front_is_told_searched_and_shown(small_search):
         ),
     ],
 )
-def test_what_makes_no_objective_is_refused(changes, law, small_search):
+def test_invalid_objectives_are_errors(changes, law, small_search):
     with pytest.raises(ValueError, match=law):
         run(small_search.write(**changes))
 
@@ -190,26 +190,26 @@ def test_what_makes_no_objective_is_refused(changes, law, small_search):
         ({"tasks": [{"task": TASKS[0]}]}, "mean of quickstart_python"),
     ],
 )
-def test_check_says_what_is_optimised_by_default(changes, said, heterosis, small_search):
+def test_check_shows_the_default_objective(changes, said, heterosis, small_search):
     code, out, _ = heterosis("check", small_search.write(**changes))
     assert code == 0
     assert f"objective: {said}\n" in out.replace("\n  ", " ")
 
 
-def test_what_is_optimised_by_default_stands_on_the_leaderboard(small_search):
+def test_the_default_objective_is_shown_on_the_leaderboard(small_search):
     outcome, _ = run(small_search.write(search={"trials": 1}))
     said = "harmonic mean of quickstart_python (50%), quickstart_java (50%)"
     assert outcome.board.objective.phrase == said
     assert f"Objective: {said}." in markdown(outcome.board)
 
 
-def test_the_error_is_one_of_the_configuration(small_search):
+def test_an_invalid_column_is_an_error_of_the_configuration(small_search):
     path = small_search.write(tasks=tasks("metric", "loss"))
     with pytest.raises(ConfigError, match=r"tasks\.1\.optimize"):
         load_config(path)
 
 
-def test_a_scale_needs_a_parent_that_was_scored():
+def test_the_parents_scale_needs_a_scored_parent():
     objective = Objective("mean", {"a": 1}, {"a": 1}, normalize=True)
     recipe = Recipe.uniform("linear", ("a", "b"), ("layers.0.attn",), 1.0)
     failed = Candidate(1, "parent:a", "parent", recipe, failure="NaN")

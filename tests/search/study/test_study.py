@@ -1,8 +1,9 @@
-"""Whole searches on the quickstart's models: the road of a trial, resume, failures."""
+"""Complete searches on the quickstart's models: the way of a trial, resuming, failures."""
 
 import itertools
 import json
 import math
+import shutil
 from statistics import harmonic_mean
 
 import numpy as np
@@ -22,8 +23,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ..conftest import QUICKSTART
-from ..studies import record, run, without_seconds
+from ..conftest import QUICKSTART, SmallSearch
+from ..studies import interrupted, record, run, without_seconds
 
 
 def make_adapter(base, out):
@@ -59,11 +60,8 @@ def grow(parent, out):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """One whole search, for the tests that only look at what it left."""
-    from ..conftest import SmallSearch
-
+    """One complete search, for the tests that only look at what it left."""
     small = SmallSearch(tmp_path_factory.mktemp("finished"))
-    path = small.write(guard=[{"task": str(QUICKSTART / "tasks/python.yaml"), "max_items": 10}])
     data = (QUICKSTART / "tasks/python.yaml").read_text()
     guard = small.folder / "guard.yaml"
     guard.write_text(
@@ -71,9 +69,24 @@ def finished(tmp_path_factory):
             "data/python.jsonl", str(QUICKSTART / "tasks/data/python.jsonl")
         )
     )
-    path = small.write(guard=[{"task": str(guard), "max_items": 10}])
-    outcome, text = run(path)
+    small.data["guard"] = [{"task": str(guard), "max_items": 10}]
+    outcome, text = run(small.write())
     return small, outcome, text
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory):
+    """The folder of a complete search of two candidates, to be copied."""
+    small = SmallSearch(tmp_path_factory.mktemp("short"))
+    run(small.write(search={"trials": 2, "finalists": 1}))
+    return small.results
+
+
+@pytest.fixture
+def short_search(short, small_search):
+    """A search that continues a copy of `short`."""
+    shutil.copytree(short, small_search.results)
+    return small_search
 
 
 def test_a_search_ends_with_every_trial_and_a_leaderboard(finished):
@@ -87,7 +100,7 @@ def test_a_search_ends_with_every_trial_and_a_leaderboard(finished):
     assert "items/s | ETA" in text
 
 
-def test_finalists_and_baselines_are_confirmed_and_no_one_else(finished):
+def test_only_finalists_and_baselines_are_confirmed(finished):
     small, outcome, _ = finished
     store = ItemStore(small.results / "items")
     confirmed = {n for n in range(19) if store.read(n, CONFIRM) is not None}
@@ -116,7 +129,7 @@ def test_the_record_is_one_line_per_candidate_and_one_item_file(finished):
     assert {p.name for p in small.results.iterdir()} >= {"leaderboard.md", "leaderboard.csv"}
 
 
-def test_a_search_that_is_done_is_done_again_at_once(finished):
+def test_a_finished_search_finishes_again_at_once(finished):
     small, outcome, _ = finished
     before = record(small.results)
     again, text = run(small.folder / "search.yaml")
@@ -137,15 +150,20 @@ def test_more_trials_continue_a_finished_search(small_search, tmp_path):
     run(small_search.write(search={"trials": 4, "finalists": 1}))
     run(small_search.write(search={"trials": 9, "finalists": 1}))
     continued = record(small_search.results)
-    run(small_search.write(results=str(tmp_path / "whole"), search={"trials": 9, "finalists": 1}))
-    assert continued == record(tmp_path / "whole")
+    run(
+        small_search.write(
+            results=str(tmp_path / "uninterrupted"), search={"trials": 9, "finalists": 1}
+        )
+    )
+    assert continued == record(tmp_path / "uninterrupted")
     recipes = [candidate_of(trial).recipe for trial in Journal(small_search.results).trials[-9:]]
     methods = {recipe.setting(group).method for recipe in recipes for group in recipe.coefficients}
     assert methods == {"ties", "dare_ties", "slerp"}
     assert any(len(recipe.methods) > 1 for recipe in recipes)
 
 
-def test_a_soft_stop_keeps_what_is_done_and_the_rest_comes_alike(small_search, tmp_path):
+def test_a_soft_stop_keeps_what_is_done_and_resuming_gives_the_same_result(finished, small_search):
+    small_search.data["guard"] = finished[0].data["guard"]
     asked = iter(range(1000))
     stop_at = 11
     outcome, _ = run(small_search.write(), lambda: next(asked) >= stop_at)
@@ -155,13 +173,13 @@ def test_a_soft_stop_keeps_what_is_done_and_the_rest_comes_alike(small_search, t
     assert outcome.board.winner.confirm is not None
     outcome, _ = run(small_search.write())
     assert outcome.finished
-    run(small_search.write(results=str(tmp_path / "whole")))
-    assert record(small_search.results) == record(tmp_path / "whole")
-    boards = [folder / "leaderboard.md" for folder in (small_search.results, tmp_path / "whole")]
+    assert record(small_search.results) == record(finished[0].results)
+    folders = (small_search.results, finished[0].results)
+    boards = [folder / "leaderboard.md" for folder in folders]
     assert without_seconds(boards[0]) == without_seconds(boards[1])
 
 
-def test_a_stop_during_the_confirmation_ends_it_and_the_rest_comes_later(small_search):
+def test_a_stop_during_the_confirmation_ends_it_and_resuming_completes_it(small_search):
     path = small_search.write(search={"trials": 2, "finalists": 2})
     asked = iter(range(1000))
     outcome, _ = run(path, lambda: next(asked) >= 13)
@@ -174,24 +192,21 @@ def test_a_stop_during_the_confirmation_ends_it_and_the_rest_comes_later(small_s
     assert sum(row.confirm is not None for row in outcome.board.rows) == 9
 
 
-def test_lost_items_are_scored_again(small_search):
-    path = small_search.write(search={"trials": 2, "finalists": 1})
-    run(path)
-    before = record(small_search.results)
-    (small_search.results / "items/items.parquet").unlink()
-    _, text = run(path)
+def test_lost_items_are_scored_again(short_search):
+    before = record(short_search.results)
+    (short_search.results / "items/items.parquet").unlink()
+    _, text = run(short_search.write(search={"trials": 2, "finalists": 1}))
     assert "base: items were lost and have been scored again" in text
-    assert record(small_search.results) == before
+    assert record(short_search.results) == before
 
 
-def test_the_best_so_far_is_known_after_a_resume(small_search):
-    run(small_search.write(search={"trials": 6}))
-    best = max(c.value for c in map(candidate_of, Journal(small_search.results).trials) if c.value)
-    _, text = run(small_search.write(search={"trials": 7}))
-    assert f"best {best:.4f}" in next(x for x in text.splitlines() if x.startswith("search 7/7"))
+def test_the_best_so_far_is_known_after_a_resume(short_search):
+    best = max(c.value for c in map(candidate_of, Journal(short_search.results).trials) if c.value)
+    _, text = run(short_search.write(search={"trials": 3}))
+    assert f"best {best:.4f}" in next(x for x in text.splitlines() if x.startswith("search 3/3"))
 
 
-def test_baselines_that_all_score_alike_are_pointed_out(small_search):
+def test_baselines_with_equal_scores_are_pointed_out(small_search):
     task = small_search.folder / "silly.yaml"
     text = (QUICKSTART / "tasks/python.yaml").read_text()
     data = QUICKSTART / "tasks/data/python.jsonl"
@@ -201,15 +216,14 @@ def test_baselines_that_all_score_alike_are_pointed_out(small_search):
     assert "every baseline scores 0: do the tasks' `doc_to_target` and metric" in said
 
 
-def test_items_of_a_candidate_that_never_reached_the_journal_are_dropped(small_search):
-    run(small_search.write(search={"trials": 1}))
-    store = ItemStore(small_search.results / "items")
-    n = len(Journal(small_search.results).trials)
+def test_items_of_a_candidate_that_never_reached_the_journal_are_dropped(short_search):
+    store = ItemStore(short_search.results / "items")
+    n = len(Journal(short_search.results).trials)
     store.append(n, SEARCH, store.read(0, SEARCH))
-    run(small_search.write(search={"trials": 2}))
+    run(short_search.write(search={"trials": 3}))
     values = store.read(n, SEARCH).value
     assert len(values) == 40
-    assert record(small_search.results)[n][-1] == values.tolist()
+    assert record(short_search.results)[n][-1] == values.tolist()
 
 
 @pytest.mark.parametrize(
@@ -223,16 +237,14 @@ def test_items_of_a_candidate_that_never_reached_the_journal_are_dropped(small_s
         ({"merge": {"tokenizer": "base"}}, "tokenizer was None, is base"),
     ],
 )
-def test_a_study_is_not_continued_with_other_ingredients(small_search, change, named):
-    run(small_search.write(search={"trials": 0}))
+def test_a_study_is_not_continued_with_other_ingredients(short_search, change, named):
     with pytest.raises(StudyError, match=f"begun with another .*{named}.*--results"):
-        run(small_search.write(**change))
+        run(short_search.write(**change))
 
 
-def test_a_study_of_old_knows_no_tokenizer_policy_and_goes_on(small_search):
-    path = small_search.write(search={"trials": 0})
-    run(path)
-    journal = Journal(small_search.results, write=True)
+def test_a_study_of_an_older_version_without_tokenizer_policy_is_continued(short_search):
+    path = short_search.write(search={"trials": 2, "finalists": 1})
+    journal = Journal(short_search.results, write=True)
     old = journal.manifest
     del old["identity"]["tokenizer"], old["config"]["download"]
     for key in ("placement", "compile", "tokenizer", "layer_groups", "device_map"):
@@ -256,41 +268,41 @@ def test_an_adapter_and_a_parent_with_a_token_of_its_own(small_search, tmp_path)
     assert parts.parents.tensors["model.embed_tokens.weight"].shape[0] == len(parts.tokenizer)
 
 
-def failing(monkeypatch, error):
-    """Make the engine fail at the second searched candidate."""
-    load, count = MergeEngine.load, iter(range(1000))
+def failing(monkeypatch, errors):
+    """Make the engine fail at some of its loads: number -> error."""
+    load, count = MergeEngine.load, itertools.count()
 
     def load_or_fail(self, recipe):
-        if next(count) == 8:
+        if error := errors.get(next(count)):
             raise error
         return load(self, recipe)
 
     monkeypatch.setattr(MergeEngine, "load", load_or_fail)
 
 
-@pytest.mark.parametrize(
-    ("error", "reason"),
-    [
-        (MergeFailure("merged tensor x holds NaN"), "merged tensor x holds NaN"),
-        (torch.OutOfMemoryError("CUDA out of memory. Tried"), "out of memory: CUDA out"),
-        (RuntimeError("not enough memory: you tried to allocate 9 bytes"), "out of memory: not"),
-        (MemoryError("big"), "out of memory: big"),
-    ],
-)
-def test_a_failure_is_a_trial_with_its_reason(small_search, monkeypatch, error, reason):
-    failing(monkeypatch, error)
-    outcome, text = run(small_search.write(search={"trials": 4}))
+FAILURES = [
+    (MergeFailure("merged tensor x holds NaN"), "merged tensor x holds NaN"),
+    (torch.OutOfMemoryError("CUDA out of memory. Tried"), "out of memory: CUDA out"),
+    (RuntimeError("not enough memory: you tried to allocate 9 bytes"), "out of memory: not"),
+    (MemoryError("big"), "out of memory: big"),
+]
+
+
+def test_a_failure_is_a_trial_with_its_reason(short_search, monkeypatch):
+    failing(monkeypatch, {place: error for place, (error, _) in enumerate(FAILURES, 1)})
+    outcome, text = run(short_search.write(search={"trials": 8}))
     assert outcome.finished
-    last = outcome.board.rows[-1]
-    assert last.verdict == "failed"
-    assert last.candidate.failure.startswith(reason)
-    assert f"{last.candidate.name}: FAILED: {reason}" in text
-    assert reason in (small_search.results / "leaderboard.md").read_text()
-    assert reason in (small_search.results / "leaderboard.csv").read_text()
+    failed = sorted(outcome.board.rows[-4:], key=lambda row: row.candidate.number)
+    for row, (_, reason) in zip(failed, FAILURES, strict=True):
+        assert row.verdict == "failed"
+        assert row.candidate.failure.startswith(reason)
+        assert f"{row.candidate.name}: FAILED: {reason}" in text
+        assert reason in (short_search.results / "leaderboard.md").read_text()
+        assert reason in (short_search.results / "leaderboard.csv").read_text()
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_scoring_that_takes_too_much_memory_is_tried_once_in_smaller_batches(
+def test_scoring_that_runs_out_of_memory_is_tried_once_in_smaller_batches(
     small_search, monkeypatch, caplog, times
 ):
     score, calls = Scorer.score, itertools.count()
@@ -303,7 +315,7 @@ def test_scoring_that_takes_too_much_memory_is_tried_once_in_smaller_batches(
         return score(self, split)
 
     monkeypatch.setattr(Scorer, "score", score_or_fail)
-    outcome, _ = run(small_search.write(search={"trials": 2}))
+    outcome, _ = run(small_search.write(search={"trials": 0}))
     failures = [row.candidate.failure for row in outcome.board.rows if row.candidate.failure]
     assert "in batches of half the size" in caplog.text
     if times == 1:
@@ -316,17 +328,16 @@ def test_scoring_that_takes_too_much_memory_is_tried_once_in_smaller_batches(
         ]
 
 
-def test_a_defect_is_not_swallowed_and_costs_the_candidate_in_flight_alone(
-    small_search, monkeypatch
-):
+def test_a_defect_propagates_and_costs_only_the_unfinished_candidate(small_search, monkeypatch):
+    path = small_search.write(search={"trials": 3})
     with monkeypatch.context() as patch:
-        failing(patch, RuntimeError("a defect of ours"))
+        failing(patch, {8: RuntimeError("a defect of ours")})
         with pytest.raises(RuntimeError, match="a defect of ours"):
-            run(small_search.write())
+            run(path)
     assert len(Journal(small_search.results).trials) == 8
-    outcome, _ = run(small_search.write())
+    outcome, _ = run(path)
     assert outcome.finished
-    assert len(Journal(small_search.results).trials) == 19
+    assert len(Journal(small_search.results).trials) == 10
 
 
 def test_weights_that_overflow_are_a_failed_candidate(small_search):
@@ -350,7 +361,7 @@ def test_an_objective_that_is_not_finite_is_a_failed_candidate(small_search, mon
     )
 
 
-def test_leaderboard_scores_are_the_stores_scores(finished):
+def test_leaderboard_scores_equal_the_stored_scores(finished):
     small, _, _ = finished
     store = ItemStore(small.results / "items")
     for row in read_leaderboard(small.results).rows:
@@ -364,7 +375,9 @@ def test_leaderboard_scores_are_the_stores_scores(finished):
 
 
 @pytest.mark.parametrize("sampler", ["CmaEsSampler", "TPESampler"])
-def test_parents_left_out_and_seeds_searched_resume_alike(small_search, tmp_path, sampler):
+def test_left_out_parents_and_searched_seeds_resume_to_the_same_result(
+    small_search, tmp_path, sampler
+):
     changes = {
         "merge": {"method": "dare_linear"},
         "space": {
@@ -374,15 +387,11 @@ def test_parents_left_out_and_seeds_searched_resume_alike(small_search, tmp_path
             "drop_rate": [0, 0.8],
         },
     }
-    search = {"sampler": sampler, "finalists": 1, "racing": False}
-    run(small_search.write(**changes, search=search | {"trials": 4}))
-    run(small_search.write(**changes, search=search | {"trials": 9}))
-    stopped = record(small_search.results)
-    whole = small_search.write(
-        **changes, search=search | {"trials": 9}, results=str(tmp_path / "whole")
-    )
-    run(whole)
-    assert record(tmp_path / "whole") == stopped
+    search = {"sampler": sampler, "finalists": 1, "racing": False, "trials": 9}
+    run(small_search.write(**changes, search=search))
+    killed = interrupted(small_search.results, tmp_path / "killed", 7 + 4)
+    run(small_search.write(**changes, search=search, results=str(killed)))
+    assert record(killed) == record(small_search.results)
     recipes = [row.candidate.recipe for row in read_leaderboard(small_search.results).rows]
     assert len({recipe.mask_seed for recipe in recipes}) > 2
     left_out = [r for r in recipes if not any(c.weights[0] for c in r.coefficients.values())]

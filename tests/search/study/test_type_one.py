@@ -1,4 +1,4 @@
-"""Luck is not sold as skill: where nobody can be better, the verdict is not "better"."""
+"""Type I errors: where no candidate can be better, the verdict is not "better"."""
 
 import os
 import shutil
@@ -33,7 +33,7 @@ ITEMS = {SEARCH: 100, CONFIRM: 200, GUARD: 0}
 class Coins:
     """Stands for engine and scorer: every model answers each item by the flip of a fair coin.
 
-    So no two recipes answer alike, and none is better than another. A recipe's flips are its own.
+    So no two recipes give the same answers, and none is better. The flips depend on the recipe.
     """
 
     fingerprint = "coins"
@@ -108,9 +108,7 @@ def small(folder, trials: int, parents=None, **changes):
 
 
 @pytest.mark.slow
-def test_where_every_model_guesses_the_verdict_is_better_no_oftener_than_it_may(
-    tmp_path, monkeypatch
-):
+def test_where_every_model_guesses_better_is_as_rare_as_its_level(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda _: None)  # a study that is lost is no matter here
     path, verdicts, gains = small(tmp_path, 12), Counter(), []
     for seed in range(STUDIES):
@@ -124,7 +122,7 @@ def test_where_every_model_guesses_the_verdict_is_better_no_oftener_than_it_may(
 
 
 @pytest.mark.slow
-def test_between_two_copies_of_one_parent_there_is_nothing_to_gain(tmp_path):
+def test_two_copies_of_one_parent_leave_nothing_to_gain(tmp_path):
     """On the arc between them: a sum could still scale what they have learned, and gain by it."""
     copy = shutil.copytree(QUICKSTART / "parents/python", tmp_path / "copy")
     parents = {"python": str(QUICKSTART / "parents/python"), "copy": str(copy)}

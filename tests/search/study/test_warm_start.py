@@ -1,4 +1,4 @@
-"""A former study's recipes, scored anew: what is taken, what is refused, and that it is kept."""
+"""Warm start: which recipes are taken, which studies are refused, and that it is recorded."""
 
 import shutil
 from dataclasses import replace
@@ -37,7 +37,7 @@ def warmed(small_search, former, **changes):
     return small_search.write(search=search, **changes)
 
 
-def test_the_best_recipes_are_tried_first_scored_anew_and_named(small_search, former, heterosis):
+def test_the_best_recipes_are_tried_first_scored_again_and_named(small_search, former, heterosis):
     path = warmed(small_search, former, splits=SPLITS | {"search_items": 12})
     outcome, text = run(path)
     assert outcome.finished
@@ -59,37 +59,37 @@ def test_the_best_recipes_are_tried_first_scored_anew_and_named(small_search, fo
     assert f"as {best[0].name} of old" in (small_search.results / "leaderboard.md").read_text()
 
 
-def test_what_was_taken_is_kept_and_the_former_study_needed_no_more(small_search, former, tmp_path):
+def test_a_warm_start_resumes_without_the_former_study(small_search, former, tmp_path):
     copy = tmp_path / "old"
     shutil.copytree(former, copy)
     path = warmed(
         small_search, copy, search={"racing": False}, stages=[{"trials": 2}, {"width": 0.3}]
     )
-    run_shuffled(path, tmp_path / "whole", 2)
+    run_shuffled(path, tmp_path / "uninterrupted", 2)
     asked = iter([False] * 3)
     run_shuffled(path, tmp_path / "parts", 2, 1, lambda: next(asked, True))
     shutil.rmtree(copy)
     outcome, _ = run_shuffled(path, tmp_path / "parts", 2, 2)
     assert outcome.finished
-    assert record(tmp_path / "parts") == record(tmp_path / "whole")
+    assert record(tmp_path / "parts") == record(tmp_path / "uninterrupted")
     stages = [c.stage for c in candidates_of(tmp_path / "parts") if c.is_searched]
     assert stages == [0] * 5 + [1] * 2 + [2]
 
 
-def test_a_record_comes_back_as_it_was():
+def test_a_warm_start_is_read_back_as_written():
     recipe = Recipe.uniform("linear", ["a"], ["embed"], 0.5)
     warm = WarmStart("old", (("candidate 3 of old", recipe),))
     assert WarmStart.from_dict(warm.to_dict()) == warm
 
 
-def test_check_says_what_is_tried_first(small_search, former, heterosis):
+def test_check_shows_what_is_tried_first(small_search, former, heterosis):
     code, out, _ = heterosis("check", warmed(small_search, former))
     assert code == 0
     assert "warm start: tried first, and scored anew: candidate" in out
     assert f" of old ({former})" in out
 
 
-def test_each_former_study_that_cannot_serve_is_refused(small_search, former, heterosis, tmp_path):
+def test_unsuitable_former_studies_are_errors(small_search, former, heterosis, tmp_path):
     def told(**changes) -> str:
         return refused(heterosis("search", warmed(small_search, former, **changes)))
 
@@ -111,7 +111,7 @@ def test_each_former_study_that_cannot_serve_is_refused(small_search, former, he
     assert "items of quickstart_python that this study keeps to confirm" in told(splits=shares)
 
 
-def test_a_study_keeps_to_what_it_began_with(small_search, former, heterosis):
+def test_a_warm_start_cannot_be_changed(small_search, former, heterosis):
     run(small_search.write(search={"trials": 0}))
     told = refused(heterosis("search", small_search.folder / "search.yaml", "--warm-start", former))
     assert "begun with another warm_start; warm_start was None" in told
@@ -119,7 +119,7 @@ def test_a_study_keeps_to_what_it_began_with(small_search, former, heterosis):
     assert "leave out --results, --run-seed and --warm-start" in refused(both)
 
 
-def test_a_study_of_baselines_or_without_its_items_cannot_serve(
+def test_a_former_study_without_candidates_or_items_is_an_error(
     small_search, former, heterosis, tmp_path
 ):
     plain = SmallSearch(tmp_path)
