@@ -1,4 +1,4 @@
-"""A search small enough for a test: the quickstart's models, a few items, a few candidates."""
+"""A search small enough for a test: the quickstart's models, few items, few candidates."""
 
 import sys
 from pathlib import Path
@@ -7,6 +7,8 @@ import pytest
 import yaml
 from heterosis.search.cli.main import main
 from heterosis.search.config.load import find_config
+
+from .studies import run
 
 QUICKSTART = find_config("quickstart").parent
 
@@ -17,7 +19,7 @@ def small_search(tmp_path) -> "SmallSearch":
 
 
 class SmallSearch:
-    """Writes a configuration beside which models and tasks are those of the quickstart."""
+    """A configuration with the quickstart's models and tasks."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -51,9 +53,17 @@ class SmallSearch:
         return path
 
 
+@pytest.fixture(scope="session")
+def study(tmp_path_factory) -> Path:
+    """Results folder of a finished study; a test that changes it takes a copy."""
+    small = SmallSearch(tmp_path_factory.mktemp("study"))
+    run(small.write(search={"trials": 6, "finalists": 2}))
+    return small.results
+
+
 @pytest.fixture
 def heterosis(monkeypatch, capsys):
-    """Call the command line; return exit code, stdout and stderr."""
+    """Run a command; return exit code, stdout and stderr."""
 
     def call(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["heterosis", *map(str, arguments)])
@@ -67,7 +77,7 @@ def heterosis(monkeypatch, capsys):
 
 
 def refused(outcome: tuple[int, str, str]) -> str:
-    """The one line of a refusal, which ends with exit code 2."""
+    """Return the one line on stderr; the exit code must be 2."""
     code, _, err = outcome
     assert code == 2, err
     (line,) = err.splitlines()

@@ -1,4 +1,4 @@
-"""What a person does in the morning: go on, reproduce, chat, look at the dashboard."""
+"""What users do with a finished study: continue, reproduce, chat, open the dashboard."""
 
 import json
 import shutil
@@ -17,15 +17,7 @@ from heterosis.search.report.dashboard import mirrored
 from heterosis.search.storage.journal import Journal
 from huggingface_hub import ModelCard
 
-from ..conftest import SmallSearch, refused
-from ..studies import run
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory):
-    small = SmallSearch(tmp_path_factory.mktemp("study"))
-    run(small.write(search={"trials": 3, "finalists": 1}))
-    return small.results
+from ..conftest import refused
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +30,7 @@ def test_more_candidates_by_the_studys_own_configuration(heterosis, study, tmp_p
     code, out, _ = heterosis("search", "--continue", again, "--trials", 2)
     assert code == 0
     board = read_leaderboard(again)
-    assert sum(row.candidate.is_searched for row in board.rows) == 5
+    assert sum(row.candidate.is_searched for row in board.rows) == 8
     assert board.finished
     assert "what next?" not in out  # no terminal, no question
 

@@ -11,18 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from ..conftest import QUICKSTART, SmallSearch, refused
+from ..conftest import QUICKSTART, refused
 from ..studies import run
 
 JAVA = QUICKSTART / "tasks/java.yaml"
 MODEL = QUICKSTART / "parents/java"
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory) -> Path:
-    small = SmallSearch(tmp_path_factory.mktemp("study"))
-    run(small.write(search={"trials": 2, "finalists": 1}))
-    return small.results
 
 
 def results(folder: Path) -> dict:

@@ -1,4 +1,4 @@
-"""The command line: what a person types wrong, and what they read then."""
+"""The command line: searches, checks, and messages for wrong input."""
 
 import importlib.metadata
 import os
@@ -61,13 +61,12 @@ def test_check_says_what_is_to_come_and_writes_nothing(heterosis, small_search):
     assert {p.name for p in small_search.folder.iterdir()} == {"search.yaml"}
 
 
-def test_check_of_a_study_says_whether_it_can_go_on(heterosis, small_search):
-    heterosis("search", small_search.write(search={"trials": 1, "finalists": 1}))
-    code, out, _ = heterosis("check", small_search.results, "--layers")
+def test_check_of_a_study_says_whether_it_can_continue(heterosis, study):
+    code, out, _ = heterosis("check", study, "--layers")
     assert code == 0
     assert "layers.3.attn" in out
     assert "early attn" not in out
-    assert "study: 1 of 1 candidates finished; parents, tasks, space and versions are" in out
+    assert "study: 6 of 6 candidates finished; parents, tasks, space and versions are" in out
 
 
 def test_check_advises_when_the_budget_is_too_small(heterosis, small_search):

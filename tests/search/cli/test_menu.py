@@ -10,17 +10,9 @@ from heterosis.search.cli import menu
 from heterosis.search.cli.common import FAILED
 from heterosis.search.leaderboard.board import read_leaderboard
 
-from ..conftest import SmallSearch, refused
-from ..studies import run
+from ..conftest import refused
 
 pexpect = pytest.importorskip("pexpect", reason="no pty")
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory):
-    small = SmallSearch(tmp_path_factory.mktemp("study"))
-    run(small.write(search={"trials": 3, "finalists": 1}))
-    return small.results
 
 
 @pytest.fixture
@@ -58,7 +50,7 @@ def ended(child) -> str:
     return said
 
 
-def test_every_choice_of_the_menu(search, again):
+def test_every_choice_of_the_menu_its_errors_and_ctrl_c(search, again):
     child = search("--continue", again)
     child.expect("what next")
     child.sendline("w")
@@ -76,6 +68,11 @@ def test_every_choice_of_the_menu(search, again):
     child.expect("with which trial or name")
     child.sendline("nobody")
     child.expect("error: .* there is no trial `nobody`")
+    child.expect("what next")
+    child.sendline("e")
+    child.expect("directory to write")
+    child.sendline("/dev/null/model")  # as a full disk: the system refuses to write
+    child.expect("heterosis: error: ")
     child.expect("what next")
     child.sendline("e")
     child.expect("directory to write .exports/again.")
@@ -103,22 +100,10 @@ def test_every_choice_of_the_menu(search, again):
     child.sendline("1")
     child.expect(f"heterosis search --continue {re.escape(str(again))} --trials 1")
     child.expect("what next")
-    child.sendline("q")
-    ended(child)
-    assert Path("exports/again/model.safetensors").is_file()
-    assert sum(row.candidate.is_searched for row in read_leaderboard(again).rows) == 4
-
-
-def test_what_goes_wrong_is_told_and_asked_again(search, again):
-    child = search("--continue", again)
-    child.expect("what next")
-    child.sendline("e")
-    child.expect("directory to write")
-    child.sendline("/dev/null/model")  # as a full disk: the system refuses to write
-    child.expect("heterosis: error: ")
-    child.expect("what next")
     child.sendintr()
     ended(child)
+    assert Path("exports/again/model.safetensors").is_file()
+    assert sum(row.candidate.is_searched for row in read_leaderboard(again).rows) == 7
 
 
 @pytest.mark.parametrize("code", [FAILED, 130])
@@ -140,7 +125,7 @@ def test_a_search_that_fails_ends_no_menu_and_one_that_is_interrupted_does(
             menu.ask_what_next(again, run_search)
 
 
-def test_a_full_disk_is_told_and_asked_again(monkeypatch, capsys, again):
+def test_a_full_disk_is_an_error_and_the_menu_comes_again(monkeypatch, capsys, again):
     answers = iter(["e", "", "q"])
     monkeypatch.setattr(menu, "can_ask", lambda: True)
     monkeypatch.setattr("builtins.input", lambda _: next(answers))

@@ -1,4 +1,4 @@
-"""`heterosis show` and `compare`: what a person reads of one candidate, or of two."""
+"""`heterosis show` and `compare`: one candidate in detail, and two side by side."""
 
 import shutil
 from dataclasses import replace
@@ -11,18 +11,11 @@ from heterosis.search.leaderboard.board import read_leaderboard
 from heterosis.search.leaderboard.compare import on_shared_items
 from heterosis.search.storage.journal import StudyError
 
-from ..conftest import SmallSearch, refused
-from ..studies import fingerprinted, make_study, run, scores_of, searched
+from ..conftest import refused
+from ..studies import fingerprinted, make_study, scores_of, searched
 
 
-@pytest.fixture(scope="module")
-def study(tmp_path_factory):
-    small = SmallSearch(tmp_path_factory.mktemp("study"))
-    run(small.write(search={"trials": 6, "finalists": 2}))
-    return small.results
-
-
-def test_a_candidate_is_laid_open(heterosis, study):
+def test_a_candidate_in_detail(heterosis, study):
     board = read_leaderboard(study)
     code, out, err = heterosis("show", study, "--items", 1)
     assert (code, err) == (0, "")
@@ -76,7 +69,7 @@ def test_two_of_two_studies_are_compared(heterosis, study, tmp_path):
     assert "won: 0, lost: 0" in winners
 
 
-def test_studies_that_were_scored_otherwise_are_refused_with_the_reason(heterosis, tmp_path):
+def test_studies_scored_differently_are_refused_with_the_reason(heterosis, tmp_path):
     ours = fingerprinted(tmp_path / "ours", searched(0.8))
     changed = fingerprinted(tmp_path / "changed", searched(0.8), dtype="bfloat16")
     message = refused(heterosis("compare", ours, changed))

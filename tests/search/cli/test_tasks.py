@@ -28,7 +28,7 @@ def test_a_folder_of_tasks(heterosis):
     assert "2 of 2 can run here" in out
 
 
-def test_what_cannot_run_is_told_with_the_remedy(heterosis, away, monkeypatch):
+def test_what_cannot_run_is_listed_with_the_remedy(heterosis, away, monkeypatch):
     code, out, _ = heterosis("tasks", away.parent)
     assert code == 0
     assert "away.yaml" not in out

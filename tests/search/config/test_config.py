@@ -1,4 +1,4 @@
-"""The configuration file: what is accepted, and what each mistake is told."""
+"""The configuration file: what is accepted, and the message for each mistake."""
 
 import ast
 from itertools import pairwise
@@ -167,7 +167,7 @@ def test_depth_shapes(tmp_path, depth, shape, count):
         ("search: 7\n", r"search: must be a mapping of keys, got 7"),
     ],
 )
-def test_each_mistake_is_told(tmp_path, text, message):
+def test_each_mistake_has_its_message(tmp_path, text, message):
     with pytest.raises(ConfigError, match=message):
         load(tmp_path, MINIMAL + text)
 
@@ -216,12 +216,12 @@ def test_methods_and_their_parameters(tmp_path):
         (MINIMAL, "- 1\n", "must be a YAML mapping"),
     ],
 )
-def test_each_missing_or_broken_part_is_told(tmp_path, old, new, message):
+def test_each_missing_or_broken_part_has_its_message(tmp_path, old, new, message):
     with pytest.raises(ConfigError, match=message):
         load(tmp_path, MINIMAL.replace(old, new))
 
 
-def test_every_fault_is_told_at_once_one_line_each(tmp_path):
+def test_all_faults_at_once_one_line_each(tmp_path):
     with pytest.raises(ConfigError) as error:
         load(tmp_path, MINIMAL + "search: {trials: -1}\nmerge: {dtype: int8}\n")
     assert len(str(error.value).splitlines()) == 2

@@ -305,7 +305,7 @@ def test_a_journal_that_lost_a_record_is_told(tmp_path):
     make_study(tmp_path, BASELINES)
     lines = (tmp_path / JOURNAL).read_bytes().splitlines(keepends=True)
     (tmp_path / JOURNAL).write_bytes(b"".join([*lines[:3], *lines[4:]]))
-    with pytest.raises(StudyError, match="must be whole and in order, got number 2 in place"):
+    with pytest.raises(StudyError, match="must be complete and in order, got number 2 in place"):
         read_leaderboard(tmp_path)
 
 

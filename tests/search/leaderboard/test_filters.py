@@ -7,15 +7,7 @@ from heterosis.search.leaderboard.board import read_leaderboard
 from heterosis.search.leaderboard.filters import select
 from heterosis.search.leaderboard.formats import records
 
-from ..conftest import SmallSearch, refused
-from ..studies import run
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory):
-    small = SmallSearch(tmp_path_factory.mktemp("study"))
-    run(small.write(search={"trials": 6, "finalists": 2}))
-    return small.results
+from ..conftest import refused
 
 
 @pytest.fixture(scope="module")

@@ -23,15 +23,7 @@ from heterosis.search.storage.journal import Journal, StudyError
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ..conftest import SmallSearch
 from ..studies import run
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory) -> Path:
-    small = SmallSearch(tmp_path_factory.mktemp("study"))
-    run(small.write(search={"trials": 5, "finalists": 2}))
-    return small.results
 
 
 @pytest.fixture(scope="module")
