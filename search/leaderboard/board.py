@@ -30,7 +30,7 @@ from ..storage.candidate import Candidate, candidate_of
 from ..storage.journal import Journal, StudyError
 from ..storage.read import StudyRecord, read_record
 from ..study.budget import is_spent
-from ..study.finalists import completed, finals, search_items
+from ..study.finalists import best_confirmed, completed, finals, search_items
 from ..study.variants import Ablation, ablation_of
 from .ranking import Comparisons, expected_inflation, task_differences
 
@@ -188,7 +188,7 @@ def read_leaderboard(folder: Path, journal: Journal | None = None) -> Leaderboar
     baselines = [c for c in candidates if c.is_baseline and c.value is not None]
     confirmable = baselines + chosen
     confirmed, guards = (_read(store, confirmable, split) for split in (CONFIRM, GUARD))
-    winner = _winner(chosen, confirmed, objective)
+    winner = best_confirmed(chosen, confirmed, objective)
     compare = partial(_on_search_items, store, objective)
     dissection = None
     if winner is not None and any(c.of == winner.number for c in candidates):
@@ -224,18 +224,6 @@ def _record(folder: Path, journal: Journal | None) -> StudyRecord:
     if journal is None:
         return read_record(folder)
     return StudyRecord(journal.begun, tuple(map(candidate_of, journal.trials)))
-
-
-def _winner(
-    chosen: Sequence[Candidate], confirmed: Mapping[int, ItemScores], objective: Objective
-) -> Candidate | None:
-    """The finalist that is best on the confirm items; the earlier of equals in `chosen`."""
-    scored = [c for c in chosen if c.number in confirmed]
-    return max(
-        scored,
-        key=lambda c: objective.combined(confirmed[c.number]).value,
-        default=None,
-    )
 
 
 def _on_search_items(
