@@ -56,7 +56,7 @@ class Candidate:
         reset: Variants: the groups of genes set as in the uniform merge.
         stage: Searched candidates: index of the search stage; None in a search of one stage.
         origin: Name of the warm-start candidate it was copied from, or None.
-        values: Values of a multi-objective search, as told to the sampler; kept by the trial.
+        values: Values of a multi-objective search, as the sampler got them; stored with the trial.
     """
 
     number: int
@@ -143,7 +143,7 @@ def with_trial(
     Args:
         candidate: As its user attribute has it, without a recipe.
         place: Number of the trial in the journal.
-        values: Values that the sampler was told; none if the candidate failed.
+        values: Values of the trial, as the sampler got them; none if the candidate failed.
         decode: Returns its recipe; called on first use.
 
     Raises:

@@ -55,7 +55,7 @@ class _Line:
 
     @property
     def sampler_values(self) -> tuple[float, ...]:
-        """Values that the sampler was told; none of a failed trial."""
+        """Values of the trial, as the sampler got them; none if it failed."""
         if self.state != TrialState.COMPLETE:
             return ()
         return self.values or (() if self.value is None else (self.value,))

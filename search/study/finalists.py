@@ -2,7 +2,7 @@
 
 A candidate that was stopped in the race has an estimate. If that places it among the best, it is
 scored on the remaining search items and placed by the result. Those items are stored as a split of
-their own: the journal line keeps what the sampler was told. Knows candidates and item scores;
+their own: the journal line keeps the values that the sampler got. Knows candidates and item scores;
 scores nothing, and imports no torch.
 """
 

@@ -50,7 +50,7 @@ def candidates(results: Path) -> int:
 
 
 def kept_rungs(results: Path) -> dict[str, int]:
-    """The files of candidates in flight, and when each was written."""
+    """Return the files of unfinished candidates, and when each was written."""
     return {path.name: path.stat().st_mtime_ns for path in results.glob("items/begun/trial*")}
 
 

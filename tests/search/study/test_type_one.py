@@ -31,7 +31,7 @@ ITEMS = {SEARCH: 100, CONFIRM: 200, GUARD: 0}
 
 
 class Coins:
-    """Stands for engine and scorer: every model answers each item by the flip of a fair coin.
+    """A stand-in for engine and scorer: every model answers each item by the flip of a fair coin.
 
     So no two recipes give the same answers, and none is better. The flips depend on the recipe.
     """
