@@ -21,7 +21,7 @@ from .leaderboard.board import Leaderboard, read_leaderboard
 from .leaderboard.views import write_views
 from .propose.pace import most_workers
 from .propose.stages import KEY, with_warm_start
-from .report.index import keep_index
+from .report.index import refresh_index
 from .report.page import write_report
 from .storage.candidate import candidate_of
 from .storage.journal import Journal, lock_folder
@@ -175,7 +175,7 @@ def _write_pages(board: Leaderboard, journal: Journal, reporter: Reporter) -> No
     except OSError as error:
         reporter.note(f"the page was not drawn ({error}); heterosis report {folder} draws it")
     try:
-        keep_index(board)
+        refresh_index(board)
     except OSError as error:
         remedy = f"heterosis report {folder.parent} draws it"
         reporter.note(f"the list of studies was not drawn ({error}); {remedy}")

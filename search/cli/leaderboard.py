@@ -129,7 +129,7 @@ def _print_study(board: Leaderboard, selection: Selection, format_: Format) -> N
         return
     screen = console()
     screen.print(views.table(board, selection.screen_rows(board), screen.width))
-    for line in views.found_lines(board):
+    for line in views.summary_lines(board):
         typer.echo(line)
 
 
@@ -154,7 +154,7 @@ def _watch(results: Path, selection: Selection, interval: float) -> None:
     from rich.console import Group
     from rich.text import Text
 
-    from ..leaderboard.sentences import found_lines
+    from ..leaderboard.sentences import summary_lines
     from ..leaderboard.watch import Follower, watch
     from ..storage.journal import find_studies
 
@@ -162,7 +162,7 @@ def _watch(results: Path, selection: Selection, interval: float) -> None:
     follower = Follower(lambda: find_studies(results))
 
     def result(lines: list[Line]) -> Iterable[str]:
-        return found_lines(lines[0].board) if len(lines) == 1 and lines[0].board else ()
+        return summary_lines(lines[0].board) if len(lines) == 1 and lines[0].board else ()
 
     def draw(lines: list[Line]) -> RenderableType:
         now = datetime.datetime.now().isoformat(sep=" ", timespec="seconds")

@@ -25,7 +25,7 @@ def report(
     """
     import optuna
 
-    from ..report.index import draw_index
+    from ..report.index import write_index
     from ..report.page import draw
     from ..storage.journal import JOURNAL, find_studies
 
@@ -33,7 +33,7 @@ def report(
     if (study / JOURNAL).is_file():
         typer.echo(f"report: {draw(study, out)[1]}")
     else:
-        index = draw_index(study, find_studies(study), draw, _warn, out)
+        index = write_index(study, find_studies(study), draw, _warn, out)
         typer.echo(f"index: {index}")
 
 

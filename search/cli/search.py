@@ -105,7 +105,7 @@ def _load(
 
 def _run(config: Config) -> None:
     """Run a search and print its result."""
-    from ..leaderboard.sentences import found_lines
+    from ..leaderboard.sentences import summary_lines
     from ..leaderboard.views import table
     from ..run import run_search
     from ..study.progress import make_reporter
@@ -122,7 +122,7 @@ def _run(config: Config) -> None:
         fail(f"{error}; {remedy}", FAILED)
     folder = config.results_folder
     screen.print(table(outcome.board, width=screen.width))
-    for line in found_lines(outcome.board):
+    for line in summary_lines(outcome.board):
         typer.echo(line)
     typer.echo(f"report: {folder}/report.html, leaderboard.md and leaderboard.csv")
     if not outcome.finished:

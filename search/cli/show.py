@@ -75,9 +75,9 @@ def compare(
     """
     quieten_libraries()
     from ..leaderboard.board import read_leaderboard
-    from ..leaderboard.compare import find_row, recipe_difference, split_place
+    from ..leaderboard.compare import find_row, recipe_difference, study_and_trial
 
-    places = [(Path(study), a), (Path(study), b)] if b else [split_place(t) for t in (study, a)]
+    places = [(Path(study), a), (Path(study), b)] if b else [study_and_trial(t) for t in (study, a)]
     boards = {folder: read_leaderboard(folder) for folder, _ in places}
     first, second = ((boards[folder], find_row(boards[folder], word)) for folder, word in places)
     sides = (first, second)
@@ -124,7 +124,7 @@ def _shared_scores(sides: Sides) -> tuple[str, Sequence[ItemScores]]:
     """Return both scores on the confirm items, or on the shared search items if one has none."""
     from ...evals.scores.store import ItemStore
     from ...evals.tasks.splits import CONFIRM, SEARCH
-    from ..leaderboard.compare import on_shared_items
+    from ..leaderboard.compare import shared_items
     from ..storage.journal import StudyError
     from ..study.finalists import search_items
 
@@ -142,7 +142,7 @@ def _shared_scores(sides: Sides) -> tuple[str, Sequence[ItemScores]]:
                 f"{sides[0][0].folder}: scored by an earlier version without fingerprints, so it "
                 "cannot be compared with another study; search again"
             )
-        return split, on_shared_items(ours, theirs, whole=split == CONFIRM)
+        return split, shared_items(ours, theirs, all_items=split == CONFIRM)
     board, row = lacking
     raise StudyError(
         f"{board.folder}: {row.candidate.name} has no stored items (it failed, or they are lost); "

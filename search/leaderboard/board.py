@@ -32,7 +32,7 @@ from ..storage.read import StudyRecord, read_record
 from ..study.budget import is_spent
 from ..study.finalists import best_confirmed, completed, finals, search_items
 from ..study.variants import Ablation, ablation_of
-from .ranking import Comparisons, expected_inflation, task_differences
+from .ranking import Comparisons, selection_bias, task_differences
 
 
 @dataclass(frozen=True)
@@ -87,10 +87,10 @@ class Leaderboard:
         rows: Best first; failures last.
         best_parent: Name of the parent that the differences refer to, or None.
         finished: Whether the search has spent what it was given.
-        masks: Confirm scores of the winner under other masks.
-        dissection: What the winner's variants say; None where it was not taken apart.
-        inflation: By how much the best search score is expected to be too high, being the best.
-        ingredients: What decides the scores of items, by name; empty of a study by an earlier
+        reroll_scores: Confirm scores of the winner under other masks.
+        ablation: What the winner's variants say; None where it was not taken apart.
+        selection_bias: By how much the best search score is expected to be too high.
+        fingerprint_parts: What decides the scores of items, by name; empty of a study by an earlier
             version.
         stages: Names of the search's stages, by which a candidate's place is told.
     """
@@ -101,10 +101,10 @@ class Leaderboard:
     rows: tuple[Row, ...]
     best_parent: str | None
     finished: bool
-    masks: tuple[TaskScore, ...] = ()
-    dissection: Ablation | None = None
-    inflation: float | None = None
-    ingredients: Mapping[str, str] = field(default_factory=dict)
+    reroll_scores: tuple[TaskScore, ...] = ()
+    ablation: Ablation | None = None
+    selection_bias: float | None = None
+    fingerprint_parts: Mapping[str, str] = field(default_factory=dict)
     stages: tuple[str, ...] = ()
 
     @property
@@ -190,10 +190,10 @@ def read_leaderboard(folder: Path, journal: Journal | None = None) -> Leaderboar
     confirmed, guards = (_read(store, confirmable, split) for split in (CONFIRM, GUARD))
     winner = best_confirmed(chosen, confirmed, objective)
     compare = partial(_on_search_items, store, objective)
-    dissection = None
+    ablation = None
     if winner is not None and any(c.of == winner.number for c in candidates):
-        dissection = ablation_of(winner, candidates, lambda c: compare(c, winner))
-        simplest = [dissection.simplest] if dissection.simplest else []
+        ablation = ablation_of(winner, candidates, lambda c: compare(c, winner))
+        simplest = [ablation.simplest] if ablation.simplest else []
         confirmed |= _read(store, simplest, CONFIRM)
         guards |= _read(store, simplest, GUARD)
     rows = [_row(c, objective, confirmed.get(c.number), guards.get(c.number)) for c in candidates]
@@ -208,13 +208,13 @@ def read_leaderboard(folder: Path, journal: Journal | None = None) -> Leaderboar
         rows=_ranked(rows, found),
         best_parent=parent.candidate.name if parent else None,
         finished=is_spent(record.manifest, record.candidates),
-        masks=tuple(
+        reroll_scores=tuple(
             objective.combined(scores)
-            for scores in _read(store, dissection.rerolls if dissection else (), CONFIRM).values()
+            for scores in _read(store, ablation.rerolls if ablation else (), CONFIRM).values()
         ),
-        dissection=dissection,
-        inflation=_inflation(candidates, chosen, compare),
-        ingredients=identity.get("requests", {}),
+        ablation=ablation,
+        selection_bias=_selection_bias(candidates, chosen, compare),
+        fingerprint_parts=identity.get("requests", {}),
         stages=stage_names(record.manifest),
     )
 
@@ -246,7 +246,7 @@ def _on_search_items(
     return objective.difference(items[0], items[1])
 
 
-def _inflation(
+def _selection_bias(
     candidates: Sequence[Candidate],
     chosen: Sequence[Candidate],
     compare: Callable[[Candidate, Candidate], Difference],
@@ -258,7 +258,7 @@ def _inflation(
     if len(chosen) < 2:
         return None
     errors = [compare(chosen[0], other).se for other in chosen[1:]]
-    return expected_inflation(values, fmean(errors) / math.sqrt(2))
+    return selection_bias(values, fmean(errors) / math.sqrt(2))
 
 
 def _refuse_mixed(folder: Path, store: ItemStore, known: object) -> None:

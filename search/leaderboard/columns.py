@@ -121,8 +121,8 @@ def board_columns(board: Leaderboard) -> list[Column[Row]]:
             )
             for task, short in _shortened(board.guards)
             for other, name, is_shown in (
-                ("base", "base", has_base_guards(board)),
-                ("parent", parent, not has_base_guards(board)),
+                ("base", "base", compares_guards_to_base(board)),
+                ("parent", parent, not compares_guards_to_base(board)),
             )
         ),
         *(
@@ -144,7 +144,7 @@ def board_columns(board: Leaderboard) -> list[Column[Row]]:
         Column("front", kinds.YES, at("is_on_front"), front and late(front), 0, front),
         Column("best_parent", WORD, lambda _: board.best_parent),
         Column("vs_parent", DIFFERENCE, at("to_parent"),
-               late(PARENT), 9, f"Δ {parent}", late(f"Δ {without_kind(parent)} [95 %]")),
+               late(PARENT), 9, f"Δ {parent}", late(f"Δ {parent_name(parent)} [95 %]")),
         Column("vs_uniform", DIFFERENCE, at("to_uniform"),
                late(UNIFORM), 8, UNIFORM, late(f"{UNIFORM} [95 %]")),
         Column("items", kinds.COUNT, at("candidate.items"), "items", 3, "items", "items"),
@@ -183,7 +183,7 @@ def board_fields(board: Leaderboard) -> Fields:
     return fields(board_columns(board))
 
 
-def has_base_guards(board: Leaderboard) -> bool:
+def compares_guards_to_base(board: Leaderboard) -> bool:
     """Whether the terminal compares guard scores with the base; else with the best parent.
 
     A guard task stands for what the base could do before anyone tuned it.
@@ -191,7 +191,7 @@ def has_base_guards(board: Leaderboard) -> bool:
     return any(row.guard_to_base for row in board.rows)
 
 
-def without_kind(name: str | None) -> str:
+def parent_name(name: str | None) -> str:
     """Return a parent's name without the ``parent:`` of its row."""
     return (name or "").removeprefix("parent:")
 

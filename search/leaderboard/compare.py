@@ -43,7 +43,7 @@ def find_row(board: Leaderboard, word: str) -> Row:
     )
 
 
-def split_place(text: str) -> tuple[Path, str]:
+def study_and_trial(text: str) -> tuple[Path, str]:
     """Read ``STUDY:TRIAL``, or a study's folder, which stands for its winner.
 
     A name of the leaderboard may hold colons, as ``parent:code`` does: the first folder counts.
@@ -63,13 +63,13 @@ def split_place(text: str) -> tuple[Path, str]:
     )
 
 
-def on_shared_items(a: ItemScores, b: ItemScores, *, whole: bool) -> tuple[ItemScores, ItemScores]:
+def shared_items(a: ItemScores, b: ItemScores, *, all_items: bool) -> tuple[ItemScores, ItemScores]:
     """Scores of two models on the items that both have met.
 
     Args:
         a: Of the first model.
         b: Of the second.
-        whole: Whether the items that both were given must be the same.
+        all_items: Whether the items that both were given must be the same.
 
     Raises:
         StudyError: If they were not scored alike, or have no item in common.
@@ -84,7 +84,7 @@ def on_shared_items(a: ItemScores, b: ItemScores, *, whole: bool) -> tuple[ItemS
     except ValueError as error:
         raise StudyError(str(error)) from error
     keys = np.intersect1d(a.keys, b.keys)
-    if not keys.size or (whole and not a.n == b.n == keys.size):
+    if not keys.size or (all_items and not a.n == b.n == keys.size):
         raise StudyError(
             f"two candidates must have met the same items, got {a.n} and {b.n} of which "
             f"{keys.size} are the same; compare studies with the same `splits`"

@@ -45,7 +45,7 @@ def json_text(board: Leaderboard, rows: Sequence[Row] | None = None) -> str:
         "objective": board.objective.phrase,
         "finished": board.finished,
         "winner": board.winner.candidate.number if board.winner else None,
-        "inflation": board.inflation,
+        "inflation": board.selection_bias,
         "rows": records(board, rows),
     }
     return as_json([study])

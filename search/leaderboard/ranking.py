@@ -151,7 +151,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def expected_inflation(values: Sequence[float], noise: float) -> float:
+def selection_bias(values: Sequence[float], noise: float) -> float:
     """By how much the best of K search scores is expected to be above its own true value.
 
     Scores are taken for true values, normal over the candidates, plus independent normal noise; the

@@ -32,25 +32,25 @@ def verdict_sentence(board: Leaderboard) -> str:
     return f"{name} is not shown to beat every baseline (not {winner.unbeaten}): {facts}."
 
 
-def found_lines(board: Leaderboard) -> Iterator[str]:
+def summary_lines(board: Leaderboard) -> Iterator[str]:
     """Say what the search has found, and how much of it to believe."""
     yield verdict_sentence(board)
-    yield from luck_lines(board)
+    yield from caveat_lines(board)
 
 
-def luck_lines(board: Leaderboard) -> Iterator[str]:
+def caveat_lines(board: Leaderboard) -> Iterator[str]:
     """Say how much of the winner is luck, which genes matter, and what it can do without."""
     winner = board.winner
     if winner is None or winner.search is None:
         return
-    if board.inflation is not None:
+    if board.selection_bias is not None:
         tried = sum(row.candidate.is_searched and row.search is not None for row in board.rows)
         yield (
-            f"The best search score of {tried} candidates is expected to be {board.inflation:.4f} "
+            f"The best search score of {tried} candidates is expected to be {board.selection_bias:.4f} "
             "too high, by luck; confirm scores are free of that."
         )
-    if board.masks and winner.confirm:
-        values = [mask.value for mask in board.masks]
+    if board.reroll_scores and winner.confirm:
+        values = [mask.value for mask in board.reroll_scores]
         yield (
             f"Under {len(values)} other masks {winner.candidate.name} has confirm scores of "
             f"{min(values):.4f} to {max(values):.4f} (its own: {score(winner.confirm.value)})."
@@ -59,19 +59,19 @@ def luck_lines(board: Leaderboard) -> Iterator[str]:
 
 
 def _gene_lines(board: Leaderboard) -> Iterator[str]:
-    dissection = board.dissection
-    if dissection is None or not dissection.effects:
+    ablation = board.ablation
+    if ablation is None or not ablation.effects:
         return
-    order = sorted(dissection.effects, key=lambda group: dissection.effects[group].value)
-    matter = [group for group in order if shows_loss(dissection.effects[group])]
-    worst = ", ".join(f"{g} ({signed(dissection.effects[g].value)})" for g in matter[:TOP_GENES])
+    order = sorted(ablation.effects, key=lambda group: ablation.effects[group].value)
+    matter = [group for group in order if shows_loss(ablation.effects[group])]
+    worst = ", ".join(f"{g} ({signed(ablation.effects[g].value)})" for g in matter[:TOP_GENES])
     more = f" and {len(matter) - TOP_GENES} more" if len(matter) > TOP_GENES else ""
     yield (
         f"Of {len(order)} genes, set to the uniform merge's one at a time on the search items, "
         + (f"{len(matter)} matter: {worst}{more}." if matter else "none is shown to matter.")
     )
-    if dissection.simplest is not None:
+    if ablation.simplest is not None:
         yield (
-            f"{len(dissection.simplest.reset)} of them can go together without a loss shown: "
-            f"trial {dissection.simplest.number}."
+            f"{len(ablation.simplest.reset)} of them can go together without a loss shown: "
+            f"trial {ablation.simplest.number}."
         )

@@ -145,9 +145,9 @@ def _differences(a: Line, b: Line) -> dict[str, tuple[str, str]]:
         return {"leaderboard": (a.state, b.state)}
     found = {"objective": (_said(a.board.objective), _said(b.board.objective))}
     found = {name: pair for name, pair in found.items() if pair[0] != pair[1]}
-    if not a.board.ingredients or not b.board.ingredients:
+    if not a.board.fingerprint_parts or not b.board.fingerprint_parts:
         return found | {"fingerprint": ("unknown", "unknown")}
-    texts = (fingerprint_of(board.ingredients) for board in (a.board, b.board))
+    texts = (fingerprint_of(board.fingerprint_parts) for board in (a.board, b.board))
     return found | differing(*texts)
 
 

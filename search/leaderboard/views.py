@@ -10,10 +10,10 @@ from rich.text import Text
 
 from ..storage.files import write_atomically
 from .board import Leaderboard, Row
-from .columns import GUARD, PARENT, RECIPE, UNIFORM, board_view, has_base_guards
+from .columns import GUARD, PARENT, RECIPE, UNIFORM, board_view, compares_guards_to_base
 from .formats import csv_text
 from .kinds import recipe_or_failure
-from .sentences import found_lines
+from .sentences import summary_lines
 from .tables import markdown_table, terminal_table
 
 SHORT = 10
@@ -62,7 +62,11 @@ def _legend(board: Leaderboard, titles: Sequence[str]) -> str:
             + (" and to uniform" if UNIFORM in titles else "")
         )
     if any(title.startswith(GUARD) for title in titles):
-        other = "the base" if has_base_guards(board) else f"{board.best_parent} (the best parent)"
+        other = (
+            "the base"
+            if compares_guards_to_base(board)
+            else f"{board.best_parent} (the best parent)"
+        )
         parts.append(f"{GUARD}: the same on guard tasks, to {other}")
     return "; ".join(parts) + "."
 
@@ -84,7 +88,7 @@ def markdown(board: Leaderboard, rows: Sequence[Row] | None = None) -> str:
     lines = [
         f"# {_title(board)}",
         "",
-        "  \n".join(found_lines(board)),
+        "  \n".join(summary_lines(board)),
         "",
         *_notes(board),
         "",

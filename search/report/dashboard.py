@@ -20,7 +20,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from ..format import p_value, recipe_line, score, signed
 from ..leaderboard.board import Leaderboard, Row, read_leaderboard
-from ..leaderboard.sentences import found_lines
+from ..leaderboard.sentences import summary_lines
 from ..storage.candidate import candidate_of
 from ..storage.journal import JOURNAL, UNREADABLE, Journal, file_stamp
 from ..study.page_refresh import SHARE
@@ -149,7 +149,7 @@ class _Gathering(JournalFileBackend):
 
 def study_note(board: Leaderboard) -> str:
     """Say in Markdown what the search has found."""
-    return "\n\n".join([f"# {board.name}", *found_lines(board)])
+    return "\n\n".join([f"# {board.name}", *summary_lines(board)])
 
 
 def trial_note(row: Row) -> str:

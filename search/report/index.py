@@ -68,7 +68,7 @@ def index_entry(board: Leaderboard, link: str | None) -> Entry:
     }
 
 
-def draw_index(
+def write_index(
     results: Path,
     folders: Sequence[Path],
     draw: Callable[[Path], tuple[Leaderboard, Path]],
@@ -105,7 +105,7 @@ def draw_index(
     return goal
 
 
-def keep_index(board: Leaderboard) -> Path | None:
+def refresh_index(board: Leaderboard) -> Path | None:
     """Keep the list of studies true that lies beside a study's folder, when its search has ended.
 
     It is drawn where it has been drawn before, or where a folder holds two studies and nothing

@@ -15,9 +15,9 @@ import yaml
 from ...evals.stats.comparison import Difference
 from ..format import duration, score
 from ..leaderboard.board import Leaderboard, Row, read_leaderboard
-from ..leaderboard.columns import board_view, without_kind
+from ..leaderboard.columns import board_view, parent_name
 from ..leaderboard.kinds import with_interval
-from ..leaderboard.sentences import luck_lines, verdict_sentence
+from ..leaderboard.sentences import caveat_lines, verdict_sentence
 from ..storage.files import write_atomically
 from ..storage.journal import Journal
 from .html import PLOTS, TABLES, embedded, now, render, script, text
@@ -84,7 +84,7 @@ def page(
         finished=board.finished,
         drawn=drawn or now(),
         sentences=list(sentences(board)),
-        luck=list(luck_lines(board)),
+        luck=list(caveat_lines(board)),
         told=_told(board),
         figures=list(_figures(board)),
         objective=board.objective.phrase,
@@ -139,7 +139,7 @@ def _interval_sentences(board: Leaderboard) -> Iterator[str]:
     if winner is None:
         return
     for found, other in (
-        (winner.to_parent, f"the best parent ({without_kind(board.best_parent)})"),
+        (winner.to_parent, f"the best parent ({parent_name(board.best_parent)})"),
         (winner.to_uniform, "the uniform merge"),
     ):
         if found is not None:
@@ -158,7 +158,7 @@ def _above(found: Difference) -> str:
 def _told(board: Leaderboard) -> str:
     """What was done, for someone who has never seen such a page."""
     whole = [r.candidate for r in board.rows if r.search is not None and not r.candidate.raced]
-    parents = [without_kind(r.candidate.name) for r in board.rows if r.candidate.kind == "parent"]
+    parents = [parent_name(r.candidate.name) for r in board.rows if r.candidate.kind == "parent"]
     items = max((c.items for c in whole), default=0)
     again = board.winner.confirm.n if board.winner and board.winner.confirm else 0
     text = f"{board.searched} merges of {', '.join(sorted(parents)) or 'the parents'} were tried "

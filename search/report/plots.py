@@ -151,7 +151,7 @@ def _estimated(found: Importances | None) -> Plain | None:
 
 def _genes(board: Leaderboard) -> list[Plain]:
     """What the winner loses without each gene, the greatest loss first."""
-    effects = board.dissection.effects if board.dissection else {}
+    effects = board.ablation.effects if board.ablation else {}
     order = sorted(effects, key=lambda gene: effects[gene].value)
     return [
         {"name": gene, **difference(effects[gene]), "matters": shows_loss(effects[gene])}

@@ -8,7 +8,7 @@ import pytest
 from heterosis.evals.scores.store import ItemStore
 from heterosis.evals.tasks.splits import CONFIRM
 from heterosis.search.leaderboard.board import read_leaderboard
-from heterosis.search.leaderboard.compare import on_shared_items
+from heterosis.search.leaderboard.compare import shared_items
 from heterosis.search.storage.journal import StudyError
 
 from ..conftest import refused
@@ -103,7 +103,7 @@ def test_other_tasks_and_other_items_are_refused():
     ours = scores_of(0.5)
     fewer = ours.subset(np.arange(10, ours.n))
     with pytest.raises(StudyError, match="the same items, got 800 and 790 of which 790 are the"):
-        on_shared_items(ours, fewer, whole=True)
-    assert on_shared_items(ours, fewer, whole=False)[0].n == 790
+        shared_items(ours, fewer, all_items=True)
+    assert shared_items(ours, fewer, all_items=False)[0].n == 790
     with pytest.raises(StudyError, match=r"the same tasks, got skill_a, skill_b and skill_a, x;"):
-        on_shared_items(ours, replace(ours, tasks=("skill_a", "x")), whole=True)
+        shared_items(ours, replace(ours, tasks=("skill_a", "x")), all_items=True)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from heterosis.search.leaderboard.ranking import expected_inflation
+from heterosis.search.leaderboard.ranking import selection_bias
 
 SEARCHES, CANDIDATES, NOISE = 400, 100, 0.02
 
@@ -14,12 +14,12 @@ def test_it_is_what_simulated_searches_lose_on_new_items(spread):
     seen = true + chance.normal(0.0, NOISE, true.shape)
     best = seen.argmax(axis=1)
     lost = seen.max(axis=1) - true[np.arange(SEARCHES), best]
-    said = [expected_inflation(row.tolist(), NOISE) for row in seen]
+    said = [selection_bias(row.tolist(), NOISE) for row in seen]
     assert np.mean(said) == pytest.approx(lost.mean(), rel=0.1)
     assert lost.mean() > 0.01, "without it a leaderboard sells luck"
 
 
 def test_without_noise_or_rivals_there_is_none():
-    assert expected_inflation([0.4, 0.5, 0.6], 0.0) == 0.0
-    assert expected_inflation([0.5], 0.1) == 0.0
-    assert expected_inflation([0.5, 0.5, 0.5], 0.1) == 0.0
+    assert selection_bias([0.4, 0.5, 0.6], 0.0) == 0.0
+    assert selection_bias([0.5], 0.1) == 0.0
+    assert selection_bias([0.5, 0.5, 0.5], 0.1) == 0.0

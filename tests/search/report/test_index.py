@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from heterosis.search.leaderboard.board import read_leaderboard
 from heterosis.search.report import index
-from heterosis.search.report.index import INDEX, keep_index
+from heterosis.search.report.index import INDEX, refresh_index
 from heterosis.search.storage.journal import Journal
 
 from ..conftest import refused
@@ -28,7 +28,7 @@ def results(tmp_path) -> Path:
 
 
 def kept(results, name="one"):
-    return keep_index(read_leaderboard(results / name))
+    return refresh_index(read_leaderboard(results / name))
 
 
 def test_it_is_drawn_where_studies_lie_side_by_side(results):
@@ -114,7 +114,7 @@ def test_a_search_that_can_draw_no_page_says_so_and_ends_well(results, monkeypat
     told = []
     journal = Journal(results / "one")
     board = read_leaderboard(results / "one", journal)
-    for name in ("write_report", "keep_index"):
+    for name in ("write_report", "refresh_index"):
         monkeypatch.setattr(run, name, _full)
     run._write_pages(board, journal, SimpleNamespace(note=told.append))  # pyright: ignore[reportArgumentType]
     assert told == [

@@ -13,7 +13,7 @@ import pytest
 from heterosis.search.config.load import load_config
 from heterosis.search.report import page as report_page
 from heterosis.search.report.importance import Importance, Importances
-from heterosis.search.report.index import keep_index
+from heterosis.search.report.index import refresh_index
 from heterosis.search.run import run_search
 from heterosis.search.study.progress import PlainReporter
 from rich.console import Console
@@ -232,7 +232,7 @@ def test_the_index_sorts_and_leads_to_a_study(browser, tmp_path):
     for name, share in (("one", 0.8), ("two", 0.9)):
         make_study(tmp_path / name, [*BASELINES, ("c4", "candidate", share, share)])
         report_page.draw(tmp_path / name)
-    assert keep_index(report_page.read_leaderboard(tmp_path / "one")) == tmp_path / "index.html"
+    assert refresh_index(report_page.read_leaderboard(tmp_path / "one")) == tmp_path / "index.html"
     said(browser)
     opened(browser, tmp_path / "index.html", 375)
     head(browser, "confirm").click()

@@ -8,7 +8,7 @@ from heterosis.evals.stats.comparison import Difference
 from heterosis.evals.tasks.splits import CONFIRM, SEARCH
 from heterosis.search.config.load import load_config
 from heterosis.search.leaderboard.board import read_leaderboard
-from heterosis.search.leaderboard.sentences import luck_lines
+from heterosis.search.leaderboard.sentences import caveat_lines
 from heterosis.search.leaderboard.views import markdown
 from heterosis.search.storage.candidate import VARIANTS, Candidate, candidate_of
 from heterosis.search.storage.journal import Journal
@@ -120,8 +120,8 @@ def test_a_search_ends_with_the_ablation_of_its_winner(ablated):
     variants = [row.candidate for row in board.rows if row.candidate.is_variant]
     assert {c.of for c in variants} == {winner.candidate.number}
     assert {c.kind for c in variants} == set(VARIANTS)
-    assert len(board.masks) == 2
-    dissection = board.dissection
+    assert len(board.reroll_scores) == 2
+    dissection = board.ablation
     assert set(dissection.effects) <= set(gene_groups(open_parts_of(folder).space))
     shown = [row.candidate for row in board.rows if row.place and row.candidate.is_variant]
     assert shown == ([dissection.simplest] if dissection.simplest else [])
@@ -140,7 +140,7 @@ def open_parts_of(folder):
 
 def test_the_leaderboard_shows_selection_bias_and_the_genes_that_matter(ablated):
     _, outcome, _ = ablated
-    lines = list(luck_lines(outcome.board))
+    lines = list(caveat_lines(outcome.board))
     assert lines[0].startswith("The best search score of 8 candidates is expected to be 0.")
     assert any(line.startswith("Under 2 other masks candidate ") for line in lines)
     assert any("set to the uniform merge's one at a time" in line for line in lines)
@@ -174,4 +174,4 @@ def test_variants_survive_the_journal(ablated):
     for row in outcome.board.rows:
         assert stored[row.candidate.number] == row.candidate
     again = read_leaderboard(folder)
-    assert again.dissection == outcome.board.dissection
+    assert again.dissection == outcome.board.ablation
