@@ -54,12 +54,12 @@ class Selection:
 
     def lines(self, lines: Sequence[Line]) -> list[Line]:
         """Return the lines of studies side by side."""
-        from ..leaderboard.filters import chosen
+        from ..leaderboard.filters import filtered
         from ..leaderboard.studies import side_by_side
         from ..leaderboard.studies_table import study_fields
 
         compared = side_by_side(lines, self.top or 1)
-        return chosen(compared, study_fields(), self.filters, self.sort)
+        return filtered(compared, study_fields(), self.filters, self.sort)
 
 
 def leaderboard(

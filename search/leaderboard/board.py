@@ -1,7 +1,6 @@
-"""The leaderboard: rows derived from journal and item store, and what may be said of them.
+"""The leaderboard: rows derived from the journal and the item store.
 
-Knows candidates, item scores and paired tests; draws nothing. Imports no torch, so that a
-leaderboard opens at once.
+Knows candidates, item scores and paired tests; draws nothing. Imports no torch, so it opens fast.
 """
 
 from __future__ import annotations
@@ -40,23 +39,23 @@ class Row:
     """One line of the leaderboard.
 
     Attributes:
-        candidate: What was scored.
+        candidate: The candidate.
         place: Line on the board from 1, by confirm score, then by search score; None if it failed.
-        rank: Of a confirmed row: 1 and how many stand before the first of those with which it is
-            tied (`Comparisons.ranks`). None where nothing is confirmed: search scores of those
-            that were chosen by them, or stopped in a race, put nobody above anybody.
+        rank: Rank on the confirm items; rows of equal rank are not significantly different
+            (`Comparisons.ranks`). None without confirm scores: search scores are biased, by
+            selection or because they are estimates, so they rank nothing.
         search: Objective on the search items; None if it failed.
-        confirm: The same on the confirm items; None where it was not scored there.
+        confirm: Objective on the confirm items; None if it was not scored there.
         confirm_tasks: Task -> score on the confirm items.
         guard: Guard task -> score.
         guard_to_base: Guard task -> paired difference to the base, positive is better.
         guard_to_parent: The same to the best parent.
         to_parent: Paired difference to the best parent on the confirm items.
         to_uniform: The same to the uniform merge.
-        verdict: ``better`` than every baseline, ``worse`` than the best of them, ``tie`` if neither
-            is shown; ``unconfirmed``, ``raced`` (stopped early), ``baseline`` or ``failed``.
-        is_on_front: Whether no other row is as good in every term on the confirm items and better
-            in one; of several values.
+        verdict: ``better`` than every baseline, ``worse`` than the best one, ``tie`` if neither is
+            shown; ``unconfirmed``, ``raced`` (stopped early), ``baseline`` or ``failed``.
+        is_on_front: Whether it is on the Pareto front of the terms on the confirm items; False for
+            other objectives.
         unbeaten: The best baseline that a ``tie`` or ``worse`` is not shown to beat.
     """
 
@@ -81,18 +80,18 @@ class Leaderboard:
     """All rows of a study, best first.
 
     Attributes:
-        name: Of the study.
-        folder: Where it lies.
+        name: The study's name.
+        folder: The study's folder.
         objective: Rule and weights.
         rows: Best first; failures last.
-        best_parent: Name of the parent that the differences refer to, or None.
-        finished: Whether the search has spent what it was given.
-        reroll_scores: Confirm scores of the winner under other masks.
-        ablation: What the winner's variants say; None where it was not taken apart.
+        best_parent: Name of the parent that differences refer to, or None.
+        finished: Whether the search's budget is spent.
+        reroll_scores: Confirm scores of the winner with other masks.
+        ablation: Results of the winner's variants; None without an ablation.
         selection_bias: By how much the best search score is expected to be too high.
-        fingerprint_parts: What decides the scores of items, by name; empty of a study by an earlier
-            version.
-        stages: Names of the search's stages, by which a candidate's place is told.
+        fingerprint_parts: Name -> value of what determines item scores; empty for a study of an
+            earlier version.
+        stages: Names of the search's stages; empty if there is one.
     """
 
     name: str
@@ -109,24 +108,24 @@ class Leaderboard:
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """Names of the tasks that make the objective."""
+        """Tasks of the objective."""
         return tuple(dict.fromkeys(term.task for term in self.objective.terms))
 
     @property
     def guards(self) -> tuple[str, ...]:
-        """Names of the guard tasks that were scored."""
+        """Guard tasks that were scored."""
         return next((tuple(row.guard) for row in self.rows if row.guard), ())
 
     @property
     def other_terms(self) -> tuple[Term, ...]:
-        """Terms of the objective that are no task's metric."""
+        """Terms of the objective that are not a task's metric."""
         return tuple(term for term in self.objective.terms if term.column != METRIC)
 
     @property
     def audited(self) -> tuple[str, ...]:
         """Tasks of the objective whose answers are generated."""
-        found = {task for row in self.rows for task in row.candidate.audit}
-        return tuple(task for task in self.tasks if task in found)
+        generated = {task for row in self.rows for task in row.candidate.audit}
+        return tuple(task for task in self.tasks if task in generated)
 
     @property
     def searched(self) -> int:
@@ -135,7 +134,7 @@ class Leaderboard:
 
     @property
     def items(self) -> int:
-        """Number of search items that were scored for all rows."""
+        """Number of search items scored, summed over all rows."""
         return sum(row.candidate.items for row in self.rows)
 
     @property
@@ -157,24 +156,24 @@ class Leaderboard:
 
     @property
     def winner(self) -> Row | None:
-        """The best searched candidate: confirmed ones first."""
+        """The best searched candidate; confirmed ones come first."""
         return next((row for row in self.rows if row.place and row.candidate.is_searched), None)
 
     @property
     def best_baseline(self) -> Row | None:
-        """The best of the null baselines."""
+        """The best baseline."""
         return next((row for row in self.rows if row.place and row.candidate.is_baseline), None)
 
 
 def read_leaderboard(folder: Path, journal: Journal | None = None) -> Leaderboard:
-    """Derive the leaderboard of the study in a folder.
+    """Read the leaderboard of the study in a folder.
 
-    Confirm scores count for the baselines and for today's finalists alone: after an early end
-    others may have been confirmed too, and who is on the board must not depend on that.
+    Only baselines and the current finalists get confirm scores: a search that ended early and went
+    on may have confirmed others too, and the leaderboard must not depend on that.
 
     Args:
-        folder: The study's.
-        journal: Its journal, where that has been read already.
+        folder: The study's folder.
+        journal: Its journal, if that has been read already.
 
     Raises:
         StudyError: If there is no study, or it has not begun, or it is damaged.
@@ -184,11 +183,10 @@ def read_leaderboard(folder: Path, journal: Journal | None = None) -> Leaderboar
     _refuse_mixed(folder, store, identity.get("requests"))
     objective = objective_on_parents_scale(Objective(**identity["objective"]), record.candidates)
     complete = partial(completed, store, objective=objective)
-    candidates, chosen = finals(record.candidates, config["search"]["finalists"], complete)
+    candidates, finalists = finals(record.candidates, config["search"]["finalists"], complete)
     baselines = [c for c in candidates if c.is_baseline and c.value is not None]
-    confirmable = baselines + chosen
-    confirmed, guards = (_read(store, confirmable, split) for split in (CONFIRM, GUARD))
-    winner = best_confirmed(chosen, confirmed, objective)
+    confirmed, guards = (_read(store, baselines + finalists, split) for split in (CONFIRM, GUARD))
+    winner = best_confirmed(finalists, confirmed, objective)
     compare = partial(_on_search_items, store, objective)
     ablation = None
     if winner is not None and any(c.of == winner.number for c in candidates):
@@ -197,15 +195,15 @@ def read_leaderboard(folder: Path, journal: Journal | None = None) -> Leaderboar
         confirmed |= _read(store, simplest, CONFIRM)
         guards |= _read(store, simplest, GUARD)
     rows = [_row(c, objective, confirmed.get(c.number), guards.get(c.number)) for c in candidates]
-    found = Comparisons.of(confirmed, [c.number for c in baselines], objective)
-    rows = _with_front(_compared(rows, found), confirmed, objective)
-    rows = _guarded(rows, guards)
+    comparisons = Comparisons.of(confirmed, [c.number for c in baselines], objective)
+    rows = _with_front(_with_verdicts(rows, comparisons), confirmed, objective)
+    rows = _with_guards(rows, guards)
     parent = _best(rows, "parent")
     return Leaderboard(
         name=config["name"],
         folder=folder,
         objective=objective,
-        rows=_ranked(rows, found),
+        rows=_ranked(rows, comparisons),
         best_parent=parent.candidate.name if parent else None,
         finished=is_spent(record.manifest, record.candidates),
         reroll_scores=tuple(
@@ -213,14 +211,14 @@ def read_leaderboard(folder: Path, journal: Journal | None = None) -> Leaderboar
             for scores in _read(store, ablation.rerolls if ablation else (), CONFIRM).values()
         ),
         ablation=ablation,
-        selection_bias=_selection_bias(candidates, chosen, compare),
+        selection_bias=_selection_bias(candidates, finalists, compare),
         fingerprint_parts=identity.get("requests", {}),
         stages=stage_names(record.manifest),
     )
 
 
 def _record(folder: Path, journal: Journal | None) -> StudyRecord:
-    """What a journal says: one that was read already, or read for what a leaderboard shows."""
+    """The record of a study, from its journal or by the fast reader."""
     if journal is None:
         return read_record(folder)
     return StudyRecord(journal.begun, tuple(map(candidate_of, journal.trials)))
@@ -232,7 +230,7 @@ def _on_search_items(
     """Paired difference of two candidates on the search items.
 
     Raises:
-        StudyError: If the store has lost the items of one.
+        StudyError: If the store has lost the items of either.
     """
     items = []
     for c in (candidate, other):
@@ -248,33 +246,33 @@ def _on_search_items(
 
 def _selection_bias(
     candidates: Sequence[Candidate],
-    chosen: Sequence[Candidate],
+    finalists: Sequence[Candidate],
     compare: Callable[[Candidate, Candidate], Difference],
 ) -> float | None:
-    """Expected luck in the best search score; None where there is nothing to tell it by."""
-    whole = [c for c in candidates if c.is_searched and c.value is not None and not c.raced]
-    values = [c.value for c in whole if c.value is not None]
-    chosen = [c for c in chosen if not c.raced]
-    if len(chosen) < 2:
+    """Selection bias of the best search score; None with fewer than two complete finalists."""
+    complete = [c for c in candidates if c.is_searched and not c.raced]
+    values = [c.value for c in complete if c.value is not None]
+    finalists = [c for c in finalists if not c.raced]
+    if len(finalists) < 2:
         return None
-    errors = [compare(chosen[0], other).se for other in chosen[1:]]
+    errors = [compare(finalists[0], other).se for other in finalists[1:]]
     return selection_bias(values, fmean(errors) / math.sqrt(2))
 
 
-def _refuse_mixed(folder: Path, store: ItemStore, known: object) -> None:
-    """Raise StudyError if items were scored otherwise than the study's record says.
+def _refuse_mixed(folder: Path, store: ItemStore, parts: object) -> None:
+    """Raise StudyError if items have another fingerprint than the study.
 
     Args:
-        folder: The study's.
+        folder: The study's folder.
         store: Its items.
-        known: Parts of the scorer's fingerprint in the study's manifest; a study of an earlier
-            version has none, then the items need only agree among themselves.
+        parts: Parts of the fingerprint in the study's manifest; a study of an earlier version has
+            none, then the fingerprints only need to be equal.
     """
-    found = sorted(store.fingerprints().items())
-    own = fingerprint_of(known) if isinstance(known, dict) else None
-    for (trial, split), fingerprint in found:
+    fingerprints = sorted(store.fingerprints().items())
+    expected = fingerprint_of(parts) if isinstance(parts, dict) else None
+    for (trial, split), fingerprint in fingerprints:
         try:
-            refuse_incomparable(found[0][1] if own is None else own, fingerprint)
+            refuse_incomparable(fingerprints[0][1] if expected is None else expected, fingerprint)
         except ValueError as error:
             raise StudyError(
                 f"{folder}: the {split} items of trial {trial} are not of this study: {error}; or "
@@ -283,8 +281,8 @@ def _refuse_mixed(folder: Path, store: ItemStore, known: object) -> None:
 
 
 def _read(store: ItemStore, candidates: Sequence[Candidate], split: str) -> dict[int, ItemScores]:
-    read = {c.number: store.read(c.number, split) for c in candidates}
-    return {number: scores for number, scores in read.items() if scores is not None}
+    items = {c.number: store.read(c.number, split) for c in candidates}
+    return {number: scores for number, scores in items.items() if scores is not None}
 
 
 def _row(
@@ -295,40 +293,37 @@ def _row(
 ) -> Row:
     if candidate.value is None:
         return Row(candidate, verdict="failed")
+    unconfirmed = "raced" if candidate.raced else "unconfirmed"
     return Row(
         candidate,
         search=objective.combined(candidate.objective_scores),
         confirm_tasks=confirm.task_scores() if confirm else {},
         guard=guard.task_scores() if guard else {},
-        verdict="baseline" if candidate.is_baseline else _unjudged(candidate),
+        verdict="baseline" if candidate.is_baseline else unconfirmed,
     )
 
 
-def _unjudged(candidate: Candidate) -> str:
-    return "raced" if candidate.raced else "unconfirmed"
-
-
-def _compared(rows: Sequence[Row], found: Comparisons) -> list[Row]:
-    """Give the confirmed rows their scores and differences, and the searched ones a verdict."""
+def _with_verdicts(rows: Sequence[Row], comparisons: Comparisons) -> list[Row]:
+    """Add scores, differences and verdicts on the confirm items."""
     out = list(rows)
-    for number, score in found.scores.items():
+    for number, score in comparisons.scores.items():
         out[number] = replace(rows[number], confirm=score)
-    others = {kind: _best(out, kind) for kind in ("parent", "uniform")}
-    for number, mine in found.to_baseline.items():
+    others = [_best(out, kind) for kind in ("parent", "uniform")]
+    for number, differences in comparisons.to_baseline.items():
         to_parent, to_uniform = (
-            mine.get(other.candidate.number) if other else None for other in others.values()
+            differences.get(other.candidate.number) if other else None for other in others
         )
         row = replace(out[number], to_parent=to_parent, to_uniform=to_uniform)
-        if mine and not row.candidate.is_baseline:
-            verdict, unbeaten = found.verdict(number)
+        if differences and not row.candidate.is_baseline:
+            verdict, unbeaten = comparisons.verdict(number)
             name = None if unbeaten is None else rows[unbeaten].candidate.name
             row = replace(row, verdict=verdict, unbeaten=name)
         out[number] = row
     return out
 
 
-def _guarded(rows: Sequence[Row], guards: Mapping[int, ItemScores]) -> list[Row]:
-    """Say what is won and lost on the guard tasks against the base, and the best parent."""
+def _with_guards(rows: Sequence[Row], guards: Mapping[int, ItemScores]) -> list[Row]:
+    """Add differences on the guard tasks to the base and to the best parent."""
     base = next((row for row in rows if row.candidate.kind == "base"), None)
     to_base, to_parent = (
         task_differences(guards, other.candidate.number) if other else {}
@@ -347,37 +342,31 @@ def _guarded(rows: Sequence[Row], guards: Mapping[int, ItemScores]) -> list[Row]
 def _with_front(
     rows: list[Row], confirmed: Mapping[int, ItemScores], objective: Objective
 ) -> list[Row]:
-    """Mark the rows that no other beats, where the objective has several values."""
-    own = [row.candidate.number for row in rows if row.candidate.number in confirmed]
-    if not objective.has_several or not own:
+    """Mark the rows on the front, if the objective has several values."""
+    numbers = [row.candidate.number for row in rows if row.candidate.number in confirmed]
+    if not objective.has_several or not numbers:
         return rows
-    by_term = [objective.seen(confirmed[number]).task_scores() for number in own]
-    values = [objective.values({t: s.value for t, s in found.items()}) for found in by_term]
-    front = dict(zip(own, is_on_front(np.array(values)).tolist(), strict=True))
+    by_term = [objective.seen(confirmed[number]).task_scores() for number in numbers]
+    values = [objective.values({t: s.value for t, s in scores.items()}) for scores in by_term]
+    front = dict(zip(numbers, is_on_front(np.array(values)).tolist(), strict=True))
     return [replace(row, is_on_front=front.get(row.candidate.number, False)) for row in rows]
 
 
-def _best(rows: Sequence[Row], kind: str | None) -> Row | None:
-    """The confirmed baseline of a kind, or of any, with the highest confirm score."""
-    found = [
-        row
-        for row in rows
-        if row.confirm and row.candidate.is_baseline and kind in (None, row.candidate.kind)
-    ]
-    return max(found, key=_confirm_value) if found else None
+def _best(rows: Sequence[Row], kind: str) -> Row | None:
+    """The confirmed baseline of a kind with the highest confirm score."""
+    confirmed = [row for row in rows if row.confirm and row.candidate.kind == kind]
+    return max(confirmed, key=_confirm_value, default=None)
 
 
 def _confirm_value(row: Row) -> float:
     return row.confirm.value if row.confirm else -math.inf
 
 
-def _ranked(rows: Sequence[Row], found: Comparisons) -> tuple[Row, ...]:
-    """Put rows in order: places for all that have a score, ranks for those that are confirmed."""
-    is_placed = [row.search is not None and not _is_hidden(row) for row in rows]
-    scored = sorted((row for row, is_in in zip(rows, is_placed, strict=True) if is_in), key=_order)
-    rest = [row for row, is_in in zip(rows, is_placed, strict=True) if not is_in]
-    numbers = [row.candidate.number for row in scored if row.confirm is not None]
-    ranks = found.ranks(numbers)
+def _ranked(rows: Sequence[Row], comparisons: Comparisons) -> tuple[Row, ...]:
+    """Sort rows: those with a score get a place, those with a confirm score a rank."""
+    scored = sorted(filter(_has_place, rows), key=_order)
+    rest = [row for row in rows if not _has_place(row)]
+    ranks = comparisons.ranks([row.candidate.number for row in scored if row.confirm is not None])
     placed = (
         replace(row, place=place, rank=ranks.get(row.candidate.number))
         for place, row in enumerate(scored, 1)
@@ -385,9 +374,9 @@ def _ranked(rows: Sequence[Row], found: Comparisons) -> tuple[Row, ...]:
     return (*placed, *rest)
 
 
-def _is_hidden(row: Row) -> bool:
-    """Whether a row is a winner's variant that only tells something of the winner."""
-    return row.candidate.is_variant and row.confirm is None
+def _has_place(row: Row) -> bool:
+    """Whether a row has a score and is no unconfirmed variant of the winner."""
+    return row.search is not None and (row.confirm is not None or not row.candidate.is_variant)
 
 
 def _order(row: Row) -> tuple[float, float, int]:

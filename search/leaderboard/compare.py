@@ -1,6 +1,6 @@
-"""One candidate, or two, laid open: recipe by layer and parent, items won and lost.
+"""One candidate or two in detail: recipe by layer and parent, scores, items won and lost.
 
-Knows rows of a leaderboard and the item store; prompts come in from outside. Draws rich tables.
+Knows rows of a leaderboard and item scores; draws rich tables.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ WINNER = "winner"
 
 
 def find_row(board: Leaderboard, word: str) -> Row:
-    """Return the row of a trial number, of a candidate's name, or of ``winner``.
+    """Return the row of a trial number, a candidate's name, or ``winner``.
 
     Raises:
-        StudyError: If there is none.
+        StudyError: If there is no such row.
     """
     if word == WINNER and board.winner is not None:
         return board.winner
@@ -39,23 +39,23 @@ def find_row(board: Leaderboard, word: str) -> Row:
             return row
     raise StudyError(
         f"{board.folder}: there is no trial `{word}`; give a number from 0 to "
-        f"{len(board.rows) - 1}, a name of the leaderboard, or `{WINNER}`"
+        f"{len(board.rows) - 1}, a name on the leaderboard, or `{WINNER}`"
     )
 
 
 def study_and_trial(text: str) -> tuple[Path, str]:
-    """Read ``STUDY:TRIAL``, or a study's folder, which stands for its winner.
+    """Return study and trial of ``STUDY:TRIAL``; of a study's folder, its winner.
 
-    A name of the leaderboard may hold colons, as ``parent:code`` does: the first folder counts.
+    A candidate's name may contain colons, as ``parent:code`` does: the first study counts.
 
     Raises:
         StudyError: If no part of it is a study.
     """
     if (Path(text) / JOURNAL).is_file():
         return Path(text), WINNER
-    for place, sign in enumerate(text):
+    for place, letter in enumerate(text):
         folder, word = Path(text[:place]), text[place + 1 :]
-        if sign == ":" and word and (folder / JOURNAL).is_file():
+        if letter == ":" and word and (folder / JOURNAL).is_file():
             return folder, word
     raise StudyError(
         f"`{text}` is neither a study's folder nor STUDY:TRIAL; give `compare STUDY A B` or "
@@ -64,15 +64,15 @@ def study_and_trial(text: str) -> tuple[Path, str]:
 
 
 def shared_items(a: ItemScores, b: ItemScores, *, all_items: bool) -> tuple[ItemScores, ItemScores]:
-    """Scores of two models on the items that both have met.
+    """Return the scores of two models on the items they share.
 
     Args:
-        a: Of the first model.
-        b: Of the second.
-        all_items: Whether the items that both were given must be the same.
+        a: Scores of the first model.
+        b: Scores of the second.
+        all_items: Whether all their items must be the same.
 
     Raises:
-        StudyError: If they were not scored alike, or have no item in common.
+        StudyError: If their fingerprints differ, or they share no item.
     """
     if a.tasks != b.tasks:
         raise StudyError(
@@ -86,7 +86,7 @@ def shared_items(a: ItemScores, b: ItemScores, *, all_items: bool) -> tuple[Item
     keys = np.intersect1d(a.keys, b.keys)
     if not keys.size or (all_items and not a.n == b.n == keys.size):
         raise StudyError(
-            f"two candidates must have met the same items, got {a.n} and {b.n} of which "
+            f"two candidates must have been scored on the same items, got {a.n} and {b.n} of which "
             f"{keys.size} are the same; compare studies with the same `splits`"
         )
     ours, theirs = (scores.subset(np.flatnonzero(np.isin(scores.keys, keys))) for scores in (a, b))
@@ -94,7 +94,7 @@ def shared_items(a: ItemScores, b: ItemScores, *, all_items: bool) -> tuple[Item
 
 
 def recipe_table(recipe: Recipe) -> Table:
-    """Coefficients: a line per layer, a column per parent, module kind and quantity."""
+    """Return a recipe's coefficients: a line per layer, a column per parent and module kind."""
     groups = {LayerGroup.from_name(name): c for name, c in recipe.coefficients.items()}
     kinds = list(dict.fromkeys(group.kind for group in groups if group.layer is not None))
     layers = sorted({group.layer for group in groups if group.layer is not None})
@@ -131,42 +131,43 @@ def _cell(coefficients: Coefficients | None, parent: int) -> str:
 
 
 def recipe_difference(a: Recipe, b: Recipe, names: Sequence[str]) -> Table:
-    """Mean weight and drop rate per parent of two recipes, and where weights differ most."""
+    """Return the mean weight and drop rate per parent of two recipes, and the largest gap."""
     table = _table("recipes: mean weight (and drop rate) over layer groups", ["parent", *names])
     table.add_column("largest difference", justify="right")
     for parent in dict.fromkeys((*a.parents, *b.parents)):
-        found = [_of_parent(recipe, parent) for recipe in (a, b)]
-        shared = [group for group in found[0] if group in found[1]]
-        most = max(shared, key=lambda g: abs(found[0][g][0] - found[1][g][0]), default=None)
-        apart = "-" if most is None else f"{found[0][most][0] - found[1][most][0]:+.3f} ({most})"
-        table.add_row(parent, *map(_means, found), apart)
+        first, second = (_of_parent(recipe, parent) for recipe in (a, b))
+        gaps = {group: first[group][0] - second[group][0] for group in first if group in second}
+        largest = max(gaps, key=lambda group: abs(gaps[group]), default=None)
+        gap = "-" if largest is None else f"{gaps[largest]:+.3f} ({largest})"
+        table.add_row(parent, _means(first), _means(second), gap)
     words = [f"{recipe.method}, lambda {recipe.lambda_:g}" for recipe in (a, b)]
     table.add_row("method", *words, "" if words[0] == words[1] else "differs")
     return table
 
 
 def _of_parent(recipe: Recipe, parent: str) -> dict[str, tuple[float, float]]:
+    """Layer group -> weight and drop rate of a parent."""
     if parent not in recipe.parents:
         return {}
     index = recipe.parents.index(parent)
     return {g: (c.weights[index], c.drop_rates[index]) for g, c in recipe.coefficients.items()}
 
 
-def _means(found: Mapping[str, tuple[float, float]]) -> str:
-    if not found:
+def _means(coefficients: Mapping[str, tuple[float, float]]) -> str:
+    if not coefficients:
         return "-"
-    weight, rate = np.mean(list(found.values()), axis=0)
+    weight, rate = np.mean(list(coefficients.values()), axis=0)
     return f"{weight:.3f}" + (f" drop {rate:.2f}" if rate else "")
 
 
 def score_table(board: Leaderboard, row: Row) -> Table:
-    """A line per task: scores on the search and the confirm items."""
+    """Return the scores of a candidate on the search and the confirm items, a line per task."""
     table = _table("scores", ["task"])
     for title in ("search ± SE", "confirm ± SE"):
         table.add_column(title, justify="right")
     for task in board.tasks:
-        found = (row.candidate.scores.get(task), row.confirm_tasks.get(task))
-        table.add_row(task, *(score(s.value, s.se) if s else "-" for s in found))
+        both = (row.candidate.scores.get(task), row.confirm_tasks.get(task))
+        table.add_row(task, *(score(s.value, s.se) if s else "-" for s in both))
     for task, guard in row.guard.items():
         table.add_row(f"{task} (guard)", "-", score(guard.value, guard.se))
     totals = (row.search, row.confirm)
@@ -177,8 +178,8 @@ def score_table(board: Leaderboard, row: Row) -> Table:
 def difference_table(
     objective: Objective | None, a: ItemScores, b: ItemScores, names: Sequence[str]
 ) -> Table:
-    """A line per task, one for the objective if there is one: paired difference, interval, p."""
-    table = _table(f"{names[0]} less {names[1]}, on the same {a.n} items", ["task"])
+    """Return paired differences with intervals and p, a line per task and for the objective."""
+    table = _table(f"{names[0]} minus {names[1]}, on the same {a.n} items", ["task"])
     for title in (*names, "Δ", "95 %", "p"):
         table.add_column(title, justify="right")
     for task in a.tasks:
@@ -190,9 +191,9 @@ def difference_table(
     return table
 
 
-def _add_difference(table: Table, name: str, values: Sequence[float], found: Difference) -> None:
-    interval = f"{signed(found.low)} .. {signed(found.high)}"
-    table.add_row(name, *map(score, values), signed(found.value), interval, p_value(found.p))
+def _add_difference(table: Table, name: str, values: Sequence[float], d: Difference) -> None:
+    interval = f"{signed(d.low)} .. {signed(d.high)}"
+    table.add_row(name, *map(score, values), signed(d.value), interval, p_value(d.p))
 
 
 def _table(title: str, columns: Sequence[str]) -> Table:
@@ -210,7 +211,7 @@ class Item:
         task: Its task.
         doc_id: Row of its document in the task's data.
         won: Whether the first model does better.
-        values: Metric of either.
+        values: Metric of the first and of the second model.
     """
 
     task: str
@@ -220,9 +221,9 @@ class Item:
 
 
 def differing_items(a: ItemScores, b: ItemScores) -> Iterator[Item]:
-    """The items on which the metric of two models differs, in the order of tasks and documents."""
-    for place in np.flatnonzero(a.value != b.value):
-        task = int(a.task_index[place])
-        values = (float(a.value[place]), float(b.value[place]))
+    """Return the items on which the metric of two models differs, by task and document."""
+    for index in np.flatnonzero(a.value != b.value):
+        task = int(a.task_index[index])
+        values = (float(a.value[index]), float(b.value[index]))
         won = (values[0] > values[1]) == a.higher_is_better[task]
-        yield Item(a.tasks[task], int(a.doc_id[place]), won, values)
+        yield Item(a.tasks[task], int(a.doc_id[index]), won, values)

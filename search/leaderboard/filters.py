@@ -1,4 +1,4 @@
-"""Rows of a table that a person asks for, in the order that they ask for. Knows their columns."""
+"""Filtering and sorting of rows by their columns."""
 
 from __future__ import annotations
 
@@ -25,61 +25,63 @@ _FILTER = re.compile(r"\s*(.+?)\s*(<=|>=|!=|=|<|>)\s*(.*?)\s*")
 
 
 def select(board: Leaderboard, filters: Sequence[str], sort: str | None) -> list[Row]:
-    """Return some rows of a board, in another order; see `chosen`."""
-    return chosen(board.rows, board_fields(board), filters, sort)
+    """Return the rows of a leaderboard that match filters, sorted; see `filtered`."""
+    return filtered(board.rows, board_fields(board), filters, sort)
 
 
-def chosen(rows: Sequence[T], columns: Fields, filters: Sequence[str], sort: str | None) -> list[T]:
-    """Return some rows, in another order; computes the columns that are named, no others.
+def filtered(
+    rows: Sequence[T], fields: Fields, filters: Sequence[str], sort: str | None
+) -> list[T]:
+    """Return the rows that match filters, sorted; computes only the columns that are named.
 
     Args:
-        rows: What to choose from.
-        columns: What a filter and an order may name.
-        filters: Each ``COLUMN OP VALUE`` with ``=``, ``!=``, ``<``, ``<=``, ``>`` or ``>=``, all of
-            which must hold; after ``=`` and ``!=``, ``*`` and ``?`` stand for any letters. A row
-            without a value passes none but ``!=``.
-        sort: Column, highest number first and words by the alphabet; ``-COLUMN`` turns that round.
-            Rows without a value come last.
+        rows: Any.
+        fields: Columns that filters and `sort` may name.
+        filters: Each ``COLUMN OP VALUE`` with ``=``, ``!=``, ``<``, ``<=``, ``>`` or ``>=``; a row
+            must match all. After ``=`` and ``!=``, ``*`` and ``?`` are wildcards. A row without a
+            value matches only ``!=``, or ``=`` with an empty value.
+        sort: Column, numbers descending and words ascending; ``-COLUMN`` reverses it. Rows without
+            a value come last. None keeps the order.
 
     Raises:
         ValueError: If a filter cannot be read, or there is no such column.
     """
-    found = list(rows)
+    result = list(rows)
     for text in filters:
-        column, passes = _filter(text, columns)
-        value = columns[column]
-        found = [row for row in found if passes(value(row))]
+        column, matches = _filter(text, fields)
+        value = fields[column]
+        result = [row for row in result if matches(value(row))]
     if sort is None:
-        return found
+        return result
     column = sort.removeprefix("-")
-    _check(column, columns)
-    with_value = [(columns[column](row), row) for row in found]
-    there = [pair for pair in with_value if _is_there(pair[0])]
-    is_word = any(isinstance(value, str) for value, _ in there)
-    there.sort(key=itemgetter(0), reverse=is_word == sort.startswith("-"))
-    return [row for _, row in there] + [row for value, row in with_value if not _is_there(value)]
+    _check(column, fields)
+    pairs = [(fields[column](row), row) for row in result]
+    present = [pair for pair in pairs if _is_present(pair[0])]
+    is_word = any(isinstance(value, str) for value, _ in present)
+    present.sort(key=itemgetter(0), reverse=is_word == sort.startswith("-"))
+    return [row for _, row in present] + [row for value, row in pairs if not _is_present(value)]
 
 
-def _is_there(value: Any) -> bool:
+def _is_present(value: Any) -> bool:
     return value is not None and not (isinstance(value, float) and math.isnan(value))
 
 
-def _check(column: str, known: Fields) -> None:
-    if column not in known:
-        raise ValueError(f"a leaderboard has no column `{column}`; {hint(column, known)}")
+def _check(column: str, fields: Fields) -> None:
+    if column not in fields:
+        raise ValueError(f"a leaderboard has no column `{column}`; {hint(column, fields)}")
 
 
-def _filter(text: str, known: Fields) -> tuple[str, Callable[[Any], bool]]:
-    """The column of a filter, and whether a value of it passes."""
+def _filter(text: str, fields: Fields) -> tuple[str, Callable[[Any], bool]]:
+    """The column of a filter, and whether a value of it matches."""
     match = _FILTER.fullmatch(text)
     if match is None:
         raise ValueError(
             f"a filter must be COLUMN OP VALUE, as verdict=better or confirm>0.9, got {text!r}"
         )
     column, sign, wanted = match.groups()
-    _check(column, known)
+    _check(column, fields)
     if sign not in _ORDERS:
-        return column, lambda value: _is_alike(value, wanted) == (sign == "=")
+        return column, lambda value: _equals(value, wanted) == (sign == "=")
     try:
         number = float(wanted)
     except ValueError:
@@ -88,7 +90,7 @@ def _filter(text: str, known: Fields) -> tuple[str, Callable[[Any], bool]]:
     return column, lambda value: isinstance(value, int | float) and order(value, number)
 
 
-def _is_alike(value: Any, wanted: str) -> bool:
+def _equals(value: Any, wanted: str) -> bool:
     if value is None:
         return wanted == ""
     if isinstance(value, bool):

@@ -1,8 +1,8 @@
-"""Who is told apart from whom on the confirm items, and the verdicts and ranks that follow.
+"""Pairwise significance on the confirm items: verdicts, ranks, and the selection bias.
 
-Knows item scores by trial number; no rows, no recipes. Told apart are two whose paired difference
-has a p-value below ALPHA, corrected by Holm: of a candidate and a baseline over the candidates, as
-for the verdict; of two candidates, or of two baselines, over all pairs of that kind.
+Knows item scores by trial number; no rows, no recipes. Two models are significantly different if
+the p-value of their paired difference is below ALPHA after Holm's correction: for a candidate and
+a baseline over the candidates, for two candidates or two baselines over all pairs of that kind.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ Key = TypeVar("Key")
 
 @dataclass(frozen=True)
 class Comparisons:
-    """All that were scored on the confirm items, held against each other.
+    """Pairwise comparisons of the models that were scored on the confirm items.
 
     Attributes:
         scores: Number -> objective on the confirm items.
         to_baseline: Number -> baseline's number -> difference; the p-values of candidates are
-            corrected for their number.
-        worse: Pairs (a, b) where a is shown to be worse than b.
+            Holm-corrected for their number.
+        worse: Pairs (a, b) where a is significantly worse than b.
     """
 
     scores: Mapping[int, TaskScore]
@@ -41,90 +41,89 @@ class Comparisons:
     def of(
         cls, confirmed: Mapping[int, ItemScores], baselines: Sequence[int], objective: Objective
     ) -> Comparisons:
-        """Compare all with every baseline, candidates and baselines also among themselves.
+        """Compare every model with every baseline, and candidates and baselines with each other.
 
         Args:
-            confirmed: Number -> confirm items.
-            baselines: Numbers of those that are baselines.
-            objective: What is compared.
+            confirmed: Number -> scores of the confirm items.
+            baselines: Numbers of the baselines.
+            objective: The objective compared.
         """
-        seen = {number: objective.seen(scores) for number, scores in confirmed.items()}
-        given = [number for number in seen if number in set(baselines)]
-        searched = [number for number in seen if number not in set(baselines)]
-        by_baseline = {b: _against(b, [n for n in seen if n != b], seen, objective) for b in given}
-        for b, found in by_baseline.items():
-            by_baseline[b] = found | _corrected({n: found[n] for n in searched})
-        mixed = {(n, b): by_baseline[b][n] for b in given for n in searched}
-        alike = {(n, b): by_baseline[b][n] for b in given for n in given if n < b}
-        rivals = {
+        items = {number: objective.seen(scores) for number, scores in confirmed.items()}
+        given = [number for number in items if number in set(baselines)]
+        searched = [number for number in items if number not in set(baselines)]
+        to = {b: _to(b, [n for n in items if n != b], items, objective) for b in given}
+        for b, differences in to.items():
+            to[b] = differences | _corrected({n: differences[n] for n in searched})
+        mixed = {(n, b): to[b][n] for b in given for n in searched}
+        among_baselines = {(n, b): to[b][n] for b in given for n in given if n < b}
+        among_candidates = {
             (n, other): difference
             for place, other in enumerate(searched)
-            for n, difference in _against(other, searched[:place], seen, objective).items()
+            for n, difference in _to(other, searched[:place], items, objective).items()
         }
-        every = mixed | _corrected(alike) | _corrected(rivals)
+        pairs = mixed | _corrected(among_baselines) | _corrected(among_candidates)
         return cls(
             {number: objective.combined(scores) for number, scores in confirmed.items()},
-            {n: {b: by_baseline[b][n] for b in given if b != n} for n in seen},
-            frozenset(_worse_first(pair, d) for pair, d in every.items() if is_shown(d)),
+            {n: {b: to[b][n] for b in given if b != n} for n in items},
+            frozenset(_worse_first(pair, d) for pair, d in pairs.items() if is_significant(d)),
         )
 
     def verdict(self, number: int) -> tuple[str, int | None]:
-        """What may be said of a candidate, and the best baseline that it is not shown to beat."""
-        against = self.to_baseline[number]
-        unbeaten = [b for b, d in against.items() if not (d.value > 0 and is_shown(d))]
+        """Return a candidate's verdict, and the best baseline that it is not shown to beat."""
+        differences = self.to_baseline[number]
+        unbeaten = [b for b, d in differences.items() if not (d.value > 0 and is_significant(d))]
         if not unbeaten:
             return "better", None
-        best = max(against, key=lambda b: self.scores[b].value)
-        to_best = against[best]
-        verdict = "worse" if to_best.value < 0 and is_shown(to_best) else "tie"
+        to_best = differences[max(differences, key=lambda b: self.scores[b].value)]
+        verdict = "worse" if to_best.value < 0 and is_significant(to_best) else "tie"
         return verdict, max(unbeaten, key=lambda b: self.scores[b].value)
 
     def ranks(self, order: Sequence[int]) -> dict[int, int]:
-        """Ranks of numbers that are in order, best first; those not told apart share one.
+        """Return the ranks of numbers that are sorted best first.
 
-        Going down, a number opens a new rank as soon as it is shown to be worse than any that
-        shares the rank so far: of those that share a rank no two are told apart. The converse does
-        not hold, and cannot: "not told apart" is not transitive. The rank is 1 and how many stand
-        before its first.
+        Going down, a number gets a new rank if it is significantly worse than any of those of the
+        current rank, so that no two of equal rank are significantly different. The converse cannot
+        hold: not being significantly different is not transitive. A rank is 1 plus the count of
+        numbers above its first.
         """
         ranks: dict[int, int] = {}
-        shared: list[int] = []
+        equal: list[int] = []
         for place, number in enumerate(order, 1):
-            if any((number, other) in self.worse for other in shared):
-                shared = []
-            shared.append(number)
-            ranks[number] = place + 1 - len(shared)
+            if any((number, other) in self.worse for other in equal):
+                equal = []
+            equal.append(number)
+            ranks[number] = place + 1 - len(equal)
         return ranks
 
 
-def is_shown(difference: Difference) -> bool:
-    """Whether a difference is told from none, at ALPHA."""
+def is_significant(difference: Difference) -> bool:
+    """Whether a difference is significant at ALPHA."""
     return difference.p < ALPHA
 
 
 def task_differences(
     scores: Mapping[int, ItemScores], other: int
 ) -> dict[int, dict[str, Difference]]:
-    """Number -> task -> paired difference to another number; none where that has no scores.
+    """Return number -> task -> paired difference to another number; empty if that has no scores.
 
-    Each task by itself, positive is better; p-values are not corrected, so that a loss shows.
+    Positive is better. P-values are not corrected, so that a loss shows.
     """
     if other not in scores:
         return {}
     alone = {task: task_alone(scores[other], task) for task in scores[other].tasks}
     numbers = [number for number in scores if number != other]
-    by_task = {task: _against(other, numbers, scores, one) for task, one in alone.items()}
+    by_task = {task: _to(other, numbers, scores, one) for task, one in alone.items()}
     return {n: {task: by_task[task][n] for task in by_task} for n in numbers}
 
 
-def _against(
-    other: int, numbers: Sequence[int], seen: Mapping[int, ItemScores], objective: Objective
+def _to(
+    other: int, numbers: Sequence[int], items: Mapping[int, ItemScores], objective: Objective
 ) -> dict[int, Difference]:
-    """Differences of numbers to another one."""
+    """Paired differences of numbers to another one."""
     if not numbers:
         return {}
-    found = paired_differences([seen[n] for n in numbers], seen[other], objective)
-    return {n: found[place] for place, n in enumerate(numbers)}
+    differences = paired_differences([items[n] for n in numbers], items[other], objective)
+    return dict(zip(numbers, differences, strict=True))
 
 
 def _corrected(differences: Mapping[Key, Difference]) -> dict[Key, Difference]:
@@ -152,11 +151,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def selection_bias(values: Sequence[float], noise: float) -> float:
-    """By how much the best of K search scores is expected to be above its own true value.
+    """Return by how much the best of K search scores is expected to be above its true value.
 
-    Scores are taken for true values, normal over the candidates, plus independent normal noise; the
-    best one is shrunken towards the mean by the noise's share of the variance: by nothing without
-    noise, to the mean where noise explains all that they differ.
+    The model: true values are normal over the candidates, scores add independent normal noise. The
+    best score is shrunk towards the mean by the noise's share of the variance: not at all without
+    noise, all the way if noise explains all differences.
 
     Args:
         values: Search scores (K,) of all candidates that were scored on the same items.
@@ -168,6 +167,6 @@ def selection_bias(values: Sequence[float], noise: float) -> float:
     """
     if len(values) < 2 or noise <= 0:
         return 0.0
-    spread = variance(values)
-    share = 1.0 if spread <= noise**2 else noise**2 / spread
+    total = variance(values)
+    share = 1.0 if total <= noise**2 else noise**2 / total
     return share * (max(values) - fmean(values))

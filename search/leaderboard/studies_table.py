@@ -1,4 +1,4 @@
-"""Studies side by side as a terminal table and as Markdown. Knows lines; computes nothing."""
+"""The columns of studies side by side, as a terminal table and as Markdown."""
 
 from __future__ import annotations
 
@@ -8,16 +8,28 @@ from rich.console import Group
 from rich.text import Text
 
 from ..format import duration
+from ..study.budget import time_spent
 from . import kinds
+from .board import Leaderboard
 from .columns import PARENT, RECIPE, UNIFORM, Column, Fields, ViewColumn, at, fields, view_columns
 from .kinds import COUNT, WORD, Kind
-from .studies import DAMAGED, FINISHED, Line, found, hours, incomparable, objectives
-from .tables import markdown_table, terminal_table
+from .studies import DAMAGED, FINISHED, Line, incomparable, objectives
+from .tables import left_out, markdown_table, terminal_table
 
 TIME = "time"
+
+
+def _hours(board: Leaderboard) -> float:
+    """Hours of scoring search items, however many candidates were scored in parallel."""
+    return sum(time_spent(row.candidate) for row in board.rows) / 3600
+
+
 FOLDER = Kind({"": str}, lambda folder: folder.name, is_number=False)
-FOUND = Kind({"": found}, lambda line: "-" if line.board is None else found(line), is_number=False)
-HOURS = Kind({"": hours}, lambda board: duration(3600 * hours(board)))
+HOURS = Kind({"": _hours}, lambda board: duration(3600 * _hours(board)))
+OUTCOME = Kind({"": lambda line: line.outcome}, lambda line: line.outcome if line.board else "-",
+               is_number=False)  # fmt: skip
+ORDER = ("comparable", "folder", "state", "name", "found", "confirm")
+"""First columns of the table; see `columns.ORDERS`."""
 
 
 def study_columns() -> list[Column[Line]]:
@@ -27,7 +39,7 @@ def study_columns() -> list[Column[Line]]:
         Column("study", WORD, at("name")),
         Column("folder", FOLDER, at("folder"), "study"),
         Column("state", WORD, at("state"), "state", 8),
-        Column("found", FOUND, at(), "found", 9),
+        Column("found", OUTCOME, at(), "outcome", 9),
         Column("trial", COUNT, at("row.candidate.number")),
         Column("name", kinds.NAME, at("row.candidate"), "candidate", 7),
         Column("rank", kinds.RANK, at("row")),
@@ -44,15 +56,12 @@ def study_columns() -> list[Column[Line]]:
         Column("hours", HOURS, at("board"), TIME, 4),
         Column("objective", WORD, at("board.objective.phrase")),
         Column("recipe", kinds.RECIPE, at("row.candidate"), RECIPE, 1),
-        Column("reason", WORD, at("why")),
+        Column("reason", WORD, at("reason")),
     ]
 
 
-ORDER = ("comparable", "folder", "state", "name", "found", "confirm")
-
-
 def study_fields() -> Fields:
-    """Return the plain values of studies side by side."""
+    """Return the plain values of studies side by side; see `columns.fields`."""
     return fields(study_columns())
 
 
@@ -61,22 +70,20 @@ def _shown() -> list[ViewColumn[Line]]:
 
 
 def studies_table(lines: Sequence[Line], width: int = 200, *, hint: bool = True) -> Group:
-    """Return studies for a terminal, and what to know of them.
+    """Return studies as a terminal table with notes.
 
     Args:
-        lines: In order.
-        width: Of the terminal in characters; columns that do not fit are left out whole.
-        hint: Whether to say which commands tell more.
+        lines: Studies in order.
+        width: Of the terminal in characters; columns that do not fit are left out.
+        hint: Whether to name the commands that show more.
     """
     columns = _shown()
     view, missing = terminal_table("studies side by side", columns, lines, width, _style)
-    notes = list(_notes(lines, [c.title for c in columns if c not in missing]))
-    if missing:
-        names = ", ".join(dict.fromkeys(column.title for column in missing))
-        notes.append(f"Left out at {width} columns: {names}; `--format md` or `csv` has all.")
+    notes = [*_notes(lines, [c.title for c in columns if c not in missing])]
+    notes += left_out(missing, width)
     if hint:
         notes.append(
-            "One study: heterosis leaderboard STUDY; whether two differ: heterosis compare A B."
+            "One study: heterosis leaderboard STUDY; a paired test of two: heterosis compare A B."
         )
     return Group(view, "", *(Text(note, overflow="fold") for note in notes))
 
@@ -91,18 +98,18 @@ def studies_markdown(lines: Sequence[Line]) -> str:
 
 def _notes(lines: Sequence[Line], titles: Sequence[str]) -> Iterator[str]:
     """What the columns mean, what cannot be compared, and what cannot be read."""
-    text = "Only scores of studies of one set may be compared."
+    text = "Only scores of studies in the same set can be compared."
     if PARENT in titles:
         uniform = " and to the uniform merge" if UNIFORM in titles else ""
         text += f" Δ: paired difference on the confirm items, to the study's best parent{uniform}."
     if TIME in titles:
-        text += " Time and items: of search scores."
+        text += " Time and items are those of the search scores."
     yield text
     yield from (f"{letter}: {phrase}." for letter, phrase in objectives(lines).items())
     yield from incomparable(lines)
     for line in lines:
-        if line.why:
-            yield f"{line.folder.name} ({line.state}): {line.why}"
+        if line.reason:
+            yield f"{line.folder.name} ({line.state}): {line.reason}"
 
 
 def _style(line: Line) -> str:

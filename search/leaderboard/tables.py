@@ -1,4 +1,4 @@
-"""Tables as a terminal and as Markdown: which columns fit, how lines are made. Knows no rows."""
+"""Tables for a terminal and Markdown: which columns fit, how lines are written. Knows no rows."""
 
 from __future__ import annotations
 
@@ -21,22 +21,20 @@ def terminal_table(
     columns: Sequence[ViewColumn[T]],
     rows: Sequence[T],
     width: int,
-    style: Callable[[T], str] = lambda _: "",
+    style: Callable[[T], str],
 ) -> tuple[Table, list[ViewColumn[T]]]:
-    """Draw the columns that fit into a width; return the others, too.
+    """Return a table of the columns that fit a width, and the columns left out.
 
-    Columns with one number in `leave_out` go together, the lowest number first. Those that are
-    left out are computed no further than to see that they do not fit.
+    Columns of equal `leave_out` are left out together, the lowest number first. Their cells are
+    computed only until one group does not fit.
     """
     cells: dict[int, list[str]] = {}
-    left = width + _GAP
+    remaining = width + _GAP
     for step in sorted({c.leave_out for c in columns}, key=lambda step: (step > 0, -step)):
-        group = [
-            (index, column) for index, column in enumerate(columns) if column.leave_out == step
-        ]
+        group = [(index, c) for index, c in enumerate(columns) if c.leave_out == step]
         new = {index: [c.text(row) for row in rows] for index, c in group}
-        left -= sum(_GAP + max(map(cell_len, [c.title, *new[index]])) for index, c in group)
-        if step and left < 0:
+        remaining -= sum(_GAP + max(map(cell_len, [c.title, *new[index]])) for index, c in group)
+        if step and remaining < 0:
             break
         cells |= new
     table = Table(
@@ -56,8 +54,15 @@ def terminal_table(
     return table, [column for index, column in enumerate(columns) if index not in cells]
 
 
+def left_out(missing: Sequence[ViewColumn[T]], width: int) -> list[str]:
+    """Return a note on the columns left out at a width; none if all fit."""
+    names = ", ".join(dict.fromkeys(column.title for column in missing))
+    note = f"Left out at {width} columns: {names}; `--format md` or `csv` shows all."
+    return [note] if missing else []
+
+
 def markdown_table(columns: Sequence[ViewColumn[T]], rows: Sequence[T]) -> list[str]:
-    """Lines of a Markdown table, all columns."""
+    """Return the lines of a Markdown table with all columns."""
     return [
         _markdown_line(column.title for column in columns),
         _markdown_line(["---"] * len(columns)),

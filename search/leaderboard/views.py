@@ -1,4 +1,4 @@
-"""The leaderboard as a terminal table and Markdown. Knows rows; computes no statistics."""
+"""The leaderboard as a terminal table and as Markdown. Knows rows; computes no statistics."""
 
 from __future__ import annotations
 
@@ -14,37 +14,35 @@ from .columns import GUARD, PARENT, RECIPE, UNIFORM, board_view, compares_guards
 from .formats import csv_text
 from .kinds import recipe_or_failure
 from .sentences import summary_lines
-from .tables import markdown_table, terminal_table
+from .tables import left_out, markdown_table, terminal_table
 
 SHORT = 10
-"""Best rows that the terminal table shows, besides the baselines, unless asked for all."""
+"""Best rows of the terminal table by default, besides the baselines."""
 TOP_RECIPES = 5
-"""Candidates whose recipes are written under the terminal table."""
+"""Candidates whose recipes are written below the terminal table."""
 
 
 def short_rows(board: Leaderboard, count: int = SHORT) -> list[Row]:
-    """The best rows, and all baselines."""
+    """Return the best rows and all baselines."""
     return [r for r in board.rows if (r.place and r.place <= count) or r.candidate.is_baseline]
 
 
 def table(board: Leaderboard, rows: Sequence[Row] | None = None, width: int = 200) -> Group:
-    """Return the leaderboard for a terminal, and what to know of it.
+    """Return the leaderboard as a terminal table with a legend.
 
     Args:
-        board: What to show.
-        rows: Which of its rows; default: `short_rows`.
-        width: Of the terminal in characters; columns that do not fit are left out whole.
+        board: The leaderboard.
+        rows: Rows to show; default: `short_rows`.
+        width: Of the terminal in characters; columns that do not fit are left out.
     """
     shown = short_rows(board) if rows is None else rows
     title = f"{_title(board)}: {board.objective.phrase}"
     columns = board_view(board, "terminal")
     view, missing = terminal_table(title, columns, shown, width, _style)
     lines = [_legend(board, [c.title for c in columns if c not in missing])]
-    if missing:
-        names = ", ".join(dict.fromkeys(column.title for column in missing))
-        lines.append(f"Left out at {width} columns: {names}; `--format md` or `csv` has all.")
+    lines += left_out(missing, width)
     if rows is None and len(shown) < len(board.rows):
-        lines.append(f"{len(shown)} of {len(board.rows)} rows; `--all` shows the others.")
+        lines.append(f"{len(shown)} of {len(board.rows)} rows; `--all` shows all.")
     if RECIPE in [column.title for column in missing]:
         searched = [row.candidate for row in shown if row.candidate.is_searched]
         lines += [f"{c.name}: {recipe_or_failure(c)}" for c in searched[:TOP_RECIPES]]
@@ -52,21 +50,16 @@ def table(board: Leaderboard, rows: Sequence[Row] | None = None, width: int = 20
 
 
 def _legend(board: Leaderboard, titles: Sequence[str]) -> str:
-    """What the shown columns mean."""
+    """The legend of the columns that are shown."""
     parts = ["* baseline"]
     if any(row.rank for row in board.rows):
-        parts.append("rows that share a rank (#) are not told apart on the confirm items")
+        parts.append("rows of equal rank (#) are not significantly different on the confirm items")
+    parent = f"{board.best_parent} (the best parent)"
     if PARENT in titles and board.best_parent:
-        parts.append(
-            f"Δ: paired difference on the confirm items, to {board.best_parent} (the best parent)"
-            + (" and to uniform" if UNIFORM in titles else "")
-        )
+        uniform = " and to uniform" if UNIFORM in titles else ""
+        parts.append(f"Δ: paired difference on the confirm items, to {parent}{uniform}")
     if any(title.startswith(GUARD) for title in titles):
-        other = (
-            "the base"
-            if compares_guards_to_base(board)
-            else f"{board.best_parent} (the best parent)"
-        )
+        other = "the base" if compares_guards_to_base(board) else parent
         parts.append(f"{GUARD}: the same on guard tasks, to {other}")
     return "; ".join(parts) + "."
 
@@ -100,18 +93,18 @@ def markdown(board: Leaderboard, rows: Sequence[Row] | None = None) -> str:
 
 def _notes(board: Leaderboard) -> Iterable[str]:
     objective = board.objective
-    front = " (ranked and compared by their mean)" if objective.has_several else ""
+    front = " (rows are ranked and compared by the mean)" if objective.has_several else ""
     yield (
-        f"Objective: {objective.phrase}{front}. In the order of it on the confirm items, then on "
-        "the search items. Of rows that share a rank no two are told apart on the confirm items "
-        "(p < 0.05 after Holm's correction); a row that was not scored there has no rank. Rows "
-        "marked * are null baselines. Δ is the paired difference in the "
-        f"objective to {board.best_parent} (the best parent) and to the uniform merge on the "
-        "confirm items; p is two-sided and, for searched candidates, Holm-corrected for the number "
-        "of finalists. Raced candidates were stopped when they were losing to the best so far; "
-        "their search scores are estimates for all items. Those whose estimates were among the "
-        "best were scored on the other search items, and are raced no more. Items and seconds are "
-        "what the search score took."
+        f"Objective: {objective.phrase}{front}. Rows are sorted by it on the confirm items, then "
+        "on the search items. Rows of equal rank are not significantly different on the confirm "
+        "items (p >= 0.05 for each pair, Holm-corrected); rows without confirm scores have "
+        "no rank. Rows marked * are baselines. Δ is the paired difference in the objective on the "
+        f"confirm items, to {board.best_parent} (the best parent) and to the uniform merge; p is "
+        "two-sided and, for candidates, Holm-corrected for the number of finalists. Raced "
+        "candidates were stopped early because they were losing to the best so far; their search "
+        "scores are estimates for all items. Those with the best estimates were then scored on the "
+        "remaining search items and no longer count as raced. Items and seconds are those of the "
+        "search score."
     )
     if board.guards:
         yield (
@@ -122,12 +115,12 @@ def _notes(board: Leaderboard) -> Iterable[str]:
         yield (
             "Generated answers, on the search items: share cut short at the token limit, share in "
             "which the task's filter found no answer, mean length, mean share of repeated 4-grams. "
-            "Where they differ between rows, so may scores, with no difference in skill."
+            "Where these differ between rows, scores may differ without any difference in skill."
         )
 
 
 def write_views(board: Leaderboard) -> tuple[Path, Path]:
-    """Write leaderboard.md and .csv into the study's folder, each whole or not at all."""
+    """Write leaderboard.md and leaderboard.csv into the study's folder, atomically."""
     pages = {"leaderboard.md": markdown(board), "leaderboard.csv": csv_text(board)}
     for name, text in pages.items():
         write_atomically(board.folder / name, text)

@@ -1,6 +1,6 @@
-"""`heterosis leaderboard --watch`: studies read again when they have grown, drawn again in place.
+"""`heterosis leaderboard --watch`: studies re-read when they have grown, redrawn in place.
 
-Knows folders, clocks and the terminal; what is drawn comes in from outside.
+Knows folders, clocks and the terminal; the caller draws.
 """
 
 from __future__ import annotations
@@ -18,38 +18,37 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 SHARE = 0.2
-"""Most of one core's time that reading may take: large studies are read less often."""
+"""Largest share of one core's time spent on reading: large studies are read less often."""
 
 
 class Follower:
-    """Reads studies again, each only when its journal or its items have changed.
+    """Studies that are re-read only when their journals or items have changed.
 
     Args:
-        find: The folders of the studies; asked each time.
+        find: Returns the folders of the studies; called each time.
     """
 
     def __init__(self, find: Callable[[], Sequence[Path]]) -> None:
-        """Read nothing yet."""
         self._find = find
-        self._known: dict[Path, tuple[list[int], Line]] = {}
+        self._cached: dict[Path, tuple[list[int], Line]] = {}
 
     def look(self) -> list[Line]:
-        """A line per study, as it is now."""
+        """Return a line per study, as it is now."""
         return [self._line(folder) for folder in self._find()]
 
     def _line(self, folder: Path) -> Line:
-        held = is_locked(folder)  # read first: what an ended search left is complete
-        seen = file_stamp(folder)
-        known = self._known.get(folder)
-        if known is not None and known[0] == seen:
-            return known[1].at_work(held)
-        line = read_line(folder, held=held)
-        self._known[folder] = (seen, line)
+        is_running = is_locked(folder)  # read first: what an ended search left is complete
+        stamp = file_stamp(folder)
+        cached = self._cached.get(folder)
+        if cached is not None and cached[0] == stamp:
+            return cached[1].with_lock(is_running)
+        line = read_line(folder, is_running=is_running)
+        self._cached[folder] = (stamp, line)
         return line
 
 
 def is_over(lines: Sequence[Line]) -> bool:
-    """Whether nothing will change: all searches are finished and have let go of their folders."""
+    """Whether nothing will change: all searches are finished, none holds its folder."""
     return all(line.state in (FINISHED, DAMAGED) for line in lines)
 
 
@@ -60,23 +59,23 @@ def watch(
     interval: float,
     sleep: Callable[[float], None] = time.sleep,
 ) -> list[Line]:
-    """Draw again and again, until all searches are finished or Ctrl-C; return what was seen last.
+    """Redraw until all searches are finished or the user presses Ctrl-C; return the last lines.
 
     Args:
-        screen: A terminal; what stood there comes back at the end.
+        screen: A terminal; its content is restored at the end.
         look: Reads the studies.
-        draw: What to show of them.
-        interval: Seconds between two looks, at least.
-        sleep: Waits so many seconds.
+        draw: Draws them.
+        interval: Minimum seconds between two looks.
+        sleep: Waits for a number of seconds.
 
     Raises:
-        ValueError: If this is no terminal.
+        ValueError: If the output is not a terminal.
     """
     from rich.live import Live
 
     if not sys.stdout.isatty() or screen.is_dumb_terminal:
         raise ValueError(
-            "`--watch` draws again in place and needs a terminal; leave it out to print once"
+            "`--watch` redraws in place and needs a terminal; leave it out to print once"
         )
     lines: list[Line] = []
     try:

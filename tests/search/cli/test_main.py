@@ -32,7 +32,7 @@ def test_search_leaderboard_and_their_formats(heterosis, small_search):
     assert code == 0
     assert "search 3/3" in out
     assert f"export the winner: heterosis export {small_search.results}" in out
-    assert " of the best baseline" in out
+    assert " for the best baseline" in out
     assert f"report: {small_search.results}/report.html" in out
     assert "candidate 9" in (small_search.results / "report.html").read_text()
 

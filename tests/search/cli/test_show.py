@@ -37,7 +37,7 @@ def test_by_number_by_name_and_against_another(heterosis, study):
     assert by_number == by_name
     code, out, _ = heterosis("show", study, 1, "--against", 0, "--items", 0)
     assert code == 0
-    assert "parent:python less base" in out
+    assert "parent:python minus base" in out
 
 
 def test_two_are_compared(heterosis, study):

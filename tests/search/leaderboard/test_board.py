@@ -141,7 +141,7 @@ def test_what_is_not_confirmed_has_a_place_and_no_rank(tmp_path):
     assert [row.place for row in board.rows] == [1, 2, 3, 4, 5]
     assert board.winner.candidate.name == "c4"
     text = drawn(board, 250)
-    assert "share a rank" not in text
+    assert "equal rank" not in text
     assert "Δ" not in text
     assert "a (search)" in text
 
@@ -199,7 +199,7 @@ def test_columns_are_left_out_in_the_order_that_is_stated(tmp_path, width):
 def test_a_table_says_how_many_rows_it_leaves_out(tmp_path):
     many = [(f"c{n}", "candidate", 0.9 - n / 100, None) for n in range(4, 20)]
     board = make_study(tmp_path, [*BASELINES, *many])
-    assert "10 of 20 rows; `--all` shows the others" in drawn(board)
+    assert "10 of 20 rows; `--all` shows all" in drawn(board)
     assert "`--all`" not in drawn(board, rows=board.rows)
 
 
@@ -213,10 +213,10 @@ def test_holm_against_a_worked_example():
 @pytest.mark.parametrize(
     ("confirm", "sentence"),
     [
-        (0.8, r"^c beats every baseline: 0.8000 against 0.7000 of the best baseline \(uniform\)"),
+        (0.8, r"^c beats every baseline: 0.8000 against 0.7000 for the best baseline \(uniform\)"),
         (0.7, r"^c is not shown to beat every baseline \(not uniform\): 0.7000 against 0.7000"),
         (0.4, r"^c is worse than the best baseline: 0.4000 against 0.7000"),
-        (None, r"^c leads the search items; nothing is confirmed yet"),
+        (None, r"^c leads on the search items; nothing is confirmed yet"),
     ],
 )
 def test_the_verdict_sentence(tmp_path, confirm, sentence):

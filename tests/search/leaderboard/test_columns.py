@@ -13,7 +13,7 @@ from heterosis.search.evaluate.objective import Objective
 from heterosis.search.leaderboard import columns, studies_table, views
 from heterosis.search.leaderboard.board import read_leaderboard
 from heterosis.search.leaderboard.columns import Column, at, board_columns, fields
-from heterosis.search.leaderboard.filters import chosen, select
+from heterosis.search.leaderboard.filters import filtered, select
 from heterosis.search.leaderboard.formats import csv_text, json_text
 from heterosis.search.leaderboard.kinds import COUNT
 from heterosis.search.leaderboard.studies import read_line
@@ -133,7 +133,7 @@ def test_studies_have_each_column_in_every_format_and_a_new_one_too(tmp_path, mo
     known = studies_table.study_fields()
     assert "rows" in known
     for key, value in known.items():
-        found = chosen(lines, known, (), f"-{key}")
+        found = filtered(lines, known, (), f"-{key}")
         assert {line.name for line in found} == {line.name for line in lines}
-        empty = chosen(lines, known, (f"{key}=",), None)
+        empty = filtered(lines, known, (f"{key}=",), None)
         assert empty == [line for line in lines if value(line) is None], key

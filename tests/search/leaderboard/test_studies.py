@@ -13,7 +13,6 @@ from heterosis.search.leaderboard.studies import (
     FINISHED,
     RUNNING,
     UNFINISHED,
-    found,
     read_line,
     side_by_side,
 )
@@ -59,7 +58,7 @@ def test_what_can_be_compared_stands_together_the_best_first(lines):
 
 
 def test_what_each_has_found_in_a_few_words(lines):
-    said = {line.folder.name: found(line) for line in lines}
+    said = {line.folder.name: line.outcome for line in lines}
     assert said["good"] == "beats every baseline"
     assert said["tied"] == "not shown to beat uniform"
     assert said["bad"] == "worse than uniform"
@@ -70,10 +69,12 @@ def test_what_each_has_found_in_a_few_words(lines):
 
 def test_what_cannot_be_compared_or_read_is_said_with_the_reason(lines):
     page = studies_markdown(lines)
-    assert "a and b cannot be compared: other dtype (float32 and bfloat16), tokens." in page
     assert (
-        "a and c cannot be compared: other objective (mean of skill_a, skill_b and minimum of "
-        "skill_a, skill_b)." in page
+        "a and b cannot be compared: they differ in dtype (float32 and bfloat16), tokens." in page
+    )
+    assert (
+        "a and c cannot be compared: they differ in objective "
+        "(mean of skill_a, skill_b and minimum of skill_a, skill_b)." in page
     )
     assert "torn (damaged): the journal's records must be complete and in order" in page
     assert "young (not begun): " in page
@@ -149,8 +150,8 @@ def test_a_search_that_is_starting_is_not_told_to_run_again(tmp_path):
     Journal(tmp_path, write=True)
     with lock_folder(tmp_path):
         line = read_line(tmp_path)
-        assert (line.state, line.why) == (RUNNING, "its search is still starting")
-    assert "run its search again" in read_line(tmp_path).why
+        assert (line.state, line.reason) == (RUNNING, "its search is still starting")
+    assert "run its search again" in read_line(tmp_path).reason
 
 
 def test_a_study_is_read_again_only_when_it_has_changed(tmp_path):
@@ -173,7 +174,7 @@ def test_a_study_is_read_again_only_when_it_has_changed(tmp_path):
 
 def test_watching_needs_a_terminal_and_a_table(heterosis, results):
     message = refused(heterosis("leaderboard", results, "--watch"))
-    assert "`--watch` draws again in place and needs a terminal; leave it out to print" in message
+    assert "`--watch` redraws in place and needs a terminal; leave it out to print" in message
     message = refused(heterosis("leaderboard", results, "--watch", "--format", "csv"))
     assert "`--watch` draws a table, got `--format csv`" in message
 

@@ -90,12 +90,12 @@ def test_a_new_trial_is_noted_at_once_and_the_leaderboard_when_its_turn_comes(
     for _ in range(3):
         mirror.follow()
     assert note(mirror, 6).startswith("# c6\n")
-    assert note(mirror).startswith("# made\n\nc4 leads the search items")
+    assert note(mirror).startswith("# made\n\nc4 leads on the search items")
     assert len(derived) == 1
     clock.now = 1e6
     for _ in range(3):
         mirror.follow()
-    assert note(mirror).startswith("# made\n\nc6 leads the search items")
+    assert note(mirror).startswith("# made\n\nc6 leads on the search items")
     assert len(derived) == 2
 
 

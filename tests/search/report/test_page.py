@@ -159,7 +159,7 @@ def test_while_nothing_is_confirmed_the_search_scores_stand_first(tmp_path):
     found = [(*row[:3], None) for row in [*BASELINES, *SEARCHED]]
     make_study(tmp_path, found)
     page, data = read(report_page.draw(tmp_path)[1])
-    assert "c4 leads the search items; nothing is confirmed yet." in page
+    assert "c4 leads on the search items; nothing is confirmed yet." in page
     assert "<dt>winner, search items</dt><dd>0.9000" in page
     assert "confirm ± SE" not in page
     assert [entry["rows"] for entry in data["forest"]] == [[], []]
