@@ -31,7 +31,7 @@ from .parents_summary import (
     parents_line,
     third_name,
 )
-from .propose.samplers import NUMBERS_ONLY
+from .propose.samplers import SAMPLERS
 from .propose.stages import counts
 from .storage.read import read_record
 from .study.budget import limits_of, settle_deadline
@@ -172,7 +172,7 @@ def _space_lines(parts: Parts) -> Iterator[str]:
             f"({stage.space.phrase}){part}"
         )
     choices = max(len(stage.space.choices) for stage in parts.stages)
-    if choices and parts.config.search.sampler in NUMBERS_ONLY:
+    if choices and not SAMPLERS[parts.config.search.sampler].learns_choices:
         yield (
             f"advice: {parts.config.search.sampler} draws the {choices} choices of a method at "
             "random; TPESampler learns them"

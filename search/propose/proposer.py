@@ -1,8 +1,8 @@
-"""What to try next: a sampler over the finished candidates, kept in memory.
+"""The proposer: a sampler over the finished candidates, in an Optuna study in memory.
 
-Knows Optuna and the space. The sampler is told the candidates and those baselines that the space
-holds; one outside the space would empty the intersection that CMA-ES works on. TPE and GP learn
-from such baselines; CMA-ES takes from them the space, and starts at the best.
+Knows Optuna and the space. The sampler gets the candidates and the baselines inside the space; one
+outside would empty the intersection of the trials' spaces in which CMA-ES searches. TPE and GP
+learn from baselines; CMA-ES only takes the space from them and starts at the best one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import BaseSampler
 from optuna.search_space import IntersectionSearchSpace
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
@@ -24,31 +23,32 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from ..config.config import ConfigError
 from ..config.search import PARETO_SAMPLER, SearchSection
 from ..storage.candidate import ATTRIBUTE, SEARCHED
+from ..storage.optuna_internals import (
+    cma_es_generation,
+    copy_of,
+    share_search_space,
+    without_cma_es_state,
+)
 from .samplers import check_sampler, make_sampler
 from .space import Params, Space
 
 SAMPLER_STATE = "sampler_state"
-"""User attribute of a trial: what its sampler wrote into the study (QMC's place in its sequence,
-a genetic algorithm's parents). It comes back with the trial: a resumed search goes on alike.
-"""
+"""User attribute of a trial: the study attributes that its sampler has set (QMC's place in its
+sequence, a genetic algorithm's parents). A resumed search sets them again with the trial."""
 FIRST_STEP = 1 / 6
 """Optuna's ``sigma0`` of CMA-ES, as a share of a gene's interval."""
-OPTIMIZER, GENERATION = "optimizer:", "generation"
-"""In the system attributes of a trial, after a prefix and a colon: the state of CMA-ES from which
-the trial was drawn, and the number of its generation.
-"""
 
 
 def rehearse(space: Space, section: SearchSection, n_values: int = 1) -> None:
-    """Let a sampler propose twice and forget it, so that wrong arguments show before the night.
+    """Let a sampler propose twice, so that wrong arguments show before the search.
 
     Args:
-        space: Where it proposes.
-        section: Which sampler.
-        n_values: How many values it is told of each trial.
+        space: The space.
+        section: The sampler's name and arguments.
+        n_values: Number of values of each trial.
 
     Raises:
-        ConfigError: If it cannot.
+        ConfigError: If it cannot propose.
     """
     check_sampler(section)
     try:
@@ -70,13 +70,13 @@ def rehearse(space: Space, section: SearchSection, n_values: int = 1) -> None:
 
 
 class Proposer:
-    """Asks a sampler and tells it what came of it.
+    """Asks a sampler for trials and tells it their values.
 
     Args:
-        space: Where it proposes.
-        section: Which sampler.
-        n_values: How many values it is told of each trial.
-        start: Genotype where CMA-ES starts; default: the best that is given.
+        space: The space.
+        section: The sampler's name and arguments.
+        n_values: Number of values of each trial.
+        start: Genotype at which CMA-ES starts; default: the best trial that was added.
     """
 
     def __init__(
@@ -101,44 +101,44 @@ class Proposer:
             sampler=optuna.samplers.RandomSampler(seed=0),
             pruner=optuna.pruners.NopPruner(),
         )
-        self._kept: set[int] = set()
-        self._spaces: dict[str, IntersectionSearchSpace] = {}
+        self._generations: set[int] = set()  # of CMA-ES, whose state a finished trial holds
+        self._shared: dict[str, IntersectionSearchSpace] = {}
 
     def observe(self, trial: FrozenTrial) -> None:
-        """Let the sampler know a trial that was finished before."""
-        self._note_state(trial)
+        """Give the sampler a trial that is finished already."""
+        self._note_generation(trial)
         if trial.params:
-            bare = copy.copy(trial)  # Optuna copies all of it, and a recipe is long
+            bare = copy.copy(trial)  # Optuna copies all attributes, and a recipe is long
             bare.user_attrs = {k: v for k, v in trial.user_attrs.items() if k != ATTRIBUTE}
             self._study.add_trial(bare)
-            self._begin_at(trial)
+            self._consider_start(trial)
             for key, value in trial.user_attrs.get(SAMPLER_STATE, {}).items():
                 self._storage.set_study_system_attr(self._study_id, key, value)
 
     def reopen(self, trial: FrozenTrial) -> int:
-        """Take in a finished trial as one that is still running; return what `tell` calls it.
+        """Add a finished trial as a running one; return its number for `tell`.
 
-        For a search that goes on: what was in flight at a proposal is in flight at it again.
+        For a resumed search: trials that were pending at a proposal are pending again.
         """
-        self._note_state(trial)
+        self._note_generation(trial)
         running = copy.copy(trial)
         running.state, running.datetime_complete, running.values = TrialState.RUNNING, None, None
         number = len(self._study.get_trials(deepcopy=False))
         self.observe(running)
         return number
 
-    def propose(self, number: int, given: Params | None = None) -> tuple[Trial, dict[str, Any]]:
+    def propose(self, number: int, params: Params | None = None) -> tuple[Trial, dict[str, Any]]:
         """Return the next trial and its genotype.
 
         Args:
-            number: The journal's number of the trial: with the run seed it seeds the sampler.
-            given: A genotype that is to be tried now, whatever the sampler would propose.
+            number: The trial's number in the journal; seeds the sampler, with the run seed.
+            params: A genotype to be tried instead of the sampler's proposal.
         """
         best = self._start[1] if self._start else None
-        sampler = make_sampler(self._section, number, self._fixed or best)
-        self._study.sampler = self._with_known_space(sampler)
-        if given is not None:
-            self._study.enqueue_trial(dict(given))
+        self._study.sampler = make_sampler(self._section, number, self._fixed or best)
+        share_search_space(self._study.sampler, self._shared)
+        if params is not None:
+            self._study.enqueue_trial(dict(params))
         before = self._sampler_state()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
@@ -149,40 +149,28 @@ class Proposer:
             trial.set_user_attr(SAMPLER_STATE, changed)
         return trial, genes
 
-    def _with_known_space(self, sampler: BaseSampler) -> BaseSampler:
-        """Hand a fresh sampler what those before it know of the space that all trials share.
-
-        It follows from the trials alone, but a sampler that knows nothing of it looks at each of
-        them, gene by gene: after 10,000 trials that takes it half a second.
-        """
-        for name, value in vars(sampler).items():
-            if isinstance(value, IntersectionSearchSpace):
-                setattr(sampler, name, self._spaces.setdefault(name, value))
-        return sampler
-
     def finished(
         self, trial: Trial, values: Sequence[float] | None, attribute: dict[str, Any]
     ) -> FrozenTrial:
-        """Return a proposed trial as it will be once the sampler is told of it."""
-        frozen = copy.copy(self._storage.get_trial(trial._trial_id))
+        """Return a proposed trial as it will be once the sampler has its values."""
+        frozen = copy_of(self._storage, trial)
         frozen.user_attrs = frozen.user_attrs | {ATTRIBUTE: attribute}
         frozen.state = TrialState.FAIL if values is None else TrialState.COMPLETE
         frozen.datetime_complete = datetime.datetime.now()
         frozen.values = None if values is None else list(values)
-        if _generation_kept(frozen) in self._kept:
-            attributes = frozen.system_attrs.items()
-            frozen.system_attrs = {k: v for k, v in attributes if OPTIMIZER not in k}
-        self._note_state(frozen)
+        # All trials of a generation hold the same state of CMA-ES: the first one's is kept.
+        if cma_es_generation(frozen) in self._generations:
+            frozen.system_attrs = without_cma_es_state(frozen)
+        self._note_generation(frozen)
         return frozen
 
-    def _note_state(self, trial: FrozenTrial) -> None:
-        """Every trial of a generation has written the same state of CMA-ES: one record has it."""
-        generation = _generation_kept(trial)
+    def _note_generation(self, trial: FrozenTrial) -> None:
+        generation = cma_es_generation(trial)
         if generation is not None and trial.state is TrialState.COMPLETE:
-            self._kept.add(generation)
+            self._generations.add(generation)
 
     def tell(self, trial: Trial | int, values: Sequence[float] | None) -> FrozenTrial:
-        """Finish a trial; without values it failed."""
+        """Tell the sampler the values of a trial; None if it failed."""
         if values is None:
             return self._study.tell(trial, state=TrialState.FAIL)
         return self._study.tell(trial, list(values))
@@ -190,7 +178,7 @@ class Proposer:
     def add(
         self, params: Params | None, values: Sequence[float] | None, attribute: dict[str, Any]
     ) -> FrozenTrial:
-        """Return a finished trial for a recipe that was given, and let the sampler know it."""
+        """Add a finished trial that no sampler has proposed, and return it."""
         trial = create_trial(
             state=TrialState.FAIL if values is None else TrialState.COMPLETE,
             values=None if values is None else list(values),
@@ -201,8 +189,8 @@ class Proposer:
         self.observe(trial)
         return trial
 
-    def _begin_at(self, trial: FrozenTrial) -> None:
-        """Let the sampler start from a trial that was given, if it is the best of these so far."""
+    def _consider_start(self, trial: FrozenTrial) -> None:
+        """Start the sampler at a trial that it has not proposed, if it is the best of these."""
         kind = trial.user_attrs.get(ATTRIBUTE, {}).get("kind")
         if kind == SEARCHED or trial.state != TrialState.COMPLETE or len(trial.values) != 1:
             return
@@ -220,20 +208,13 @@ class Proposer:
 def _inside(
     params: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]
 ) -> dict[str, float]:
-    """A genotype's numbers, a first step of CMA-ES away from their bounds."""
-    found = {}
+    """Return a genotype's numbers, at least a first step of CMA-ES away from their bounds."""
+    inside = {}
     for name, d in distributions.items():
         if isinstance(d, FloatDistribution):
             step = FIRST_STEP * (d.high - d.low)
-            found[name] = min(max(params[name], d.low + step), d.high - step)
-    return found
-
-
-def _generation_kept(trial: FrozenTrial) -> int | None:
-    """The generation of CMA-ES whose state a trial holds."""
-    prefixes = (key.partition(":")[0] for key in trial.system_attrs if OPTIMIZER in key)
-    prefix = next(prefixes, None)
-    return None if prefix is None else trial.system_attrs[f"{prefix}:{GENERATION}"]
+            inside[name] = min(max(params[name], d.low + step), d.high - step)
+    return inside
 
 
 def _suggest(trial: Trial, name: str, distribution: BaseDistribution) -> float | str:

@@ -1,15 +1,18 @@
-"""Optuna samplers by name, seeded so that an interrupted study equals an uninterrupted one.
+"""Samplers by name, seeded so that an interrupted study equals an uninterrupted one.
 
-One long-lived sampler carries a generator whose state a crash loses. So each trial gets a fresh
-sampler, seeded by (run_seed, trial number); all else that samplers know they read from the trials.
+Knows Optuna's samplers and ours. A long-lived sampler has a generator whose state a crash loses. So
+each trial gets a fresh sampler, seeded by (run_seed, trial number); all other state that samplers
+have they read from the trials.
 """
 
 from __future__ import annotations
 
 import hashlib
 import inspect
+import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import optuna
@@ -20,34 +23,71 @@ from ...merge.hints import hint
 from ..config.config import ConfigError
 from ..config.search import SearchSection
 
-ONE_SEQUENCE = ("QMCSampler",)
-"""Samplers whose seed chooses one sequence for all trials; the study knows their place in it."""
-NUMBERS_ONLY = ("CmaEsSampler", "QMCSampler")
-"""Samplers that know no choices: these are drawn independently."""
+
+@dataclass(frozen=True)
+class SamplerRow:
+    """A sampler that `search.sampler` may name.
+
+    Attributes:
+        make: Makes it, mostly its class. If it takes `seed`, `independent_sampler` (for what it
+            cannot sample jointly) or `x0` (a genotype to start from), it gets them.
+        population: Its argument for the size of a generation; None if it has no generations.
+        default_population: Its default for that, from the number of genes.
+        learns_choices: Whether it learns choices; if not, they are drawn at random.
+        is_one_sequence: Whether its seed chooses one sequence for all trials; the study knows its
+            place in it.
+    """
+
+    make: Callable[..., BaseSampler]
+    population: str | None = None
+    default_population: Callable[[int], int] | None = None
+    learns_choices: bool = True
+    is_one_sequence: bool = False
+
+
+def _cma_es_population(genes: int) -> int:
+    """Return the default that cmaes takes (Hansen, arXiv:1604.00772, Eq. 48)."""
+    return 4 + math.floor(3 * math.log(max(genes, 1)))
+
+
+def _genetic_population(_: int) -> int:
+    """Return Optuna's default of `population_size`."""
+    return 50
+
+
 UNFIT = {"BaseSampler", "BaseGASampler", "PartialFixedSampler", "GridSampler", "BruteForceSampler"}
-"""Of optuna.samplers, what is abstract, wraps another sampler, or needs a finite space."""
-
-
-def sampler_names() -> tuple[str, ...]:
-    """Return the samplers that `search.sampler` may name: Optuna's own, by class name."""
-    known = (
-        name
-        for name in optuna.samplers.__all__
-        if inspect.isclass(cls := getattr(optuna.samplers, name)) and issubclass(cls, BaseSampler)
-    )
-    return tuple(sorted(set(known) - UNFIT))
+"""Names in optuna.samplers that are abstract, wrap another sampler, or need a finite space."""
+SAMPLERS: dict[str, SamplerRow] = {
+    name: SamplerRow(cls)
+    for name in sorted(set(optuna.samplers.__all__) - UNFIT)
+    if inspect.isclass(cls := getattr(optuna.samplers, name)) and issubclass(cls, BaseSampler)
+} | {
+    "CmaEsSampler": SamplerRow(
+        optuna.samplers.CmaEsSampler, "popsize", _cma_es_population, learns_choices=False
+    ),
+    "NSGAIISampler": SamplerRow(
+        optuna.samplers.NSGAIISampler, "population_size", _genetic_population
+    ),
+    "NSGAIIISampler": SamplerRow(
+        optuna.samplers.NSGAIIISampler, "population_size", _genetic_population
+    ),
+    "QMCSampler": SamplerRow(
+        optuna.samplers.QMCSampler, learns_choices=False, is_one_sequence=True
+    ),
+}
+"""Name in `search.sampler` -> sampler: Optuna's by class name, and ours."""
 
 
 def check_sampler(section: SearchSection) -> None:
-    """Refuse a sampler that is not there.
+    """Refuse an unknown sampler.
 
     Raises:
-        ConfigError: If the name is not that of one of Optuna's samplers.
+        ConfigError: If no sampler has the name.
     """
-    if section.sampler not in sampler_names():
+    if section.sampler not in SAMPLERS:
         raise ConfigError(
             f"search.sampler must be a sampler of optuna.samplers, got `{section.sampler}`; "
-            f"{hint(section.sampler, sampler_names())}"
+            f"{hint(section.sampler, SAMPLERS)}"
         )
 
 
@@ -56,32 +96,30 @@ def make_sampler(
 ) -> BaseSampler:
     """Return a fresh sampler for one trial.
 
-    What a sampler cannot handle together (CMA-ES and QMC know numbers only, no choices), it draws
-    one by one at random, from the trial's own seed, and says nothing of it.
+    Genes that a sampler cannot sample jointly (CMA-ES and QMC: choices) are drawn independently at
+    random, from the trial's seed, without a warning.
 
     Args:
-        section: Which sampler, with what arguments.
-        trial_number: With the run seed it seeds the sampler.
-        start: Where a sampler begins that begins somewhere (CMA-ES's ``x0``), unless the section's
-            arguments say otherwise.
+        section: The sampler's name and arguments.
+        trial_number: Seeds the sampler, with the run seed.
+        start: Genotype to start from (CMA-ES's ``x0``), unless the arguments give another.
     """
-    cls = getattr(optuna.samplers, section.sampler)
-    known = inspect.signature(cls).parameters
+    row = SAMPLERS[section.sampler]
+    parameters = inspect.signature(row.make).parameters
     seed = trial_seed(section.run_seed, trial_number)
     arguments: dict[str, Any] = {}
-    if "seed" in known:
-        is_one = section.sampler in ONE_SEQUENCE
-        arguments["seed"] = trial_seed(section.run_seed, 0) if is_one else seed
-    if "independent_sampler" in known:
+    if "seed" in parameters:
+        arguments["seed"] = trial_seed(section.run_seed, 0) if row.is_one_sequence else seed
+    if "independent_sampler" in parameters:
         arguments["independent_sampler"] = RandomSampler(seed=seed)
         arguments["warn_independent_sampling"] = False
-    if start and "x0" in known:
+    if start and "x0" in parameters:
         arguments["x0"] = dict(start)
     arguments |= section.sampler_args
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
-        warnings.simplefilter("ignore", FutureWarning)  # `x0` is said to go in Optuna 6
-        return cls(**arguments)
+        warnings.simplefilter("ignore", FutureWarning)  # Optuna 6 will drop `x0`
+        return row.make(**arguments)
 
 
 def trial_seed(run_seed: int, trial_number: int) -> int:

@@ -19,9 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from ...merge.recipe.recipe import Recipe
 from .candidate import ATTRIBUTE, Candidate, with_trial
 from .journal import JOURNAL, MANIFEST, damaged, no_study, not_begun
-
-_STUDY_ATTRIBUTE, _TRIAL = 2, 4
-"""Operation codes of Optuna's journal that are read: set a study's attribute, add a trial."""
+from .optuna_internals import CREATE_TRIAL, SET_STUDY_ATTRIBUTE
 
 
 @dataclass(frozen=True)
@@ -84,9 +82,9 @@ def read_record(folder: Path) -> StudyRecord:
                 break
             reason = error.errors(include_url=False)[0]["msg"]
             raise damaged(path, f"line {number}: {reason}") from error
-        if line.op_code == _STUDY_ATTRIBUTE:
+        if line.op_code == SET_STUDY_ATTRIBUTE:
             manifest = line.user_attr.get(MANIFEST, manifest)
-        elif line.op_code == _TRIAL and line.user_attrs is not None:
+        elif line.op_code == CREATE_TRIAL and line.user_attrs is not None:
             candidate = line.user_attrs.candidate
             place = len(candidates)
             candidates.append(with_trial(candidate, place, line.sampler_values, _decoder(text)))

@@ -1,15 +1,18 @@
 """Samplers by name, and the law that an interrupted search equals an uninterrupted one."""
 
 import math
+from typing import Any
 
 import pytest
 from heterosis.search.config.config import ConfigError
 from heterosis.search.config.search import SearchSection
 from heterosis.search.propose.proposer import Proposer, rehearse
-from heterosis.search.propose.samplers import sampler_names, trial_seed
+from heterosis.search.propose.samplers import SAMPLERS, SamplerRow, trial_seed
 from heterosis.search.storage.journal import Journal, lock_folder
+from optuna.samplers import BaseSampler
 
 from ..spaces import SPACE, make_space
+from ..studies import run
 
 MIXED = make_space(
     method=["ties", "linear", "dare_ties"], depth="constant", parameters={"normalize": [0, 1]}
@@ -112,7 +115,31 @@ def test_seeds_differ_by_trial_and_by_run():
 
 
 def test_all_named_samplers_are_optunas():
-    assert {"CmaEsSampler", "TPESampler", "RandomSampler"} <= set(sampler_names())
+    assert {"CmaEsSampler", "TPESampler", "RandomSampler"} <= set(SAMPLERS)
+
+
+class Corner(BaseSampler):
+    """A sampler of ours: the lower bounds of all genes, then the upper ones."""
+
+    def infer_relative_search_space(self, study, trial):
+        return {}
+
+    def sample_relative(self, study, trial, search_space):
+        return {}
+
+    def sample_independent(self, study, trial, param_name, param_distribution: Any):
+        return param_distribution.high if trial.number % 2 else param_distribution.low
+
+
+def test_a_sampler_added_to_the_table_is_searched_with(small_search, monkeypatch):
+    path = small_search.write(search={"sampler": "Corner", "trials": 2, "dissect": False})
+    with pytest.raises(ConfigError, match="got `Corner`"):
+        run(path)
+    monkeypatch.setitem(SAMPLERS, "Corner", SamplerRow(Corner))
+    outcome, _ = run(path)
+    assert outcome.finished
+    numbers = [set(trial.params.values()) for trial in Journal(small_search.results).trials[-2:]]
+    assert sorted(numbers, key=min) == [{0.0}, {1.0}]
 
 
 @pytest.mark.parametrize(
