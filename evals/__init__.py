@@ -1,1 +1,1 @@
-"""Model in memory to scores, item by item. Knows torch and lm-eval, not merge nor search."""
+"""Score a model in memory, item by item. Knows torch and lm-eval; knows no merge and no search."""

@@ -1,7 +1,7 @@
-"""A full evaluation by lm-eval's own `simple_evaluate`: the number that one publishes.
+"""Full evaluation by lm-eval's own `simple_evaluate`, for published numbers. Knows lm-eval.
 
-Nothing of our scorer takes part, so that it can be held against it. Tasks are built, their data
-found and their first prompts rendered before a model is needed. Knows lm-eval.
+It uses nothing of our scorer, so it can check it. Tasks are built, their data found and their first
+prompts rendered before a model is needed.
 """
 
 import json
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .quiet import quiet
+from .quiet import one_line, quiet
 from .tasks.catalogue import refuse_missing_data
 from .tasks.chat import Chat, ChatOptions
 from .tasks.prompts import first_prompt
@@ -25,28 +25,28 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 SEEDS = (0, 1234, 1234, 1234)
-"""lm-eval's own seeds: of Python, NumPy, torch and few-shot examples."""
+"""lm-eval's default seeds: of Python, NumPy, torch and few-shot examples."""
 
 
 @dataclass(frozen=True)
 class EvalOptions:
-    """What lm-eval's command line is told; its words and its defaults.
+    """Options of lm-eval's command line, with its names and defaults.
 
     Args:
-        num_fewshot: Examples per prompt; None: what the tasks say. A task whose file says 0 keeps
-            it, as in lm-eval.
+        num_fewshot: Examples per prompt; None: the tasks' own numbers. A task whose file says 0
+            keeps it, as in lm-eval.
         batch_size: Rows per forward pass, ``auto`` or ``auto:N``.
-        limit: Documents per task, or their share where below 1; for trying things out.
-        samples: Rows of the data by task; not together with ``limit``.
-        chat: How prompts are wrapped.
-        gen_kwargs: Generation settings laid over the tasks'.
-        seeds: Of Python, NumPy, torch and few-shot examples; None leaves one as it is.
+        limit: Documents per task, or their share if below 1; for trials.
+        samples: Rows of the data by task; excludes ``limit``.
+        chat: Chat options.
+        gen_kwargs: Generation settings that override the tasks'.
+        seeds: Seeds of Python, NumPy, torch and few-shot examples; None: leave one unchanged.
         output_path: Folder, or file ending in ``.json``, for lm-eval's results file.
-        log_samples: Whether every answer is written beside it.
-        confirm_run_unsafe_code: Whether tasks may run the code that a model writes.
+        log_samples: Whether to write every answer beside it.
+        confirm_run_unsafe_code: Whether tasks may run code that a model writes.
 
     Raises:
-        ValueError: If numbers are out of range, or options contradict each other.
+        ValueError: If a number is out of range, or options contradict each other.
     """
 
     num_fewshot: int | None = None
@@ -61,7 +61,7 @@ class EvalOptions:
     confirm_run_unsafe_code: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what lm-eval would trip over later, or take for something else."""
+        """Refuse values that lm-eval would misread, or fail on later."""
         if self.num_fewshot is not None and self.num_fewshot < 0:
             raise ValueError(f"`num_fewshot` must be at least 0, got {self.num_fewshot}")
         if self.limit is not None and not self.limit > 0:
@@ -69,7 +69,7 @@ class EvalOptions:
         if self.limit is not None and self.samples is not None:
             raise ValueError("`limit` and `samples` exclude each other; give one of them")
         for task, rows in (self.samples or {}).items():
-            if not rows:  # lm-eval takes that for all
+            if not rows:  # lm-eval would take all rows
                 raise ValueError(f"`samples` must name rows of each task, got none for '{task}'")
         if self.log_samples and self.output_path is None:
             raise ValueError("`log_samples` needs `output_path`, where the samples are written")
@@ -79,7 +79,7 @@ class EvalOptions:
 
 
 def read_seeds(text: str) -> tuple[int | None, ...]:
-    """Read lm-eval's ``--seed``: one number for all, or four, ``None`` leaving one as it is.
+    """Parse lm-eval's ``--seed``: one number for all, or four; ``None`` leaves one unchanged.
 
     Raises:
         ValueError: If it is neither.
@@ -90,12 +90,12 @@ def read_seeds(text: str) -> tuple[int | None, ...]:
             "`seed` must be one whole number, or four of Python, NumPy, torch and few-shot "
             f"examples as 0,1234,1234,1234, got {text}"
         )
-    found = [None if word == "none" else int(word) for word in words]
-    return tuple(found * 4 if len(found) == 1 else found)
+    seeds = [None if word == "none" else int(word) for word in words]
+    return tuple(seeds * 4 if len(seeds) == 1 else seeds)
 
 
 def read_settings(text: str) -> dict[str, Any]:
-    """Read lm-eval's ``--gen_kwargs``: ``max_gen_toks=64,until=["."]``, or a JSON object.
+    """Parse lm-eval's ``--gen_kwargs``: ``max_gen_toks=64,until=["."]``, or a JSON object.
 
     Raises:
         ValueError: If it is neither.
@@ -106,64 +106,64 @@ def read_settings(text: str) -> dict[str, Any]:
         return json.loads(text) if text.startswith("{") else key_val_to_dict(text)
     except ValueError as error:
         raise ValueError(
-            "`gen_kwargs` must be settings as max_gen_toks=64,temperature=0 or a JSON object, "
+            "`gen_kwargs` must be settings like max_gen_toks=64,temperature=0, or a JSON object, "
             f"got {text} ({error})"
         ) from error
 
 
 def read_samples(text: str) -> dict[str, list[int]]:
-    """Read lm-eval's ``--samples``: a JSON object of rows by task, or the file that holds it.
+    """Parse lm-eval's ``--samples``: a JSON object of rows by task, or the path of one.
 
     Raises:
         ValueError: If it is neither.
     """
     is_file = not text.lstrip().startswith("{")
     try:
-        found = json.loads(Path(text).read_text(encoding="utf-8") if is_file else text)
-        if all(isinstance(row, int) for rows in found.values() for row in rows):
-            return found
+        samples = json.loads(Path(text).read_text(encoding="utf-8") if is_file else text)
+        if all(isinstance(row, int) for rows in samples.values() for row in rows):
+            return samples
         reason = "rows must be whole numbers"
     except (OSError, ValueError, AttributeError, TypeError) as error:
-        reason = f"{type(error).__name__}: {error}"
+        reason = one_line(error)
     raise ValueError(
-        '`samples` must be a JSON object as {"TASK": [0, 3]}, or a file that holds one, got '
+        '`samples` must be a JSON object such as {"TASK": [0, 3]}, or a file with one, got '
         f"{text} ({reason})"
     )
 
 
 def check_chat(options: ChatOptions, tokenizer: Any, name: str) -> Chat:
-    """Return how prompts are wrapped for one model.
+    """Return the chat options with the template of one model.
 
     Raises:
         TaskError: If a chat template is asked for and the tokenizer has none.
     """
     if options.apply_chat_template and not getattr(tokenizer, "chat_template", None):
         raise TaskError(
-            f"`apply_chat_template` needs a tokenizer with a chat template, and that of {name} has "
-            "none; copy a `chat_template.jinja` into its directory, or leave the option out"
+            f"`apply_chat_template` needs a tokenizer with a chat template, and {name}'s has none; "
+            "copy a `chat_template.jinja` into its directory, or leave the option out"
         )
     return Chat(options, tokenizer)
 
 
 def open_tasks(tasks: Sequence[str], options: EvalOptions, chat: Chat) -> "list[Task | Group]":
-    """Build all tasks and the first prompt of each; groups stay groups, as lm-eval adds them up.
+    """Build all tasks and the first prompt of each; groups stay groups for lm-eval's aggregation.
 
     Args:
         tasks: lm-eval's names, or paths of YAML files.
         options: As for `run_lm_eval`.
-        chat: How prompts are wrapped, from `check_chat`.
+        chat: Chat options and template, from `check_chat`.
 
     Raises:
-        TaskError: If a task or its data cannot be used as asked, or ``output_path`` cannot be
-            written to.
+        TaskError: If a task or its data cannot be used as asked, or ``output_path`` is not
+            writable.
     """
     _make_folder(options.output_path)
-    asked = list(dict.fromkeys(name for name in tasks if name))
-    if not asked:
+    names = list(dict.fromkeys(name for name in tasks if name))
+    if not names:
         raise TaskError("no tasks are given; name some, or see `heterosis tasks`")
     with quiet():
-        refuse_missing_data(asked)
-        objects = [built for task in asked for built in task_objects(task)]
+        refuse_missing_data(names)
+        objects = [built for task in names for built in task_objects(task)]
         for task in leaf_tasks(objects):
             _refuse_unsafe(task, options)
             _rehearse(task, options, chat)
@@ -172,7 +172,7 @@ def open_tasks(tasks: Sequence[str], options: EvalOptions, chat: Chat) -> "list[
 
 
 def _make_folder(path: Path | None) -> None:
-    """Make the folder of the results before hours are spent on them."""
+    """Make the folder of the results, so that failures come before the evaluation."""
     if path is None:
         return
     reason: object = "no permission to write there"
@@ -182,47 +182,47 @@ def _make_folder(path: Path | None) -> None:
         reason = error.strerror
     if not _folder_of(path).is_dir() or not os.access(_folder_of(path), os.W_OK):
         raise TaskError(
-            f"`output_path` must be a folder that can be written to, or a .json file in one, got "
+            f"`output_path` must be a writable folder, or a .json file in one, got "
             f"{path} ({reason})"
         )
 
 
 def _check_names(objects: "Sequence[Task | Group]", options: EvalOptions) -> None:
-    """Raise TaskError if a name stands for two tasks, or ``samples`` names none of them."""
+    """Raise TaskError if two tasks have one name, or ``samples`` names other tasks."""
     names = [str(task.task_name) for task in leaf_tasks(objects)]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise TaskError(
-            f"task names must differ, got '{twice}' {names.count(twice)} times; leave out what "
-            "holds it twice, or give one another `task:` name"
+            f"task names must differ, got '{twice}' {names.count(twice)} times; remove a "
+            "duplicate, or give one another `task:` name"
         )
     if options.samples is None:
         return
-    for name in sorted(set(options.samples) ^ set(names)):  # without rows, lm-eval takes all
+    for name in sorted(set(options.samples) ^ set(names)):  # without rows, lm-eval would take all
         raise TaskError(f"`samples` must name the tasks asked for, these and no others: '{name}'")
 
 
 def _refuse_unsafe(task: Any, options: EvalOptions) -> None:
-    """Raise TaskError if a task runs code that a model has written, and nobody said it may."""
+    """Raise TaskError if a task runs code written by a model without confirmation."""
     if getattr(task, "UNSAFE_CODE", False) and not options.confirm_run_unsafe_code:
         raise TaskError(
-            f"task '{task.task_name}' runs code that the model writes; say that it may by "
-            "--confirm-run-unsafe-code, in a place where that can do no harm"
+            f"task '{task.task_name}' runs code that the model writes; allow it by "
+            "--confirm-run-unsafe-code, in an environment where it can do no harm"
         )
 
 
 def _rehearse(task: Any, options: EvalOptions, chat: Chat) -> None:
     """Build a task's first prompt as lm-eval will, so that its errors come before the model."""
-    shots, own = options.num_fewshot, task.config.num_fewshot
-    if shots and own == 0:
+    shots, default = options.num_fewshot, task.config.num_fewshot
+    if shots and default == 0:
         log.warning(
-            "task '%s' says `num_fewshot: 0`, which lm-eval keeps; remove that line from its file "
-            "to have %d examples",
+            "task '%s' has `num_fewshot: 0`, which lm-eval keeps; remove that line from its file "
+            "for %d examples",
             task.task_name,
             shots,
         )
-    keeps = shots is None or own == 0
-    task.set_config("num_fewshot", (own or 0) if keeps else shots)
+    keeps = shots is None or default == 0
+    task.set_config("num_fewshot", (default or 0) if keeps else shots)
     first_prompt(task, seed=options.seeds[3] or 0, chat=chat)
 
 
@@ -237,19 +237,19 @@ def run_lm_eval(
 ) -> tuple[dict[str, Any], Path | None]:
     """Run lm-eval's `simple_evaluate` on a model in memory.
 
-    The global random generators are re-seeded, as lm-eval's command line does.
+    Re-seeds the global random generators, as lm-eval's command line does.
 
     Args:
-        objects: From `open_tasks`.
+        objects: Tasks and groups from `open_tasks`.
         model: A causal language model of transformers.
         tokenizer: Its tokenizer.
         options: See `EvalOptions`.
-        name: What the results call the model.
-        softmax_dtype: In what log-softmax is taken; float32 as the search's scorer does, None in
-            the model's own dtype, which is lm-eval's default.
+        name: Name of the model in the results.
+        softmax_dtype: Dtype of the log-softmax: float32, as in the search's scorer; None: the
+            model's dtype, which is lm-eval's default.
 
     Returns:
-        lm-eval's results, and the file that they were written to, if one was asked for.
+        lm-eval's results, and the file that they were written to; None if none was asked for.
 
     Raises:
         OSError: If the results cannot be written.
@@ -267,10 +267,10 @@ def run_lm_eval(
             batch_size=int(size) if size.isdigit() else size,
             softmax_dtype=softmax_dtype,
         )
-        told = {"pretrained": name, "dtype": str(model.dtype).removeprefix("torch.")}
-        told |= {"softmax_dtype": softmax_dtype} if softmax_dtype else {}
+        arguments = {"pretrained": name, "dtype": str(model.dtype).removeprefix("torch.")}
+        arguments |= {"softmax_dtype": softmax_dtype} if softmax_dtype else {}
         tracker = EvaluationTracker(output_path=None if path is None else str(path))
-        results = _simple_evaluate(objects, lm, told, options, tracker)
+        results = _simple_evaluate(objects, lm, arguments, options, tracker)
         return results, _write(results, options, tracker)
 
 
@@ -281,7 +281,7 @@ def _simple_evaluate(
     options: EvalOptions,
     tracker: Any,
 ) -> dict[str, Any]:
-    """lm-eval's call, given our options."""
+    """Call lm-eval with our options."""
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
 
@@ -319,7 +319,7 @@ def _write(results: dict[str, Any], options: EvalOptions, tracker: Any) -> Path 
     """Write lm-eval's results file, and the samples if asked for; return the file.
 
     Raises:
-        OSError: If lm-eval wrote none; it would only log that.
+        OSError: If lm-eval wrote none, which it only logs.
     """
     samples = results.pop("samples", None) if options.log_samples else None
     if options.output_path is None:
@@ -336,8 +336,8 @@ def _write(results: dict[str, Any], options: EvalOptions, tracker: Any) -> Path 
 
 
 def tables(results: Mapping[str, Any]) -> list[str]:
-    """lm-eval's own tables of its results: the tasks', and the groups' if there are any."""
+    """Return lm-eval's own tables of its results: one of tasks, and one of groups if any."""
     from lm_eval.utils import make_table
 
-    found = [make_table(results)]
-    return [*found, make_table(results, "groups")] if results.get("groups") else found
+    of_tasks = [make_table(results)]
+    return [*of_tasks, make_table(results, "groups")] if results.get("groups") else of_tasks

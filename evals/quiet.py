@@ -1,14 +1,14 @@
-"""Keep other libraries' chatter off the person's screen while we call them. Knows logging only.
+"""Keep other libraries quiet: logs, progress bars and exceptions of many lines. Knows logging.
 
-Levels are raised for the length of a ``with`` block and put back; an exception passes through, and
-what these libraries log as an error is still shown, except under `silent`.
+`quiet` and `log_level` restore what they change when their ``with`` block ends, also after an
+exception. Errors that a library logs are still shown, unless the level is above ``logging.ERROR``.
 """
 
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_LOUD = (
+LIBRARIES = (
     "lm_eval",
     "datasets",
     "transformers",
@@ -17,37 +17,47 @@ _LOUD = (
     "httpx",
     "fsspec",
     "absl",
+    "filelock",
 )
+"""Libraries that log more than users need."""
+
+
+def quieten() -> None:
+    """Log only errors of `LIBRARIES` for the rest of the process."""
+    for name in LIBRARIES:
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+@contextmanager
+def log_level(level: int, *names: str) -> Iterator[None]:
+    """Set the log level of some libraries for a ``with`` block."""
+    loggers = [logging.getLogger(name) for name in names]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(level)
+    try:
+        yield
+    finally:
+        for logger, old in zip(loggers, before, strict=True):
+            logger.setLevel(old)
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Show only errors of lm-eval, datasets, transformers and friends, and no bars of datasets."""
+    """Log only errors of `LIBRARIES`, and hide the progress bars of datasets."""
     import datasets
     from datasets.utils.logging import disable_progress_bar, enable_progress_bar
 
-    loggers = [logging.getLogger(name) for name in _LOUD]
-    levels = [logger.level for logger in loggers]
-    bars = datasets.utils.are_progress_bars_disabled()
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+    has_bars = not datasets.utils.are_progress_bars_disabled()
     disable_progress_bar()
     try:
-        yield
+        with log_level(logging.ERROR, *LIBRARIES):
+            yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-        if not bars:
+        if has_bars:
             enable_progress_bar()
 
 
-@contextmanager
-def silent(name: str) -> Iterator[None]:
-    """Show nothing of one library, for a call whose exceptions say what its log would."""
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
+def one_line(error: BaseException) -> str:
+    """Return the type and message of an exception on one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -40,9 +40,9 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "merge/strict_yaml": (),
     "evals/lm_eval_run": ("evals/tasks",),
     "evals/scorer": ("evals/tasks",),
-    "evals/tasks": ("evals/scores", "evals/quiet"),
+    "evals/tasks": ("evals/scores",),
     "evals/stats": ("evals/scores",),
-    "evals/scores": (),
+    "evals/scores": ("evals/quiet",),
     "evals/quiet": (),
 }
 """Sub-room -> the sub-rooms right below it. It may import these and all below them."""

@@ -1,1 +1,1 @@
-"""A resident model in, item scores out."""
+"""Score the resident model on tasks, item by item."""

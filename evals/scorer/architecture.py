@@ -1,32 +1,31 @@
-"""Which models may be scored by the packed path. Knows the configurations of transformers.
+"""Check whether a model can be scored packed. Knows the configurations of transformers.
 
-Packing needs attention that obeys a 4-D mask and given positions, in every layer. What a
-configuration tells is told here, with the reason; what it does not tell, the self-check finds.
+Packing needs attention that respects a 4-D mask and given positions in every layer. Checked here
+is all that a configuration shows; the self-check finds the rest.
 """
 
 import inspect
-from collections.abc import Iterable
 from typing import Any
 
 # Attention implementations that take a 4-D mask; flash and flex attention build their own.
 _MASKED = ("sdpa", "eager")
-# Kinds of layer whose keys are seen within a limit; every other kind but full attention refuses.
+# Kinds of layers with limited attention -> the setting of the limit.
 _LIMITED = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
 # Rotary embeddings whose frequencies depend on the longest position of the batch.
 _LENGTH_BOUND = ("dynamic", "longrope")
 
 
 def why_not_packed(model: Any) -> str | None:
-    """Say why a model cannot be scored packed; None if nothing speaks against it."""
+    """Return why a model cannot be scored packed; None if no reason is known."""
     config = model.config.get_text_config(decoder=True)
     attention = getattr(config, "_attn_implementation", None)
     kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", *_LIMITED}
     if getattr(model, "_is_stateful", False) or kinds:
-        what = ", ".join(sorted(kinds)) or "a state that runs along the row"
+        what = ", ".join(sorted(kinds)) or "a state along the row"
         return f"not every layer is attention ({what})"
     if getattr(config, "alibi", False):
-        return "its positions follow from the place in the row (ALiBi)"
-    if "position_ids" not in _forward_arguments(model):
+        return "its positions depend on the place in the row (ALiBi)"
+    if "position_ids" not in inspect.signature(model.forward).parameters:
         return "its forward takes no `position_ids`"
     if attention not in _MASKED:
         return f"attention '{attention}' takes no block mask; 'sdpa' and 'eager' do"
@@ -38,9 +37,9 @@ def why_not_packed(model: Any) -> str | None:
 
 
 def longest_packed(model: Any) -> int:
-    """Most tokens of a request for which the block mask is all the mask the model needs.
+    """Return the longest request, in tokens, for which the block mask is sufficient.
 
-    Beyond, a sliding window or chunk hides keys, or rotary frequencies change with the length.
+    In longer ones a sliding window or chunk hides keys, or rotary frequencies change.
     """
     config = model.config.get_text_config(decoder=True)
     kinds = getattr(config, "layer_types", None)
@@ -52,24 +51,16 @@ def longest_packed(model: Any) -> int:
     return min((int(limit) for limit in limits if limit), default=2**62)
 
 
-def _forward_arguments(model: Any) -> Iterable[str]:
-    return inspect.signature(model.forward).parameters
-
-
 def _rope_settings(config: Any) -> list[dict[str, Any]]:
-    """Rotary settings, of each kind of layer where they differ."""
+    """Return the rotary settings, one per kind of layer if they differ."""
     settings = getattr(config, "rope_parameters", None) or {}
     nested = [value for value in settings.values() if isinstance(value, dict)]
     return nested or [settings]
 
 
 def _original_length(config: Any, rope: dict[str, Any]) -> int | None:
-    """Length up to which frequencies stay, where they depend on it."""
+    """Return the length up to which frequencies are constant; None if they do not depend on it."""
     if rope.get("rope_type") not in _LENGTH_BOUND:
         return None
-    own = rope.get("original_max_position_embeddings")
-    return (
-        own
-        or getattr(config, "original_max_position_embeddings", None)
-        or (config.max_position_embeddings)
-    )
+    name = "original_max_position_embeddings"
+    return rope.get(name) or getattr(config, name, None) or config.max_position_embeddings

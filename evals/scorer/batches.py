@@ -1,13 +1,13 @@
-"""What a forward pass is fed and what is read from it. Knows torch; no task, no tokenizer.
+"""Batches of log-likelihood requests, and scores from their logits. Knows torch; knows no task.
 
-A `Batch` holds rows of token ids and names the positions whose next token is scored. How rows are
-laid out is decided by `flat.py` (one request a row) and `packed.py` (many requests a row).
+A `Batch` has rows of token ids and the positions whose next token is scored. `flat.py` (one request
+per row) and `packed.py` (many requests per row) lay out the rows.
 
 Legend: B rows of a batch, T tokens of a row, S scored positions, E scored tokens, V vocabulary,
 R requests.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -16,28 +16,28 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-# Most logits of one forward pass, in entries: 2 GiB in float32.
+# Most logits of a forward pass, in entries: 2 GiB in float32.
 MOST_LOGITS = 2**29
-# Logits that are summed at once, in entries: on a CPU they stay in its cache (4 MiB in float32),
+# Most logits that are summed at once, in entries: on a CPU they fit its cache (4 MiB in float32),
 # elsewhere few kernels are launched (256 MiB); docs/experiments.md, "Packed scorer".
 _PIECE, _DEVICE_PIECE = 2**20, 2**26
-PAD_MULTIPLE = 8  # tokens; lengths are rounded up to it, so that few shapes occur
+PAD_MULTIPLE = 8  # tokens; lengths are rounded up to it, so that there are few shapes
 
 
 @dataclass(frozen=True)
 class Request:
-    """Token ids of a log-likelihood request: `context` conditions, `continuation` is scored."""
+    """Token ids of a log-likelihood request: the `continuation` is scored, given the `context`."""
 
     context: tuple[int, ...]
     continuation: tuple[int, ...]
 
     def row(self, max_length: int) -> tuple[int, ...]:
-        """The model's input: all but the last token, the newest ``max_length`` of them."""
+        """Return the model's input: all but the last token, the newest ``max_length`` of them."""
         return (self.context + self.continuation)[-(max_length + 1) :][:-1]
 
 
 class Scored(NamedTuple):
-    """One scored token: the cell (row * T + column) that predicts it, the token, its request."""
+    """One scored token: the cell (row * T + column) that predicts it, its id, and its request."""
 
     cell: int
     token: int
@@ -46,12 +46,12 @@ class Scored(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """Where the tokens of packed rows belong, all (B, T) int64.
+    """Layout of packed rows, all (B, T) int64.
 
     Attributes:
-        positions: Position of each token in its own request, a shared prefix included.
-        groups: Group of requests that a token belongs to; -1 for padding.
-        branches: 0 for what the whole group shares, 1.. for what one branch alone holds.
+        positions: Position of each token in its request, a shared prefix included.
+        groups: Group of each token; -1 for padding.
+        branches: Branch of each token in its group, from 1; 0 for the trunk.
     """
 
     positions: Tensor
@@ -61,15 +61,15 @@ class Layout:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """One forward pass.
+    """Input of one forward pass, and the tokens that it scores.
 
     Attributes:
         ids: Input ids (B, T), right-padded with 0 as HFLM does.
         cells: Scored positions as indices into B * T, ascending (S,).
-        entries: Row of ``cells`` that scores each token (E,).
-        targets: The tokens (E,).
-        layout: How packed rows are laid out; None: each row is one plain sequence.
-        prefix: Which shared prefix of the plan stands before every row; None: none.
+        entries: Index in ``cells`` for each scored token (E,).
+        targets: Ids of the scored tokens (E,).
+        layout: Layout of packed rows; None: each row is one plain sequence.
+        prefix: Index of the plan's prefix before every row; None: no prefix.
     """
 
     ids: Tensor
@@ -82,7 +82,7 @@ class Batch:
 
 @dataclass(frozen=True, eq=False)
 class Prefix:
-    """Tokens that stand before every row of some batches, and the same on the device (1, P)."""
+    """Tokens before every row of some batches, and their ids on the device (1, P)."""
 
     tokens: tuple[int, ...]
     ids: Tensor
@@ -90,13 +90,13 @@ class Prefix:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """Batches for a fixed list of requests, kept on the device.
+    """Batches of a fixed list of requests, on the device.
 
     Attributes:
-        batches: In the order they run.
-        request_of: Which request each scored token belongs to, over all batches (E,).
-        n_requests: How many requests.
-        prefixes: Shared prefixes, each read once per candidate.
+        batches: Batches in the order they run.
+        request_of: Request of each scored token, over all batches (E,).
+        n_requests: Number of requests.
+        prefixes: Shared prefixes, each computed once per candidate.
     """
 
     batches: tuple[Batch, ...] = field(repr=False)
@@ -106,24 +106,34 @@ class Plan:
 
     @property
     def n_tokens(self) -> int:
-        """Tokens that the model reads per candidate, padding and prefixes included."""
+        """Tokens that the model processes per candidate, padding and prefixes included."""
         return sum(batch.ids.numel() for batch in self.batches) + sum(
             len(prefix.tokens) for prefix in self.prefixes
         )
 
 
 class LogLikelihoods(NamedTuple):
-    """What a plan's requests scored.
+    """Scores of a plan's requests.
 
     Attributes:
-        lls: Log-likelihood in nats of each continuation (R,) float64.
-        greedy: Whether greedy decoding would give exactly that continuation (R,) bool.
-        gaps: Nats by which the most likely token beats the continuation's, at worst (R,) float64.
+        lls: Log-likelihood of each continuation, nats (R,) float64.
+        greedy: Whether greedy decoding gives exactly the continuation (R,) bool.
+        gaps: Largest gap from the continuation's token to the most likely one, nats (R,) float64.
     """
 
     lls: NDArray[np.float64]
     greedy: NDArray[np.bool_]
     gaps: NDArray[np.float64]
+
+
+def rows_of(
+    requests: Sequence[Request], indices: Iterable[int], max_length: int
+) -> dict[tuple[int, ...], list[int]]:
+    """Return the distinct inputs of some requests, each with the indices of its requests."""
+    by_row: dict[tuple[int, ...], list[int]] = {}
+    for index in indices:
+        by_row.setdefault(requests[index].row(max_length), []).append(index)
+    return by_row
 
 
 def make_batch(
@@ -133,7 +143,7 @@ def make_batch(
     layout: tuple[NDArray[np.int64], ...] | None = None,
     prefix: int | None = None,
 ) -> Batch:
-    """Put one batch on the device; tokens scored at one cell share its logits."""
+    """Move one batch to the device; tokens scored at one cell share its logits."""
     cells, entries = np.unique([s.cell for s in scored], return_inverse=True)
 
     def on_device(values: NDArray[np.int64]) -> Tensor:
@@ -150,7 +160,7 @@ def make_batch(
 
 
 def padded(length: int, most: int) -> int:
-    """Round a length up to a multiple of `PAD_MULTIPLE`, but not beyond ``most``."""
+    """Return a length rounded up to a multiple of `PAD_MULTIPLE`, but not beyond ``most``."""
     return max(length, min(most, -(-length // PAD_MULTIPLE) * PAD_MULTIPLE))
 
 
@@ -163,19 +173,19 @@ def score_batches(plan: Plan, logits_of: Callable[[Batch], Tensor]) -> LogLikeli
     """Score every request of a plan, with a single wait for the device.
 
     Args:
-        plan: From `plan_flat` or `plan_packed`.
-        logits_of: Gives the logits at a batch's ``cells``, (S, V), of any floating dtype.
+        plan: Plan from `plan_flat` or `plan_packed`.
+        logits_of: Function that returns the logits at a batch's ``cells``, (S, V), floating.
     """
-    found = [_score_tokens(logits_of(batch), batch) for batch in plan.batches]
-    if not found:
+    tokens = [_score_tokens(logits_of(batch), batch) for batch in plan.batches]
+    if not tokens:
         return gather(np.zeros((3, 0)), plan)
-    return gather(torch.cat(found, dim=1).cpu().double().numpy(), plan)  # the one wait
+    return gather(torch.cat(tokens, dim=1).cpu().double().numpy(), plan)  # the one wait
 
 
 def _score_tokens(logits: Tensor, batch: Batch) -> Tensor:
-    """Log-likelihood, miss and gap of each scored token of a batch (3, E) float32.
+    """Return log-likelihood, miss and gap of each scored token of a batch (3, E) float32.
 
-    Equal to a log-softmax in float32 of all ``logits`` (S, V), of which no float32 copy is made.
+    Equal to a float32 log-softmax of all ``logits`` (S, V), without a float32 copy of them.
     """
     device = logits.device
     n_rows = max(1, (_PIECE if device.type == "cpu" else _DEVICE_PIECE) // logits.shape[1])
@@ -188,17 +198,17 @@ def _score_tokens(logits: Tensor, batch: Batch) -> Tensor:
 
 
 def _summary(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-sum-exp, largest logit and its token, of each row (S, V)."""
+    """Return log-sum-exp, largest logit and its token, of each row (S, V)."""
     best, token = logits.max(dim=-1)
     return torch.logsumexp(logits, dim=-1), best, token
 
 
 def gather(tokens: NDArray[np.float64], plan: Plan) -> LogLikelihoods:
-    """Join log-likelihoods, misses and gaps of tokens (3, E) per request."""
+    """Sum log-likelihoods and misses of tokens (3, E) per request, and take the largest gaps."""
     lls, misses = (
         np.bincount(plan.request_of, weights=row, minlength=plan.n_requests).astype(np.float64)
         for row in tokens[:2]
     )
     gaps = np.zeros(plan.n_requests)
-    np.fmax.at(gaps, plan.request_of, tokens[2])  # NaN is told by the log-likelihoods
+    np.fmax.at(gaps, plan.request_of, tokens[2])  # the log-likelihoods show NaN
     return LogLikelihoods(lls, misses == 0, gaps)

@@ -1,9 +1,9 @@
-"""The flat path: one request a row, as lm-eval's HFLM does, for any causal language model.
+"""Flat scoring: one request per row, as lm-eval's HFLM does, for any causal language model.
 
-Knows torch; no task and no lm-eval. Gives what ``HFLM._loglikelihood_tokens`` gives for the same
-token ids, without re-tokenising, re-sorting, logits nobody reads or a wait per request.
+Knows torch; knows no task and no lm-eval. Returns what ``HFLM._loglikelihood_tokens`` returns for
+the same token ids, but tokenises and sorts once, computes no unused logits and waits once.
 
-Legend: B rows of a batch, T tokens of a row, V vocabulary.
+Legend: B rows of a batch, T tokens of a row, S scored positions, V vocabulary, R requests.
 """
 
 from collections.abc import Sequence
@@ -21,6 +21,7 @@ from .batches import (
     Scored,
     make_batch,
     padded,
+    rows_of,
     score_batches,
     spread_picks,
 )
@@ -37,20 +38,19 @@ def plan_flat(
     vocabulary: int,
     device: torch.device,
 ) -> Plan:
-    """Sort, share and pad requests once; the composition of batches never changes afterwards.
+    """Sort, share and pad requests, once: the same batches score every candidate.
 
     Requests with equal inputs (single-token choices of one question) share a row, as in HFLM.
 
     Args:
-        requests: Each with a non-empty context and a continuation of 1 to ``max_length`` tokens.
+        requests: Requests with a context of at least 1 token, a continuation of 1 to
+            ``max_length``.
         batch_size: Most rows per forward pass.
-        max_length: Longest input in tokens; older tokens are cut, as HFLM does.
-        vocabulary: Logits per position; bounds the scored positions of a batch.
-        device: Where the model is.
+        max_length: Longest input in tokens; older tokens are cut off, as HFLM does.
+        vocabulary: Logits per position; limits the scored positions of a batch.
+        device: Device of the model.
     """
-    by_row: dict[Row, list[int]] = {}
-    for index, request in enumerate(requests):
-        by_row.setdefault(request.row(max_length), []).append(index)
+    by_row = rows_of(requests, range(len(requests)), max_length)
     rows = sorted(by_row, key=lambda row: (-len(row), row))  # HFLM's order
     batches: list[Batch] = []
     request_of: list[int] = []
@@ -71,9 +71,9 @@ def plan_flat(
 
 
 def _cells(end: int, request: Request) -> list[tuple[int, int]]:
-    """Cells and tokens of a continuation whose input ends before cell ``end``."""
+    """Return cells and tokens of a continuation whose input ends before cell ``end``."""
     tokens = request.continuation  # the last input token predicts the last of them
-    return [(end - len(tokens) + k, token) for k, token in enumerate(tokens)]
+    return list(enumerate(tokens, end - len(tokens)))
 
 
 def _chunks(
@@ -83,40 +83,40 @@ def _chunks(
     batch_size: int,
     most_scored: int,
 ) -> list[list[Row]]:
-    """Cut rows into batches of at most ``batch_size``, fewer where many positions are scored."""
+    """Cut rows into batches of at most ``batch_size``, fewer if many positions are scored."""
     chunks: list[list[Row]] = []
-    scored = 0
+    n_scored = 0
     for row in rows:
-        own = max(len(requests[r].continuation) for r in by_row[row])
-        if not chunks or len(chunks[-1]) == batch_size or scored + own > most_scored:
+        more = max(len(requests[r].continuation) for r in by_row[row])
+        if not chunks or len(chunks[-1]) == batch_size or n_scored + more > most_scored:
             chunks.append([])
-            scored = 0
+            n_scored = 0
         chunks[-1].append(row)
-        scored += own
+        n_scored += more
     return chunks
 
 
 def run_flat(model: Any, plan: Plan) -> LogLikelihoods:
-    """Score every request of a plan with the weights the model now holds.
+    """Score every request of a plan with the current weights of the model.
 
     Args:
         model: A causal language model in eval mode; left unchanged.
-        plan: From `plan_flat`, on the model's device.
+        plan: Plan from `plan_flat`, on the model's device.
 
     Returns:
-        LogLikelihoods (R,), NaN or infinite where the model is.
+        Log-likelihoods of the requests (R,), NaN or infinite where the model's are.
     """
     with torch.no_grad():
         return score_batches(plan, lambda batch: _logits(model, batch))
 
 
 def rehearse_flat(model: Any, plan: Plan, batches: int) -> None:
-    """Run a few batches, evenly from longest to shortest, and forget the answers."""
+    """Run a few batches, evenly from longest to shortest, and discard the results."""
     with torch.no_grad():
         for index in spread_picks(len(plan.batches), batches):
             _logits(model, plan.batches[index])
 
 
 def _logits(model: Any, batch: Batch) -> torch.Tensor:
-    """Logits at the scored positions (S, V)."""
+    """Return the logits at the scored positions (S, V)."""
     return scored_logits(model, batch.cells, input_ids=batch.ids, use_cache=False)

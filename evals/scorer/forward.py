@@ -1,10 +1,11 @@
-"""Logits where they are read, by the model's own head. Knows torch and transformers' models.
+"""Logits at scored positions only, and caches of prefixes. Knows torch and transformers' models.
 
-A causal model of transformers is a backbone and a head: projection, and for some models a scale
-or a soft-cap. The head works on whatever hidden states it is given, so the backbone's are cut to
-the scored positions before the head sees them; the model's own code does the rest.
+A causal model of transformers is a backbone and a head: a projection, for some models with a scale
+or a soft-cap. The head accepts any hidden states, so a hook cuts those of the backbone to the
+scored positions; the model's own code does the rest.
 
-Legend: B rows, T tokens, H hidden size, S scored positions, V vocabulary.
+Legend: B rows, T tokens, H hidden size, S scored positions, V vocabulary; K heads of keys, D their
+size, P tokens of a prefix.
 """
 
 from typing import Any
@@ -15,18 +16,18 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 
 def scored_logits(model: Any, cells: Tensor, **inputs: Any) -> Tensor:
-    """Call a model and return its logits at some positions only.
+    """Return a model's logits at some positions only.
 
     Args:
         model: A causal language model of transformers; left unchanged.
-        cells: Wanted positions as indices into B * T (S,).
-        **inputs: What the model's forward takes.
+        cells: Positions as indices into B * T (S,).
+        **inputs: Arguments of the model's forward.
 
     Returns:
-        Logits (S, V) in the dtype the model gives.
+        Logits (S, V) in the model's dtype.
 
     Raises:
-        NotImplementedError: If the model has no backbone whose hidden states its head follows.
+        NotImplementedError: If the model is no backbone followed by a head.
     """
     backbone = getattr(model, "base_model", model)
     if backbone is model:
@@ -54,10 +55,10 @@ def scored_logits(model: Any, cells: Tensor, **inputs: Any) -> Tensor:
 
 
 class PrefixLayer(DynamicLayer):
-    """One layer's prefix; shown before the keys of any batch, and never grown."""
+    """Keys and values of a prefix in one layer: put before those of any batch, never changed."""
 
     def __init__(self, keys: Tensor, values: Tensor) -> None:
-        """Hold keys and values (1, K, P, D)."""
+        """Keep keys and values (1, K, P, D)."""
         super().__init__()
         self.lazy_initialization(keys, values)
         self.keys, self.values = keys, values
@@ -66,7 +67,7 @@ class PrefixLayer(DynamicLayer):
     def update(
         self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
-        """Return prefix and new states (B, K, P + T, D); the layer itself stays as it is."""
+        """Return prefix and new states (B, K, P + T, D); the layer is left unchanged."""
         keys, values = self._prefix
         return self._before(keys, key_states), self._before(values, value_states)
 
@@ -76,19 +77,19 @@ class PrefixLayer(DynamicLayer):
 
 
 def read_prefix(model: Any, ids: Tensor) -> Cache:
-    """Run a prefix once and keep its keys and values.
+    """Run the model on a prefix, and return the cache of its keys and values.
 
     Args:
         model: A causal language model with attention in every layer.
-        ids: The prefix (1, P).
+        ids: Token ids of the prefix (1, P).
 
     Raises:
-        NotImplementedError: If the model keeps something else than keys and values of P tokens.
+        NotImplementedError: If the model caches anything but keys and values of P tokens.
     """
     output = model.base_model(input_ids=ids, use_cache=True)
     layers = getattr(getattr(output, "past_key_values", None), "layers", None)
     if not layers:
-        raise NotImplementedError(f"{type(model).__name__} gives no cache of keys and values")
+        raise NotImplementedError(f"{type(model).__name__} returns no cache of keys and values")
     for layer in layers:
         keys = getattr(layer, "keys", None)
         if keys is None or keys.shape[-2] != ids.shape[1]:

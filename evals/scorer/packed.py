@@ -1,9 +1,9 @@
-"""The packed path: many requests a row, shared tokens read once. Knows torch; no task.
+"""Packed scoring: many requests per row, shared tokens computed once. Knows torch; knows no task.
 
-The choices of a question stand behind one copy of it, several questions stand in one row, and what
-all prompts of a task begin with (its few-shot examples) is read once per candidate and its keys
-and values kept. A block mask and restarted positions give every request the keys it would see
-alone. Which models allow that is told by `architecture.py`; the scorer's self-check certifies it.
+The choices of a question follow one copy of it, several questions share a row, and the common
+prefix of a task's prompts (its few-shot examples) is computed once per candidate and its keys and
+values are kept. A block mask and restarted positions let every request see exactly the keys that it
+would see alone. `architecture.py` knows which models allow that; the scorer's self-check tests it.
 
 Legend: B rows, T tokens of a row, P tokens of a prefix, S scored positions, V vocabulary.
 """
@@ -29,22 +29,24 @@ from .batches import (
     Scored,
     make_batch,
     padded,
+    rows_of,
     score_batches,
     spread_picks,
 )
 from .forward import read_prefix, scored_logits
 from .packing import Group, Row, fill_rows, group_rows, shared_prefix
 
-# Tokens of a packed row. Every token meets every key of its row, masked or not, so rows are kept
-# short against the model's width; measured in docs/experiments.md, "Packed scorer".
+# Tokens of a packed row. Attention is computed between all tokens of a row, masked or not, so rows
+# are short against the model's width; measured in docs/experiments.md, "Packed scorer".
 ROW_TOKENS = 256
-_FULLNESS = 0.75  # of the widest row of a batch; an emptier row begins a narrower batch
-Caches = dict[Row, Cache]  # keys and values of prefixes, by their tokens
+_FULLNESS = 0.75  # of a batch's widest row; an emptier row starts a narrower batch
+Caches = dict[Row, Cache]
+"""Keys and values of prefixes, by their tokens."""
 
 
 @dataclass(frozen=True)
 class _Piece:
-    """A group behind a prefix of ``skip`` tokens, and the requests that each of its rows scores."""
+    """A group after a prefix of ``skip`` tokens, and the requests that each of its rows scores."""
 
     group: Group
     skip: int
@@ -55,23 +57,37 @@ class _Piece:
         """Tokens in a packed row."""
         return self.group.length
 
-    def n_scored(self, every: Sequence[Request]) -> int:
-        """Number of scored tokens."""
-        return sum(len(every[r].continuation) for own in self.requests for r in own)
+    def n_scored(self, requests: Sequence[Request]) -> int:
+        """Return the number of scored tokens."""
+        return sum(len(requests[r].continuation) for row in self.requests for r in row)
 
-    def scored(self, every: Sequence[Request]) -> list[Scored]:
-        """Scored tokens; cells count from the start of the piece."""
-        found = []
-        start = self.group.trunk  # of the branch
-        for row, own in zip(self.group.rows, self.requests, strict=True):
-            for r in own:
-                tokens = every[r].continuation
-                for k, token in enumerate(tokens):
-                    column = len(row) - len(tokens) + k
-                    shift = start - self.group.trunk if column >= self.group.trunk else 0
-                    found.append(Scored(column + shift, token, r))
-            start += len(row) - self.group.trunk
-        return found
+    def scored(self, requests: Sequence[Request]) -> list[Scored]:
+        """Return the scored tokens; cells count from the start of the piece."""
+        tokens: list[Scored] = []
+        trunk = self.group.trunk
+        branch_start = trunk  # branches follow the trunk, one after another
+        for row, indices in zip(self.group.rows, self.requests, strict=True):
+            for r in indices:
+                continuation = requests[r].continuation
+                # The last input token predicts the last token of the continuation.
+                first = len(row) - len(continuation)
+                for column, token in enumerate(continuation, first):
+                    # Columns beyond the trunk move to the row's branch; the trunk is shared.
+                    shift = branch_start - trunk if column >= trunk else 0
+                    tokens.append(Scored(column + shift, token, r))
+            branch_start += len(row) - trunk
+        return tokens
+
+    def layout(self) -> tuple[NDArray[np.int64], ...]:
+        """Return token ids, positions and branch numbers, each (length,)."""
+        trunk, rows = self.group.trunk, self.group.rows
+        parts = [rows[0][:trunk], *(row[trunk:] for row in rows)]  # the trunk, then the branches
+        ids = np.concatenate([np.asarray(part, dtype=np.int64) for part in parts])
+        # Positions restart after the trunk in every branch, as if the row stood alone.
+        starts = [self.skip] + [self.skip + trunk] * len(rows)
+        positions = [np.arange(len(p)) + start for p, start in zip(parts, starts, strict=True)]
+        branches = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+        return ids, np.concatenate(positions), branches
 
 
 def plan_packed(
@@ -85,29 +101,33 @@ def plan_packed(
     vocabulary: int,
     device: torch.device,
 ) -> Plan:
-    """Group, pack and batch requests once; the composition never changes afterwards.
+    """Group, pack and batch requests, once: the same batches score every candidate.
 
     Args:
-        requests: Each with a non-empty context and a continuation of 1 to ``max_length`` tokens.
-        tasks: Which task each request belongs to: prefixes are shared within a task.
+        requests: Requests with a context of at least 1 token, a continuation of 1 to
+            ``max_length``.
+        tasks: Task of each request; prefixes are shared within a task.
         prefixes: Shared prefix of each task that has one, from `task_prefixes`.
-        batch_tokens: Most tokens of a forward pass, padding included; one row at least.
-        max_length: Longest input in tokens; older tokens are cut, as HFLM does.
-        longest_packed: Longest input that may be packed (a sliding window); others stand alone.
-        vocabulary: Logits per position; bounds the scored positions of a batch.
-        device: Where the model is.
+        batch_tokens: Most tokens per forward pass, padding included, but at least one row.
+        max_length: Longest input in tokens; older tokens are cut off, as HFLM does.
+        longest_packed: Longest input that may be packed (sliding windows); others are plain rows.
+        vocabulary: Logits per position; limits the scored positions of a batch.
+        device: Device of the model.
     """
     builder = _Builder(requests, batch_tokens, vocabulary, device)
-    every = _rows(requests, tasks, max_length)
-    loose: dict[Row, list[int]] = {}
-    alone: dict[Row, list[int]] = {}
-    for task, rows in every.items():
+    loose: dict[Row, list[int]] = {}  # packed without a prefix, across tasks
+    alone: dict[Row, list[int]] = {}  # too long to be packed
+    for task, rows in _rows_by_task(requests, tasks, max_length).items():
         prefix = prefixes.get(task, ())
-        behind: dict[Row, list[int]] = {}
-        for row, own in rows.items():
-            fits = row[: len(prefix)] == prefix and _free(row, own, requests) >= len(prefix)
-            place = behind if prefix and fits else loose
-            (place if len(row) <= longest_packed else alone).setdefault(row, []).extend(own)
+        behind: dict[Row, list[int]] = {}  # packed after the task's prefix
+        for row, indices in rows.items():
+            # A row uses the prefix if it begins with it and scores none of its tokens.
+            fits = row[: len(prefix)] == prefix and _n_unscored(row, indices, requests) >= len(
+                prefix
+            )
+            kind = behind if prefix and fits else loose
+            kind = kind if len(row) <= longest_packed else alone
+            kind.setdefault(row, []).extend(indices)
         builder.add(behind, prefix)
     builder.add(loose, ())
     builder.add_alone(alone)
@@ -117,44 +137,40 @@ def plan_packed(
 def task_prefixes(
     requests: Sequence[Request], tasks: Sequence[int], *, max_length: int, longest_packed: int
 ) -> dict[int, Row]:
-    """Prefix of each task that is worth reading apart; see `plan_packed` for the arguments.
+    """Return the prefix of each task that is worth computing once; arguments as in `plan_packed`.
 
-    Rows whose oldest tokens were cut have no say: they begin anywhere.
+    Rows whose oldest tokens are cut off are ignored: they begin anywhere.
     """
-    found = {}
-    for task, rows in _rows(requests, tasks, max_length).items():
-        most = min(max_length - 1, longest_packed)
-        whole = {row: own for row, own in rows.items() if len(row) <= most}
-        free = [_free(row, own, requests) for row, own in whole.items()]
-        if prefix := shared_prefix(list(whole), free):
-            found[task] = prefix
-    return found
+    prefixes = {}
+    longest = min(max_length - 1, longest_packed)
+    for task, by_row in _rows_by_task(requests, tasks, max_length).items():
+        rows = [row for row in by_row if len(row) <= longest]
+        n_unscored = [_n_unscored(row, by_row[row], requests) for row in rows]
+        if prefix := shared_prefix(rows, n_unscored):
+            prefixes[task] = prefix
+    return prefixes
 
 
-def _rows(
+def _rows_by_task(
     requests: Sequence[Request], tasks: Sequence[int], max_length: int
 ) -> dict[int, dict[Row, list[int]]]:
-    """Requests by task and input; requests with equal inputs share a row."""
-    found: dict[int, dict[Row, list[int]]] = {}
-    for index, (request, task) in enumerate(zip(requests, tasks, strict=True)):
-        found.setdefault(task, {}).setdefault(request.row(max_length), []).append(index)
-    return found
+    """Return the rows of each task, each with the indices of the requests that it scores."""
+    by_task: dict[int, list[int]] = {}
+    for index, task in enumerate(tasks):
+        by_task.setdefault(task, []).append(index)
+    return {task: rows_of(requests, indices, max_length) for task, indices in by_task.items()}
 
 
-def _free(row: Row, own: Sequence[int], requests: Sequence[Request]) -> int:
-    """Tokens of a row that may be in a prefix: none of its scored positions."""
-    return len(row) - max(len(requests[r].continuation) for r in own)
+def _n_unscored(row: Row, indices: Sequence[int], requests: Sequence[Request]) -> int:
+    """Return the number of a row's tokens before its first scored position."""
+    return len(row) - max(len(requests[r].continuation) for r in indices)
 
 
 class _Builder:
-    """Collects the batches of a plan."""
+    """Batches of a plan in the making."""
 
     def __init__(
-        self,
-        requests: Sequence[Request],
-        batch_tokens: int,
-        vocabulary: int,
-        device: torch.device,
+        self, requests: Sequence[Request], batch_tokens: int, vocabulary: int, device: torch.device
     ) -> None:
         self.requests, self.device = requests, device
         self.batch_tokens, self.most_scored = batch_tokens, max(1, MOST_LOGITS // vocabulary)
@@ -163,33 +179,30 @@ class _Builder:
         self.request_of: list[int] = []
 
     def plan(self) -> Plan:
-        """Return what was collected, the largest batches first."""
-        return Plan(
-            tuple(self.batches),
-            np.asarray(self.request_of, dtype=np.int64),
-            len(self.requests),
-            tuple(self.prefixes),
-        )
+        """Return the plan of all batches added so far."""
+        request_of = np.asarray(self.request_of, dtype=np.int64)
+        return Plan(tuple(self.batches), request_of, len(self.requests), tuple(self.prefixes))
 
     def add(self, rows: dict[Row, list[int]], prefix: Row) -> None:
         """Pack rows that begin with ``prefix``."""
         if not rows:
             return
-        index = None
+        index = len(self.prefixes) if prefix else None
         if prefix:
-            index = len(self.prefixes)
             self.prefixes.append(Prefix(prefix, torch.tensor([prefix], device=self.device)))
-        skip = len(prefix)
-        rest = {row[skip:]: own for row, own in rows.items()}
+        # 1. Cut the prefix off: its keys and values come from a cache.
+        rest = {row[len(prefix) :]: indices for row, indices in rows.items()}
+        # 2. Group rows with a common beginning, such as the choices of a question.
         groups = group_rows(rest, max(ROW_TOKENS, *map(len, rest)))
-        pieces = [_Piece(g, skip, tuple(tuple(rest[row]) for row in g.rows)) for g in groups]
-        filled = fill_rows([piece.length for piece in pieces], ROW_TOKENS)
-        self._batch([[pieces[i] for i in own] for own in filled], index)
+        pieces = [_Piece(g, len(prefix), tuple(tuple(rest[row]) for row in g.rows)) for g in groups]
+        # 3. Pack groups into rows, and rows into batches.
+        packed = fill_rows([piece.length for piece in pieces], ROW_TOKENS)
+        self._batch([[pieces[i] for i in row] for row in packed], index)
 
     def add_alone(self, rows: dict[Row, list[int]]) -> None:
-        """Give each row a plain sequence of its own, longest first."""
-        whole = sorted(rows, key=lambda row: (-len(row), row))
-        pieces = [_Piece(Group((row,), len(row)), 0, (tuple(rows[row]),)) for row in whole]
+        """Add each row as a plain sequence, longest first."""
+        ordered = sorted(rows, key=lambda row: (-len(row), row))
+        pieces = [_Piece(Group((row,), len(row)), 0, (tuple(rows[row]),)) for row in ordered]
         self._batch([[piece] for piece in pieces], None, plain=True)
 
     def _batch(
@@ -198,78 +211,68 @@ class _Builder:
         """Cut rows, longest first, into batches within the budgets."""
         start = 0
         while start < len(rows):
+            # The first row is the longest left, so it sets the width of the batch.
             width = padded(sum(piece.length for piece in rows[start]), 2**62)
             stop, n_scored = start, 0
             while stop < len(rows):
-                own = sum(piece.n_scored(self.requests) for piece in rows[stop])
-                full = (stop - start + 1) * width > self.batch_tokens
-                hollow = sum(piece.length for piece in rows[stop]) < _FULLNESS * width
-                if stop > start and (full or hollow or n_scored + own > self.most_scored):
+                more = sum(piece.n_scored(self.requests) for piece in rows[stop])
+                is_full = (stop - start + 1) * width > self.batch_tokens  # with padding
+                is_short = sum(piece.length for piece in rows[stop]) < _FULLNESS * width
+                has_logits = n_scored + more > self.most_scored
+                # A batch has at least one row, whatever the budgets.
+                if stop > start and (is_full or is_short or has_logits):
                     break
-                stop, n_scored = stop + 1, n_scored + own
+                stop, n_scored = stop + 1, n_scored + more
             self._append(rows[start:stop], width, prefix, plain)
             start = stop
 
     def _append(
         self, rows: Sequence[list[_Piece]], width: int, prefix: int | None, plain: bool
     ) -> None:
-        """Lay pieces out in rows of one width."""
+        """Write pieces into rows of one width, and append the batch."""
         ids, positions, branches = (np.zeros((len(rows), width), dtype=np.int64) for _ in range(3))
-        groups = np.full((len(rows), width), -1, dtype=np.int64)
+        groups = np.full((len(rows), width), -1, dtype=np.int64)  # -1: padding
         scored: list[Scored] = []
         for b, pieces in enumerate(rows):
             column = 0
             for g, piece in enumerate(pieces):
                 span = slice(column, column + piece.length)
-                ids[b, span], positions[b, span], branches[b, span] = _laid_out(piece)
-                groups[b, span] = g
-                start = b * width + column
-                scored += [s._replace(cell=start + s.cell) for s in piece.scored(self.requests)]
+                ids[b, span], positions[b, span], branches[b, span] = piece.layout()
+                groups[b, span] = g  # tokens of different pieces do not see each other
+                cell = b * width + column  # of the piece's first token
+                scored += [s._replace(cell=cell + s.cell) for s in piece.scored(self.requests)]
                 column += piece.length
         layout = None if plain else (positions, groups, branches)
         self.batches.append(make_batch(ids, scored, self.device, layout, prefix))
         self.request_of += [s.request for s in scored]
 
 
-def _laid_out(piece: _Piece) -> tuple[NDArray[np.int64], ...]:
-    """Token ids, positions and branch numbers of a piece, each (length,)."""
-    trunk = piece.group.trunk
-    parts = [piece.group.rows[0][:trunk], *(row[trunk:] for row in piece.group.rows)]
-    starts = [0] + [trunk] * len(piece.group.rows)
-    ids = np.concatenate([np.asarray(part, dtype=np.int64) for part in parts])
-    positions = np.concatenate(
-        [np.arange(len(p)) + s + piece.skip for p, s in zip(parts, starts, strict=True)]
-    )
-    return ids, positions, np.repeat(np.arange(len(parts)), [len(part) for part in parts])
-
-
 def run_packed(model: Any, plan: Plan, caches: Caches | None = None) -> LogLikelihoods:
-    """Score every request of a plan with the weights the model now holds.
+    """Score every request of a plan with the current weights of the model.
 
     Args:
         model: A causal language model in eval mode whose attention takes a 4-D mask; unchanged.
-        plan: From `plan_packed`, on the model's device.
-        caches: Prefixes read with these very weights; those that are missing are added.
+        plan: Plan from `plan_packed`, on the model's device.
+        caches: Caches of prefixes, computed with these very weights; missing ones are added.
 
     Returns:
-        LogLikelihoods (R,), NaN or infinite where the model is.
+        Log-likelihoods of the requests (R,), NaN or infinite where the model's are.
     """
     with torch.no_grad():
-        found = _read(model, plan.prefixes, {} if caches is None else caches)
-        return score_batches(plan, lambda batch: _logits(model, batch, found))
+        listed = _prefix_caches(model, plan.prefixes, {} if caches is None else caches)
+        return score_batches(plan, lambda batch: _logits(model, batch, listed))
 
 
 def rehearse_packed(model: Any, plan: Plan, batches: int) -> None:
-    """Run a few batches, evenly from first to last, and forget the answers."""
-    picks = [plan.batches[i] for i in spread_picks(len(plan.batches), batches)]
+    """Run a few batches, evenly from first to last, and discard the results."""
     with torch.no_grad():
-        found = _read(model, plan.prefixes, {})
-        for batch in picks:
-            _logits(model, batch, found)
+        caches = _prefix_caches(model, plan.prefixes, {})
+        for index in spread_picks(len(plan.batches), batches):
+            _logits(model, plan.batches[index], caches)
 
 
-def _read(model: Any, prefixes: Sequence[Prefix], caches: Caches) -> list[Cache]:
-    """Caches of prefixes, in order; read where they are not there yet."""
+def _prefix_caches(model: Any, prefixes: Sequence[Prefix], caches: Caches) -> list[Cache]:
+    """Return the caches of prefixes in order; compute and add missing ones."""
     for prefix in prefixes:
         if prefix.tokens not in caches:
             caches[prefix.tokens] = read_prefix(model, prefix.ids)
@@ -277,8 +280,8 @@ def _read(model: Any, prefixes: Sequence[Prefix], caches: Caches) -> list[Cache]
 
 
 def _logits(model: Any, batch: Batch, caches: Sequence[Cache]) -> Tensor:
-    """Logits at the scored positions (S, V)."""
-    if batch.layout is None:
+    """Return the logits at the scored positions (S, V)."""
+    if batch.layout is None:  # plain rows: causal attention is all the mask they need
         return scored_logits(model, batch.cells, input_ids=batch.ids, use_cache=False)
     cache = None if batch.prefix is None else caches[batch.prefix]
     n_prefix = 0 if cache is None else int(cache.get_seq_length())
@@ -294,23 +297,26 @@ def _logits(model: Any, batch: Batch, caches: Sequence[Cache]) -> Tensor:
 
 
 def visible(layout: Layout, n_prefix: int) -> Tensor:
-    """Which keys each token sees: the prefix, its group's trunk and its own branch, none later.
+    """Return which keys each token sees: prefix, its group's trunk and its own branch, none later.
 
     Returns:
-        Bool (B, 1, T, P + T). Padding sees padding, so that no row of it is empty.
+        Bool (B, 1, T, P + T). Padding sees padding, so that no row of the mask is empty.
     """
     groups, branches = layout.groups, layout.branches
     n_rows, n_tokens = groups.shape
-    near = (branches[:, None, :] == 0) | (branches[:, None, :] == branches[:, :, None])
-    near &= groups[:, None, :] == groups[:, :, None]  # (B, T, T)
-    seen = torch.nn.functional.pad(near.tril_(), (n_prefix, 0), value=True)
+    # A key is in the trunk (branch 0) or in the token's own branch, (B, T queries, T keys) ...
+    seen = (branches[:, None, :] == 0) | (branches[:, None, :] == branches[:, :, None])
+    # ... and in the token's group, ...
+    seen &= groups[:, None, :] == groups[:, :, None]
+    # ... and not later than the token; the prefix is visible to all.
+    seen = torch.nn.functional.pad(seen.tril_(), (n_prefix, 0), value=True)
     return seen.view(n_rows, 1, n_tokens, n_prefix + n_tokens)
 
 
 def attention_mask(model: Any, seen: Tensor) -> Tensor:
-    """Turn what is seen into what is added to the scores of every layer, in the model's dtype.
+    """Return the additive mask of a bool mask, in the model's dtype.
 
-    SDPA also takes bools, but turns them into this once per layer.
+    SDPA also takes bools, but converts them in every layer.
     """
     added = torch.zeros(seen.shape, dtype=model.dtype, device=seen.device)
     return added.masked_fill_(~seen, torch.finfo(model.dtype).min)

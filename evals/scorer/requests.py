@@ -1,4 +1,4 @@
-"""lm-eval requests to token ids, by lm-eval's own rules. Knows HFLM's encoding, runs no model."""
+"""Encode lm-eval requests as token ids, by lm-eval's own rules. Knows HFLM; runs no model."""
 
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
 
 def encode(lm: Any, instance: "Instance") -> list[Request]:
-    """Token ids of one lm-eval request; several windows for a rolling one, none for generation.
+    """Encode one lm-eval request; a rolling one has several windows, a generation none.
 
     Args:
         lm: An HFLM, for its tokenizer and its rules on BOS, blanks and windows.
-        instance: Of type ``loglikelihood``, ``loglikelihood_rolling`` or ``generate_until``.
+        instance: A ``loglikelihood``, ``loglikelihood_rolling`` or ``generate_until`` request.
 
     Raises:
-        TaskError: If HFLM could not score it: an empty text, or one longer than the model takes.
+        TaskError: If HFLM cannot score it: an empty text, or one too long for the model.
     """
     if instance.request_type == "generate_until":
         return []
@@ -32,7 +32,7 @@ def encode(lm: Any, instance: "Instance") -> list[Request]:
 
 
 def _pair(lm: Any, context: str, continuation: str) -> tuple[list[int], list[int]]:
-    """Encode as ``TemplateLM.loglikelihood`` of lm-eval does, context-free requests included."""
+    """Encode like ``TemplateLM.loglikelihood`` of lm-eval, requests without context included."""
     if context != "":
         return lm._encode_pair(context, continuation)
     tokens = lm.tok_encode(continuation, add_special_tokens=False)
@@ -42,7 +42,7 @@ def _pair(lm: Any, context: str, continuation: str) -> tuple[list[int], list[int
 
 
 def _windows(lm: Any, text: str) -> Iterable[tuple[list[int], list[int]]]:
-    """Disjoint windows as ``HFLM.loglikelihood_rolling`` makes them."""
+    """Return the disjoint windows of ``HFLM.loglikelihood_rolling``."""
     from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
     windows = get_rolling_token_windows(
@@ -57,13 +57,13 @@ def _windows(lm: Any, text: str) -> Iterable[tuple[list[int], list[int]]]:
 def _refuse_unscorable(
     lm: Any, instance: "Instance", context: Sequence[int], continuation: Sequence[int]
 ) -> None:
-    """Raise TaskError where HFLM would meet an assertion."""
+    """Raise TaskError where an assertion of HFLM would fail."""
     where = f"task '{instance.task_name}', doc {instance.doc_id}"
     if not context or not continuation:
         part = "continuation" if context else "context"
         raise TaskError(
-            f"{where}: the {part} of {instance.args!r} gives no token of its own with this "
-            "tokenizer; prompts end without a blank and answers are not empty"
+            f"{where}: the {part} of {instance.args!r} has no token of its own with this "
+            "tokenizer; prompts must not end with a blank, and answers must not be empty"
         )
     if len(continuation) > lm.max_length:
         raise TaskError(

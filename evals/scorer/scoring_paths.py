@@ -1,8 +1,8 @@
-"""The ways to score log-likelihoods, and the check that chooses one. Knows torch and HFLM.
+"""Scoring paths for log-likelihoods, and the check that chooses one. Knows torch and HFLM.
 
-Three paths give the same answers: ``packed``, the fastest, for models whose attention allows it;
-``flat``, one request a row; ``hflm``, lm-eval's own loop. `choose_path` compares the first two with
-the third on the model at hand and takes the first that agrees.
+Three paths give equal scores: ``packed``, the fastest, for models whose attention allows it;
+``flat``, one request per row; ``hflm``, lm-eval's own loop. `choose_path` compares the first two
+with the third on the model, and takes the first that agrees.
 """
 
 import logging
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..quiet import one_line
 from .architecture import longest_packed, why_not_packed
 from .batches import LogLikelihoods, Plan, Request, spread_picks
 from .flat import plan_flat, rehearse_flat, run_flat
@@ -21,16 +22,16 @@ from .packing import Row
 
 log = logging.getLogger(__name__)
 PACKED, FLAT, HFLM = "packed", "flat", "hflm"
-# Largest difference per scored token, in nats, between two right ways to score: batches of another
-# shape sum in another order. Float32: 1e-5 seen; 16 bit: one unit in the last place of a logit
-# near 16 is 0.06 (bfloat16) or 0.008 (float16). A wrong mask or a lost soft-cap gives 0.1 to 10.
+# Largest difference per scored token, in nats, between correct paths: batches of another shape sum
+# in another order. Observed in float32: 1e-5; in 16 bit, one unit in the last place of a logit near
+# 16 is 0.06 (bfloat16) or 0.008 (float16). A wrong mask or a missing soft-cap gives 0.1 to 10.
 _TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.12}
-_SIBLINGS = 4  # requests of one context in a sample, so that packing is tried as it will be used
+_SIBLINGS = 4  # most requests per context in a sample, so that it is packed like the whole
 
 
 @dataclass(frozen=True)
 class PathReport:
-    """Which loop scores, why, and how far apart it and HFLM were (nats per scored token)."""
+    """Path in use, the reason, and its largest difference from HFLM (nats per scored token)."""
 
     path: str
     reason: str
@@ -39,7 +40,7 @@ class PathReport:
 
 @dataclass(frozen=True)
 class Limits:
-    """What bounds the batches of one model.
+    """Limits of the batches of one model.
 
     Attributes:
         batch_size: Most rows per forward pass of the flat path.
@@ -47,7 +48,7 @@ class Limits:
         max_length: Longest input in tokens.
         longest_packed: Longest input that may be packed.
         vocabulary: Logits per position.
-        device: Where the model is.
+        device: Device of the model.
     """
 
     batch_size: int
@@ -59,7 +60,7 @@ class Limits:
 
 
 def limits_of(lm: Any, batch_size: int, batch_tokens: int | None) -> Limits:
-    """Limits of an HFLM's model; ``batch_tokens`` follows from ``batch_size`` if it is None."""
+    """Return the limits of an HFLM's model; ``batch_tokens`` None: from ``batch_size``."""
     model = lm.model
     return Limits(
         batch_size=batch_size,
@@ -72,13 +73,13 @@ def limits_of(lm: Any, batch_size: int, batch_tokens: int | None) -> Limits:
 
 
 class LikelihoodRequests:
-    """Requests whose log-likelihoods are asked for again and again; plans are made when needed.
+    """Log-likelihood requests that every candidate is scored on; each path is planned once.
 
     Args:
         requests: Token ids.
-        tasks: Which task each belongs to; prefixes are shared within a task.
-        limits: Of the model.
-        prefixes: Of each task; None: those that these requests share.
+        tasks: Task of each request; prefixes are shared within a task.
+        limits: Limits of the model.
+        prefixes: Prefix of each task; None: those that these requests share.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class LikelihoodRequests:
         limits: Limits,
         prefixes: dict[int, Row] | None = None,
     ) -> None:
-        """Remember what to plan; see the class."""
+        """Keep the requests; plans are made when needed."""
         self.requests, self.tasks, self.limits = tuple(requests), tuple(tasks), limits
         self._prefixes = prefixes
         self._plans: dict[str, Plan] = {}
@@ -106,7 +107,7 @@ class LikelihoodRequests:
         return self._prefixes
 
     def plan(self, path: str) -> Plan:
-        """Batches of the packed or flat path; the same ones at every call."""
+        """Return the batches of the packed or flat path, the same ones at every call."""
         if path not in self._plans:
             self._plans[path] = self._packed() if path == PACKED else self._flat()
         return self._plans[path]
@@ -133,7 +134,7 @@ class LikelihoodRequests:
         )
 
     def run(self, path: str, lm: Any, caches: Caches | None = None) -> LogLikelihoods:
-        """Score every request with the weights the model of an HFLM now holds."""
+        """Score every request with the current weights of an HFLM's model."""
         if path == HFLM:
             return _run_hflm(lm, self.requests)
         if path == FLAT:
@@ -141,39 +142,46 @@ class LikelihoodRequests:
         return run_packed(lm.model, self.plan(PACKED), caches)
 
     def rehearse(self, path: str, lm: Any, batches: int) -> None:
-        """Run a few batches and forget the answers."""
+        """Run a few batches and discard the results."""
         rehearse = rehearse_packed if path == PACKED else rehearse_flat
         rehearse(lm.model, self.plan(PACKED if path == PACKED else FLAT), batches)
 
 
 def _run_hflm(lm: Any, requests: Sequence[Request]) -> LogLikelihoods:
-    """Score requests with lm-eval's own loop, which tells no gaps."""
+    """Score requests with lm-eval's own loop, which returns no gaps: nan."""
     encoded = [(None, list(r.context), list(r.continuation)) for r in requests]
-    found = lm._loglikelihood_tokens(encoded, disable_tqdm=True)
-    lls = np.array([ll for ll, _ in found], dtype=np.float64)
-    greedy = np.array([flag for _, flag in found], dtype=np.bool_)
+    responses = lm._loglikelihood_tokens(encoded, disable_tqdm=True)
+    lls = np.array([ll for ll, _ in responses], dtype=np.float64)
+    greedy = np.array([flag for _, flag in responses], dtype=np.bool_)
     return LogLikelihoods(lls, greedy, np.full(len(requests), np.nan))
 
 
-def sample(requests: Sequence[Request], tasks: Sequence[int], n: int) -> list[int]:
-    """Up to ``n`` requests from shortest to longest context, with siblings of the same context."""
+def _sample(requests: Sequence[Request], tasks: Sequence[int], n: int) -> list[int]:
+    """Return up to ``n`` requests, shortest to longest context, with others of the same context."""
     contexts: dict[tuple[int, tuple[int, ...]], list[int]] = {}
     first = {request: index for index, request in reversed(list(enumerate(requests)))}
     for index in first.values():
         contexts.setdefault((tasks[index], requests[index].context), []).append(index)
     ordered = sorted(contexts, key=lambda key: (len(key[1]), key))
-    own = [sorted(contexts[key])[:_SIBLINGS] for key in ordered]
-    enough = max(1, round(n * len(own) / max(sum(map(len, own)), 1)))
-    return [index for i in spread_picks(len(own), enough) for index in own[i]][:n]
+    siblings = [sorted(contexts[key])[:_SIBLINGS] for key in ordered]
+    n_contexts = max(1, round(n * len(siblings) / max(sum(map(len, siblings)), 1)))
+    return [index for i in spread_picks(len(siblings), n_contexts) for index in siblings[i]][:n]
 
 
-def choose_path(lm: Any, some: LikelihoodRequests) -> PathReport:
-    """Compare the packed and the flat path with HFLM, and take the first that agrees.
+def choose_path(
+    lm: Any, requests: Sequence[Request], tasks: Sequence[int], limits: Limits, n: int
+) -> PathReport:
+    """Compare the packed and the flat path with HFLM, and return the first that agrees.
 
     Args:
-        lm: HFLM around the model.
-        some: The requests to compare on, such as a `sample`.
+        lm: An HFLM around the model.
+        requests: At least one request.
+        tasks: Task of each request.
+        limits: Limits of the model.
+        n: Most requests to compare on.
     """
+    picks = _sample(requests, tasks, n)
+    some = LikelihoodRequests([requests[i] for i in picks], [tasks[i] for i in picks], limits)
     expected = some.run(HFLM, lm)
     refused = []
     for path in (PACKED, FLAT):
@@ -192,37 +200,37 @@ def choose_path(lm: Any, some: LikelihoodRequests) -> PathReport:
 
 
 def _compare(path: str, lm: Any, some: LikelihoodRequests, expected: LogLikelihoods) -> PathReport:
-    """Report ``path`` if it agrees with what HFLM gave, else HFLM's and the reason."""
+    """Report ``path`` if it agrees with HFLM, else HFLM and the reason."""
     if path == PACKED and (reason := why_not_packed(lm.model)):
         return PathReport(HFLM, reason, float("nan"))
     try:
-        found = some.run(path, lm)
+        result = some.run(path, lm)
     except (TypeError, ValueError, NotImplementedError, AttributeError, RuntimeError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
-        reason = f"the model's forward refuses it: {' '.join(str(error).split())}"
+        reason = f"the model's forward refuses it: {one_line(error)}"
         return PathReport(HFLM, reason, float("inf"))
-    return agreement(path, lm.model.dtype, some.requests, found, expected)
+    return agreement(path, lm.model.dtype, some.requests, result, expected)
 
 
 def agreement(
     path: str,
     dtype: torch.dtype,
     requests: Sequence[Request],
-    found: LogLikelihoods,
+    result: LogLikelihoods,
     expected: LogLikelihoods,
 ) -> PathReport:
-    """Compare answers; greedy flags may differ only where two tokens are almost equally likely."""
+    """Compare log-likelihoods; greedy flags may differ only at near ties of two tokens."""
     tolerance = _TOLERANCE.get(dtype, 1e-3)
     lengths = np.array([len(request.continuation) for request in requests])
     with np.errstate(invalid="ignore"):
-        off = np.nan_to_num(np.abs(found.lls - expected.lls) / lengths, nan=np.inf)
+        off = np.nan_to_num(np.abs(result.lls - expected.lls) / lengths, nan=np.inf)
     worst = float(off.max())
     if worst > tolerance:
         reason = f"log-likelihoods differ by {worst:.2g} nats per token, above {tolerance:g}"
         return PathReport(HFLM, reason, worst)
-    flips = int(((found.greedy != expected.greedy) & (found.gaps > 2 * tolerance)).sum())
-    flips += int((found.greedy & ~expected.greedy & (tolerance <= 1e-3)).sum())
+    flips = int(((result.greedy != expected.greedy) & (result.gaps > 2 * tolerance)).sum())
+    flips += int((result.greedy & ~expected.greedy & (tolerance <= 1e-3)).sum())
     if flips:
         reason = f"{flips} of {len(requests)} greedy flags differ"
         return PathReport(HFLM, reason, worst)

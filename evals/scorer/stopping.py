@@ -1,20 +1,19 @@
-"""When a greedy answer ends, and what its text is, by lm-eval's rules. Knows a tokenizer, no model.
+"""End and text of greedy answers, by lm-eval's rules. Knows a tokenizer; knows no model.
 
-The rules are those of ``HFLM.generate_until`` for one prompt at a time: an answer ends with an
-end-of-sequence token of the model, as soon as the newest tokens spell a stop string, or at the
-token limit. In a batch HFLM goes on until all rows have met the same stop string; what it writes
-meanwhile is cut off again, so the texts are the same.
+The rules are those of ``HFLM.generate_until`` for a single prompt: an answer ends with an
+end-of-sequence token, when the newest tokens spell a stop string, or at the token limit. In a
+batch, HFLM continues until every row has ended and cuts the rest off, so the texts are equal.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-# Tokens that HFLM looks back beyond a stop string's own (`MultiTokenEOSCriteria`): the model may
-# cut the string otherwise than the tokenizer does.
+# Tokens that HFLM looks back beyond the length of a stop string (`MultiTokenEOSCriteria`): a model
+# may split the string into other tokens than the tokenizer.
 _LOOKBACK = 2
-# Settings of generation that a greedy loop may ignore: they shape random draws, name tokens that
-# are handled here, or say how and not what is computed.
+# Generation settings that a greedy loop can ignore: they are about sampling, are handled here, or
+# do not change the answer.
 _IRRELEVANT = frozenset(
     [
         *("until", "max_gen_toks", "max_new_tokens", "repetition_penalty"),
@@ -34,7 +33,7 @@ _NEUTRAL_AT_ONE = frozenset(
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model wrote: lm-eval's text, every token, and whether the limit cut it short."""
+    """A generated answer: lm-eval's text, all tokens, and whether the token limit cut it off."""
 
     text: str
     tokens: tuple[int, ...]
@@ -43,15 +42,15 @@ class Answer:
 
 @dataclass(frozen=True)
 class StopRule:
-    """How answers to requests of one kind end.
+    """Rules for the end of answers to requests with the same settings.
 
     Attributes:
         limit: Most tokens of an answer.
-        until: Stop strings, the tokenizer's end-of-sequence text among them, in lm-eval's order.
-        lookback: Newest tokens in which each of ``until`` is looked for.
+        until: Stop strings in lm-eval's order, the tokenizer's end-of-sequence text included.
+        lookback: Number of newest tokens that are searched for each of ``until``.
         ends: Token ids that end an answer.
-        repetition_penalty: Divides the logits of tokens seen before; 1 leaves them alone.
-        unsupported: A setting that only lm-eval's own loop honours, as ``name = value``, or None.
+        repetition_penalty: Divisor of the logits of tokens seen before; 1: none.
+        unsupported: Setting that only lm-eval's loop supports, as ``name = value``; None: none.
     """
 
     limit: int
@@ -62,11 +61,11 @@ class StopRule:
     unsupported: str | None = None
 
     def is_over(self, lm: Any, tokens: Sequence[int]) -> bool:
-        """Whether an answer ends with the last of these tokens (at least one)."""
+        """Tell whether an answer ends with the last of these tokens (at least one)."""
         return tokens[-1] in self.ends or len(tokens) >= self.limit or self._is_stopped(lm, tokens)
 
     def answer(self, lm: Any, tokens: Sequence[int]) -> Answer:
-        """Make lm-eval's text of an answer that is over."""
+        """Return a finished answer with lm-eval's text."""
         from lm_eval.models.utils import postprocess_generated_text
 
         text = postprocess_generated_text(lm.tok_decode(tokens), list(self.until), None)
@@ -74,7 +73,7 @@ class StopRule:
         return Answer(text, tuple(tokens), is_truncated=not stopped)
 
     def cut(self, lm: Any, tokens: Sequence[int]) -> Sequence[int]:
-        """Leave out what was written after an answer was over."""
+        """Cut off the tokens after the end of an answer."""
         for n in range(1, len(tokens) + 1):
             if self.is_over(lm, tokens[:n]):
                 return tokens[:n]
@@ -91,19 +90,19 @@ class StopRule:
 
 
 def stop_rule(lm: Any, settings: Mapping[str, Any]) -> StopRule:
-    """Read a request's ``generation_kwargs`` as HFLM does.
+    """Return the rule of a request's ``generation_kwargs``, as HFLM reads them.
 
     Args:
-        lm: An HFLM: its tokenizer, its default limit, its model's ``generation_config``.
-        settings: As the task has them.
+        lm: An HFLM, for its tokenizer, default limit and model's ``generation_config``.
+        settings: The request's ``generation_kwargs``.
     """
     from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 
     asked: dict[str, Any] = dict(normalize_gen_kwargs(dict(settings), lm.max_gen_toks))
     eos = lm.tok_decode(lm.eot_token_id, skip_special_tokens=False)
     until = tuple(handle_stop_sequences(asked["until"], eos=eos))
-    known = lm.model.generation_config.to_diff_dict() | asked
-    ends = known.get("eos_token_id")
+    merged = lm.model.generation_config.to_diff_dict() | asked
+    ends = merged.get("eos_token_id")
     ends = [] if ends is None else [ends] if isinstance(ends, int) else ends
     lengths = [len(lm.tokenizer.encode(stop, add_special_tokens=False)) for stop in until]
     return StopRule(
@@ -111,15 +110,15 @@ def stop_rule(lm: Any, settings: Mapping[str, Any]) -> StopRule:
         until=until,
         lookback=tuple(n + _LOOKBACK for n in lengths),
         ends=frozenset(ends),
-        repetition_penalty=float(known.get("repetition_penalty") or 1.0),
-        unsupported=_unsupported(known, set(asked)),
+        repetition_penalty=float(merged.get("repetition_penalty") or 1.0),
+        unsupported=_unsupported(merged, set(asked)),
     )
 
 
-def _unsupported(known: Mapping[str, Any], asked: set[str]) -> str | None:
-    """Name the first setting that changes greedy answers and is not handled here."""
+def _unsupported(settings: Mapping[str, Any], asked: set[str]) -> str | None:
+    """Return the first setting that changes greedy answers and is not handled here."""
     ignored = _IRRELEVANT if "max_length" in asked else _IRRELEVANT | {"max_length"}
-    for name, value in sorted(known.items()):
+    for name, value in sorted(settings.items()):
         is_neutral = value in (None, False, 0, [], {}) or (name in _NEUTRAL_AT_ONE and value == 1)
         if name not in ignored and not is_neutral:
             return f"{name} = {value}"

@@ -1,7 +1,7 @@
-"""How many threads a scoring pass should use: measured, never assumed. Knows torch only.
+"""Choose the number of threads by measuring scoring passes. Knows torch only.
 
-On a shared machine a second thread can make small models several times slower, so the count is
-chosen by running the real work.
+On a shared machine a second thread can make small models several times slower, so the real work is
+timed with each number.
 """
 
 import logging
@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 
 log = logging.getLogger(__name__)
-# A larger count must win by this share: below it, spare cores are worth more than the gain.
+# A larger count must be faster by this share; below it, spare cores are worth more.
 _WORTHWHILE = 0.05
 
 
@@ -20,20 +20,20 @@ def choose_threads(
     repeats: int = 2,
     clock: Callable[[], float] = time.perf_counter,
 ) -> int:
-    """Return the torch thread count that runs the work fastest, preferring fewer.
+    """Return the number of torch threads that runs the work fastest, preferring fewer.
 
     Args:
-        run: The work, such as one scoring pass over a few batches; called ``repeats`` times per
-            candidate after one warm-up call.
+        run: Work to time, such as a scoring pass over a few batches; called ``repeats`` times per
+            candidate after a warm-up call.
         candidates: Thread counts to try, each at least 1.
         repeats: Timed calls per candidate; the fastest counts.
-        clock: Seconds; a test may bring its own.
+        clock: Function that returns seconds.
 
     Returns:
-        One of ``candidates``. Torch's thread count is left as it was: the caller sets it.
+        One of ``candidates``; torch's number of threads is left unchanged.
 
     Raises:
-        ValueError: If there is no candidate, or one below 1.
+        ValueError: If there are no candidates, or one is below 1.
     """
     if not candidates or min(candidates) < 1:
         raise ValueError(f"`candidates` must name counts of at least 1, got {list(candidates)}")
@@ -53,7 +53,7 @@ def choose_threads(
 
 
 def _fastest(run: Callable[[], None], repeats: int, clock: Callable[[], float]) -> float:
-    """Seconds of the fastest of ``repeats`` calls, after one that is not timed."""
+    """Return the seconds of the fastest of ``repeats`` calls after a warm-up call."""
     run()
     times = []
     for _ in range(repeats):
@@ -64,7 +64,7 @@ def _fastest(run: Callable[[], None], repeats: int, clock: Callable[[], float]) 
 
 
 def _choose(seconds: dict[int, float]) -> int:
-    """The smallest count that no larger one beats by a worthwhile share."""
+    """Return the smallest count that no larger one beats by a worthwhile share."""
     best = min(seconds)
     for count in sorted(seconds):
         if seconds[count] < seconds[best] * (1 - _WORTHWHILE):

@@ -1,1 +1,1 @@
-"""Scores item by item: types, store, fingerprint, audit."""
+"""Item scores: their types, their store on disk, their fingerprint and audit."""

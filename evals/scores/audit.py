@@ -1,27 +1,24 @@
-"""How generated answers came about: cut short, unread, long, repetitive. Knows answers, no model.
+"""Audit of generated answers, per task. Knows item scores; knows no model.
 
-A merge can win or lose points by the token limit or the answer's form alone, with no change in
-what it knows; an audit beside each score shows it.
+A merge can win or lose points by the token limit or the form of its answers alone, with no change
+in what it knows; the audit beside each score shows it.
 """
 
 import math
 from dataclasses import dataclass
 
-from .scores import ItemScores
-
-NOT_GENERATED = (math.nan,) * 4
-"""Audit columns of an item without a generated answer."""
+from .scores import AUDIT, ItemScores
 
 
 @dataclass(frozen=True)
 class Audit:
-    """Generated answers of one task.
+    """Audit of one task's generated answers.
 
     Attributes:
-        truncated: Share cut off at the token limit.
-        no_answer: Share in which the task's filter found no answer.
+        truncated: Share of answers cut off at the token limit.
+        no_answer: Share of answers in which the task's filter found none.
         length: Mean length in tokens, stop string included.
-        repetition: Mean share of repeated 4-grams; see `repeated_share`.
+        repetition: Mean share of repeated 4-grams, in [0, 1).
     """
 
     truncated: float
@@ -31,11 +28,11 @@ class Audit:
 
 
 def audits(scores: ItemScores) -> dict[str, Audit]:
-    """Audit of each task whose answers were generated."""
-    columns = (scores.truncated, scores.no_answer, scores.length, scores.repetition)
-    found = {}
+    """Return the audit of each task whose answers are generated."""
+    by_task = {}
     for task in scores.tasks:
         rows = scores.rows(task)
         if rows.size and not math.isnan(scores.length[rows[0]]):
-            found[task] = Audit(*(float(column[rows].mean()) for column in columns))
-    return found
+            means = {name: float(getattr(scores, name)[rows].mean()) for name in AUDIT}
+            by_task[task] = Audit(**means)
+    return by_task

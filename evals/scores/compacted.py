@@ -1,7 +1,7 @@
-"""The folded file of an item store: where each (trial, split) stands in it, and its rows.
+"""The compacted file of an item store: its index of (trial, split), and reading rows by it.
 
-What is asked for is read, and not more: of ten thousand trials a leaderboard looks at twenty. Knows
-one parquet file; what else lies in the folder is the matter of `store.py`.
+Only the rows asked for are read: of ten thousand trials a leaderboard needs twenty. Knows one
+parquet file; `store.py` knows the folder.
 """
 
 from collections.abc import Iterator
@@ -16,29 +16,28 @@ from .item_table import completed, headers, numbers, opened
 
 Key = tuple[int, str]  # trial, split
 GROUP_ROWS = 1 << 14
-"""Rows that are read together: some hundred trials. Smaller groups make a larger file."""
+"""Rows per row group, the unit of reading: about a hundred trials. Smaller groups: larger file."""
 
 
-class FoldedFile:
-    """One version of a folded file. No file is held open: who unmounts a disk must be able to.
+class CompactedFile:
+    """One version of a compacted file, closed between reads so that its disk can be unmounted.
 
     Args:
-        path: The file.
+        path: Path of the file.
 
     Attributes:
-        version: Of the file.
-        spans: (trial, split) -> the first and last row, and its header; several where its rows do
-            not stand together.
+        version: Version of the file, from `version_of`.
+        spans: (trial, split) -> spans of its rows, as (start, stop, header).
 
     Raises:
-        FileNotFoundError: If it is not there, or later another version of it is.
-        StoreError: If it is torn or foreign.
+        FileNotFoundError: If the file is missing, or was replaced after this object was made.
+        StoreError: If the file is damaged or not an item store's.
     """
 
     def __init__(self, path: Path) -> None:
-        """Read where everything stands."""
+        """Read the index."""
         self._path, self.version = path, version_of(path)
-        self._held: tuple[tuple[int, int], pa.Table] | None = None
+        self._cached: tuple[tuple[int, int], pa.Table] | None = None  # row groups, their rows
         with self._opened() as file:
             self._headers = headers(file.schema_arrow)
             metadata = file.metadata
@@ -48,34 +47,34 @@ class FoldedFile:
 
     @contextmanager
     def _opened(self) -> Iterator[pq.ParquetFile]:
-        """The file, if it is still this version."""
+        """Open the file, if it is still this version."""
         with opened(self._path) as file:
             if version_of(self._path) != self.version:
                 raise FileNotFoundError(f"{self._path} has been written anew")
             yield file
 
     def fingerprints(self) -> dict[Key, str]:
-        """Fingerprint of everything in it; "" where none was kept."""
+        """Return the fingerprint of each (trial, split); "" if none is stored."""
         return {
             key: self._headers[spans[0][2]].get("fingerprint", "")
             for key, spans in self.spans.items()
         }
 
-    def whole(self) -> pa.Table:
-        """All rows."""
+    def table(self) -> pa.Table:
+        """Read all rows."""
         with self._opened() as file:
             return completed(file.read())
 
     def rows(self, key: Key) -> pa.Table | None:
-        """The rows of one (trial, split); None without any."""
+        """Read the rows of one (trial, split); None if it has none."""
         spans = self.spans.get(key)
         if spans is None:
             return None
         return pa.concat_tables([self._slice(start, stop) for start, stop, _ in spans])
 
     def without(self, keys: set[Key]) -> pa.Table:
-        """All rows but those of some (trial, split)."""
-        table = self.whole()
+        """Read all rows except those of some (trial, split)."""
+        table = self.table()
         keep = np.ones(table.num_rows, dtype=bool)
         for key in keys & self.spans.keys():
             for start, stop, _ in self.spans[key]:
@@ -83,24 +82,24 @@ class FoldedFile:
         return table if keep.all() else table.filter(pa.array(keep))
 
     def _slice(self, start: int, stop: int) -> pa.Table:
-        """Rows from start to stop; the groups that hold them are kept for the next who asks."""
+        """Read rows start to stop; the last row groups read are cached for the next call."""
         first, last = np.searchsorted(self._ends, [start, stop - 1], side="right").tolist()
-        if self._held is None or self._held[0] != (first, last):
+        if self._cached is None or self._cached[0] != (first, last):
             with self._opened() as file:
                 groups = completed(file.read_row_groups(range(first, last + 1)))
-            self._held = ((first, last), groups)
+            self._cached = ((first, last), groups)
         before = int(self._ends[first - 1]) if first else 0
-        return self._held[1].slice(start - before, stop - start)
+        return self._cached[1].slice(start - before, stop - start)
 
 
 def version_of(path: Path) -> tuple[int, int, int]:
-    """What tells one version of a file from another."""
+    """Return what identifies a version of a file: modification time, size and inode."""
     status = path.stat()
     return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 def _spans(keys: pa.Table) -> dict[Key, list[tuple[int, int, int]]]:
-    """(trial, split) -> (start, stop, header) of its rows."""
+    """Return the spans of each (trial, split), as (start, stop, header)."""
     if not keys.num_rows:
         return {}
     trial, header = numbers(keys, "trial"), numbers(keys, "header")
@@ -110,13 +109,13 @@ def _spans(keys: pa.Table) -> dict[Key, list[tuple[int, int, int]]]:
     differs = (trial[1:] != trial[:-1]) | (split[1:] != split[:-1])
     starts = np.concatenate([[0], np.flatnonzero(differs) + 1])
     stops = np.append(starts[1:], trial.size)
-    found: dict[Key, list[tuple[int, int, int]]] = {}
-    of_spans = (trial[starts], split[starts], starts, stops, header[starts])
-    for t, s, start, stop, head in zip(*(column.tolist() for column in of_spans), strict=True):
-        found.setdefault((t, names[s]), []).append((start, stop, head))
-    return found
+    spans: dict[Key, list[tuple[int, int, int]]] = {}
+    columns = (trial[starts], split[starts], starts, stops, header[starts])
+    for t, s, start, stop, head in zip(*(column.tolist() for column in columns), strict=True):
+        spans.setdefault((t, names[s]), []).append((start, stop, head))
+    return spans
 
 
-def write_folded(table: pa.Table, file: object) -> None:
-    """Write a table as `FoldedFile` reads it best."""
+def write_compacted(table: pa.Table, file: object) -> None:
+    """Write a table with the row groups that `CompactedFile` expects."""
     pq.write_table(table, file, compression="zstd", row_group_size=GROUP_ROWS)

@@ -1,7 +1,7 @@
-"""What makes two scores comparable, in one line of text. Pure; knows no model and no task.
+"""Fingerprints: one line of text, equal if scores are comparable. Pure: no model, no task.
 
-A fingerprint is the ingredients of a score by name, as ``dtype=float32 items=9f2c... torch=2.9``:
-equal texts give comparable scores, and where two differ the names that differ can be told.
+A fingerprint lists the ingredients of scores, as ``dtype=float32 items=9f2c... torch=2.9``, so an
+error can name the ingredients that differ.
 """
 
 import hashlib
@@ -14,20 +14,20 @@ _DIGITS = 32  # hex digits kept of a SHA-256: 128 bits
 
 
 def digest(value: Any) -> str:
-    """SHA-256 (hex, 128 bits) of a value's canonical JSON; what JSON lacks enters by `str`."""
+    """Return the SHA-256 (hex, 128 bits) of a value's canonical JSON; other types as `str`."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGITS]
 
 
 def fingerprint_of(parts: Mapping[str, Any]) -> str:
-    """Write named ingredients as one line, sorted by name.
+    """Return named ingredients as one line, sorted by name.
 
     Args:
-        parts: Name (a-z, digits and underscores) to a short text without blanks or ``=``: a
-            version, a number, a `digest`.
+        parts: Name (a-z, digits and underscores) -> a short text without blanks or ``=``, such as
+            a version, a number or a `digest`.
 
     Raises:
-        ValueError: If a name or a value is not of that form.
+        ValueError: If a name or a value does not have that form.
     """
     for name, value in parts.items():
         if not re.fullmatch(r"[a-z0-9_]+", name) or not re.fullmatch(r"[^\s=]+", str(value)):
@@ -39,12 +39,12 @@ def fingerprint_of(parts: Mapping[str, Any]) -> str:
 
 
 def parts_of(fingerprint: str) -> dict[str, str]:
-    """Ingredients of a fingerprint by name; empty if it is not known."""
+    """Return the ingredients of a fingerprint by name; none if it is empty."""
     return dict(part.split("=", 1) for part in fingerprint.split() if "=" in part)
 
 
 def differing(a: str, b: str) -> dict[str, tuple[str, str]]:
-    """Ingredients that differ between two fingerprints: name -> (in a, in b), ``-`` if absent."""
+    """Return the ingredients that differ: name -> (in a, in b), ``-`` if absent."""
     one, other = parts_of(a), parts_of(b)
     return {
         name: (one.get(name, "-"), other.get(name, "-"))
@@ -54,15 +54,15 @@ def differing(a: str, b: str) -> dict[str, tuple[str, str]]:
 
 
 def refuse_incomparable(a: str, b: str, what: str = "the scores") -> None:
-    """Refuse two fingerprints that differ; an unknown one ("") equals another unknown one alone.
+    """Refuse two fingerprints that differ; an unknown one ("") equals only another unknown one.
 
     Args:
-        a: The first, or the one expected.
-        b: The second, or the one found.
-        what: What is being compared, for the message.
+        a: First or expected fingerprint.
+        b: Second or actual fingerprint.
+        what: Name of the compared things, for the message.
 
     Raises:
-        ValueError: Naming the ingredients that differ, with both values.
+        ValueError: If they differ; names the ingredients, with both values.
     """
     if a == b:
         return
@@ -79,9 +79,9 @@ def refuse_incomparable(a: str, b: str, what: str = "the scores") -> None:
 
 
 def tokenizer_digest(tokenizer: Any) -> str:
-    """Digest of all that decides a tokenizer's ids: its model, its special tokens, its class.
+    """Return a digest of all that decides a tokenizer's ids: its model and its special tokens.
 
-    The chat template is no part of it, nor the padding and truncation of the last call.
+    The chat template and the padding and truncation of the last call are left out.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
@@ -89,6 +89,6 @@ def tokenizer_digest(tokenizer: Any) -> str:
     else:
         rules = json.loads(backend.to_str()) | {"padding": None, "truncation": None}
     special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
-    special.pop("pad_token", None)  # lm-eval adds one where there is none; it is never read
+    special.pop("pad_token", None)  # lm-eval adds one if there is none; it is never read
     bos = [getattr(tokenizer, name, None) for name in ("add_bos_token", "add_eos_token")]
     return digest([rules, special, bos])

@@ -1,6 +1,6 @@
-"""Item scores as parquet tables: their columns, what stands once per file, and how tables join.
+"""Item scores as parquet tables: the schema, the headers in the metadata, and conversions.
 
-Knows pyarrow and item scores; which file holds what is the matter of `store.py`.
+Knows pyarrow and item scores; `store.py` knows which file holds what.
 """
 
 import json
@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from ..quiet import one_line
 from .scores import COLUMNS, OPTIONAL, PER_TASK, ItemScores, item_scores
 
 HEADERS = b"heterosis.headers"
@@ -19,7 +20,10 @@ SCHEMA = pa.schema(
     [
         ("trial", pa.int64()),
         ("split", pa.string()),
-        ("header", pa.int64()),  # row of the JSON list in the file's metadata: tasks, metrics, ...
+        (
+            "header",
+            pa.int64(),
+        ),  # index in the JSON list in the file's metadata: tasks, metrics, ...
         ("task", pa.string()),
         ("task_index", pa.int64()),
         ("doc_id", pa.int64()),
@@ -32,17 +36,17 @@ SCHEMA = pa.schema(
 
 
 class StoreError(ValueError):
-    """A file in the store's folder cannot be read as what its name says."""
+    """A file of an item store that cannot be read as what its name says."""
 
 
 def header_of(scores: ItemScores) -> dict[str, Any]:
-    """What an `ItemScores` says once, ready for JSON: lists per task, and the fingerprint."""
+    """Return the header of some scores, ready for JSON: lists per task, and the fingerprint."""
     per_task: dict[str, Any] = {name: list(getattr(scores, name)) for name in PER_TASK}
     return per_task | {"fingerprint": scores.fingerprint}
 
 
 def to_table(trial: int, split: str, scores: ItemScores) -> pa.Table:
-    """One part: n rows and the header in the metadata."""
+    """Return the table of one part: n rows, and the header in the metadata."""
     columns: dict[str, Any] = {
         "trial": np.full(scores.n, trial, dtype=np.int64),
         "split": [split] * scores.n,
@@ -55,18 +59,18 @@ def to_table(trial: int, split: str, scores: ItemScores) -> pa.Table:
 
 
 def headers(schema: pa.Schema) -> list[dict[str, Any]]:
-    """The headers that a file carries in its metadata."""
+    """Return the headers in a file's metadata."""
     return json.loads((schema.metadata or {})[HEADERS])
 
 
 def numbers(table: pa.Table, name: str) -> NDArray[Any]:
-    """A column of numbers, by DLPack: pyarrow's own way imports pandas, 0.3 s of a leaderboard."""
+    """Return a numeric column by DLPack: pyarrow's `to_numpy` imports pandas, which takes 0.3 s."""
     chunks = [np.from_dlpack(chunk) for chunk in table[name].chunks]
     return chunks[0] if len(chunks) == 1 else np.concatenate([np.empty(0, np.int64), *chunks])
 
 
 def to_scores(table: pa.Table) -> ItemScores:
-    """Rows of one (trial, split), in any order, back to `ItemScores`; (n,) columns."""
+    """Return rows of one (trial, split), in any order, as `ItemScores` (n items)."""
     header = headers(table.schema)[table["header"][0].as_py() if table.num_rows else 0]
     order = np.lexsort((numbers(table, "doc_id"), numbers(table, "task_index")))
     columns = {name: numbers(table, name)[order] for name in COLUMNS}
@@ -74,7 +78,7 @@ def to_scores(table: pa.Table) -> ItemScores:
 
 
 def completed(table: pa.Table) -> pa.Table:
-    """A table of a study from before some optional columns were kept, with nan in their place."""
+    """Add missing optional columns as nan: earlier versions did not store them all."""
     missing = [name for name in OPTIONAL if name not in table.schema.names]
     if not missing:
         return table
@@ -84,15 +88,15 @@ def completed(table: pa.Table) -> pa.Table:
     return table.select(SCHEMA.names)
 
 
-def fold(tables: list[pa.Table]) -> pa.Table:
-    """Join tables, sharing equal headers between them."""
+def concatenate(tables: list[pa.Table]) -> pa.Table:
+    """Concatenate tables; equal headers are stored once."""
     if len(tables) == 1:
         return tables[0]
     shared: list[dict[str, Any]] = []
     for position, table in enumerate(tables):
-        own = headers(table.schema)
-        shared += [header for header in own if header not in shared]
-        rows = np.array([shared.index(header) for header in own], dtype=np.int64)
+        listed = headers(table.schema)
+        shared += [header for header in listed if header not in shared]
+        rows = np.array([shared.index(header) for header in listed], dtype=np.int64)
         column = pa.array(rows[numbers(table, "header")])
         at = table.schema.get_field_index("header")
         tables[position] = table.set_column(at, "header", column).replace_schema_metadata(None)
@@ -100,33 +104,33 @@ def fold(tables: list[pa.Table]) -> pa.Table:
 
 
 def load(path: Path) -> pa.Table:
-    """Read a file of ours.
+    """Read all rows of a file of an item store.
 
     Raises:
-        FileNotFoundError: If it is not there (any more).
-        StoreError: If it is torn, or is not ours.
+        FileNotFoundError: If it does not exist (any more).
+        StoreError: If it is damaged, or not an item store's.
     """
     with opened(path) as file:
         return completed(file.read())
 
 
 def opened(path: Path) -> pq.ParquetFile:
-    """Open a file of ours, and read none of its rows; raises as `load`."""
+    """Open a file of an item store without reading rows; raises as `load`."""
     try:
         file = pq.ParquetFile(path)
     except FileNotFoundError:
         raise
     except (pa.ArrowInvalid, OSError) as error:
         raise StoreError(
-            f"{path} must be a readable parquet file, got: {str(error).splitlines()[0]}; "
-            "remove it: the same search command scores again what it held"
+            f"{path} must be a readable parquet file, got: {one_line(error)}; "
+            "remove it: the same search command scores its items again"
         ) from error
-    found = file.schema_arrow
-    own = [field for field in SCHEMA if field.name in found.names or field.name not in OPTIONAL]
-    if list(found) != own or HEADERS not in (found.metadata or {}):
+    schema = file.schema_arrow
+    wanted = [field for field in SCHEMA if field.name in schema.names or field.name not in OPTIONAL]
+    if list(schema) != wanted or HEADERS not in (schema.metadata or {}):
         file.close()
         raise StoreError(
             f"{path} must hold the item columns {', '.join(SCHEMA.names)}, got "
-            f"{', '.join(found.names)}; it was not written by heterosis: move it away"
+            f"{', '.join(schema.names)}; heterosis did not write it: move it away"
         )
     return file

@@ -1,7 +1,7 @@
-"""Scores item by item, and what a task's score is made of. Knows numpy; no model, no lm-eval.
+"""Item scores, and task scores computed from them. Knows numpy; knows no model and no lm-eval.
 
 Legend: n items, t tasks. An item's ``value`` is lm-eval's metric of one document; for perplexities
-it is the log-likelihood (nats) and ``weight`` counts what it is spread over (words, bytes, 1).
+it is the log-likelihood (nats), and ``weight`` is the number of words or bytes, or 1.
 """
 
 import math
@@ -16,16 +16,16 @@ MEAN, PERPLEXITY, BITS = "mean", "perplexity", "bits_per_byte"
 PER_TASK = ("tasks", "metrics", "aggregations", "higher_is_better")
 """Fields of `ItemScores` that hold one entry per task."""
 AUDIT = ("truncated", "no_answer", "length", "repetition")
-"""Columns that tell how a generated answer came about."""
+"""Columns of the audit of generated answers."""
 _INTEGERS = ("task_index", "doc_id")
 OPTIONAL = ("log_likelihood", *AUDIT)
-"""Columns that items may be without: nan."""
+"""Columns that may be missing: nan."""
 COLUMNS = (*_INTEGERS, "value", "weight", "margin", *OPTIONAL)
 """Fields of `ItemScores` that hold one number per item."""
 
 
 class NonFiniteScore(RuntimeError):  # noqa: N818 - named for what the leaderboard shows
-    """A model gave NaN or infinity on an item; the candidate has failed, whatever the other items.
+    """NaN or infinity of a model on an item: the candidate has failed.
 
     Attributes:
         task: Task of the first such item.
@@ -43,7 +43,7 @@ class NonFiniteScore(RuntimeError):  # noqa: N818 - named for what the leaderboa
 
 @dataclass(frozen=True)
 class TaskScore:
-    """A task's score as lm-eval aggregates it (nan if n = 0), its standard error (n < 2), n."""
+    """Score of a task (nan if n = 0), its standard error (nan if n < 2), and n, its items."""
 
     value: float
     se: float
@@ -52,7 +52,7 @@ class TaskScore:
 
 @dataclass(frozen=True, eq=False)
 class ItemScores:
-    """Scores of one model on one split: parallel arrays over n items, ordered by (task, doc_id).
+    """Scores of one model on one split: arrays over n items, ordered by (task, doc_id).
 
     Attributes:
         tasks: Task names (t,).
@@ -62,16 +62,17 @@ class ItemScores:
         task_index: Task of each item (n,) int64.
         doc_id: Row of each item's document in the task's data (n,) int64.
         value: Metric of each item (n,) float64.
-        weight: What the value is spread over (n,) float64; 1 except for rolling perplexities.
-        margin: Nats (n,) float64. Multiple choice: gold minus best other; loglikelihood: gold;
-            else nan.
-        log_likelihood: Of the right answer, nats (n,) float64; nan where none is scored.
-        truncated: 1 where a generated answer was cut off at the token limit, else 0 (n,) float64;
-            nan where nothing was generated, as in the next three.
-        no_answer: 1 where the task's filter found no answer in the text, else 0 (n,) float64.
+        weight: Number of words or bytes (n,) float64; 1 except for rolling perplexities.
+        margin: Nats (n,) float64. Multiple choice: right answer minus the best other;
+            loglikelihood: right answer; else nan.
+        log_likelihood: Log-likelihood of the right answer, nats (n,) float64; nan if not scored.
+        truncated: 1 if a generated answer was cut off at the token limit, else 0 (n,) float64; nan
+            if nothing is generated, as in the next three.
+        no_answer: 1 if the task's filter found no answer in the text, else 0 (n,) float64.
         length: Tokens generated (n,) float64.
-        repetition: Share of a generated text that repeats itself, in [0, 1] (n,) float64.
-        fingerprint: Of the scorer; see `heterosis.evals.scores.fingerprint`. Empty: not known.
+        repetition: Share of repeated 4-grams in the answer, in [0, 1) (n,) float64.
+        fingerprint: Fingerprint of the scorer, see `heterosis.evals.scores.fingerprint`; "" if
+            unknown.
     """
 
     tasks: tuple[str, ...]
@@ -107,7 +108,7 @@ class ItemScores:
         return int(self.value.size)
 
     def without(self, before: "ItemScores") -> "ItemScores":
-        """The items that are not in ``before``, an earlier rung of the same split.
+        """Return the items that are not in ``before``, an earlier rung of the same split.
 
         Raises:
             ValueError: If an item of ``before`` is missing here.
@@ -121,19 +122,19 @@ class ItemScores:
         return self.subset(np.flatnonzero(~np.isin(mine, theirs)))
 
     def subset(self, places: NDArray[np.int64]) -> "ItemScores":
-        """The items at some places (m,), every task still in the header."""
+        """Return the items at some places (m,); the header keeps every task."""
         return replace(self, **{name: getattr(self, name)[places] for name in COLUMNS})
 
     @property
     def keys(self) -> NDArray[np.int64]:
-        """One number per (task, document), ascending, the same in every rung of a split (n,)."""
+        """One number per (task, document), ascending and equal in all rungs of a split (n,)."""
         return self.task_index * np.int64(2**40) + self.doc_id
 
     def rows(self, task: str) -> NDArray[np.int64]:
-        """Positions of a task's items.
+        """Return the places of a task's items.
 
         Raises:
-            KeyError: If the task was not scored; names those that were.
+            KeyError: If the task was not scored.
         """
         if task not in self.tasks:
             raise KeyError(f"task '{task}' was not scored; scored are {', '.join(self.tasks)}")
@@ -142,21 +143,21 @@ class ItemScores:
     def task_score(self, task: str) -> TaskScore:
         """Aggregate one task as lm-eval does; see `TaskScore`.
 
-        A task that an early rung leaves out has no score yet: nan, with n = 0. The standard error
-        of a mean is lm-eval's closed form; of a perplexity, for which lm-eval has none, the delta
+        A task without items in an early rung has score nan and n = 0. The standard error of a mean
+        is lm-eval's closed form; that of a perplexity, for which lm-eval has none, is the delta
         method on the ratio of sums.
         """
         rows = self.rows(task)
         if not rows.size:
             return TaskScore(math.nan, math.nan, 0)
         score, _ = self._score_and_slope(task, self._rate(rows))
-        return TaskScore(score, spread(self.influence(task)), len(rows))
+        return TaskScore(score, standard_error(self.influence(task)), len(rows))
 
     def influence(self, task: str) -> NDArray[np.float64]:
-        """How far each item of a task moves its score from what the others say (n,); sums to 0.
+        """Return each item's influence on the score of a task (n,); sums to 0.
 
         Linearised ratio estimator (Cochran, Sampling Techniques, eq. 6.13): (value - rate * weight)
-        / sum(weight), times the slope of the score in the rate. `spread` makes it a standard error.
+        / sum(weight), times the derivative of the score by the rate. See `standard_error`.
         """
         rows = self.rows(task)
         rate = self._rate(rows)
@@ -166,19 +167,19 @@ class ItemScores:
         return slope * (self.value[rows] - rate * self.weight[rows]) / self.weight[rows].sum()
 
     def _rate(self, rows: NDArray[np.int64]) -> float:
-        # Plain sums, in the order of documents: lm-eval's own bits.
+        # Plain sums in the order of documents give the same bits as lm-eval.
         return sum(self.value[rows].tolist()) / sum(self.weight[rows].tolist())
 
     def _score_and_slope(self, task: str, rate: float) -> tuple[float, float]:
         return score_and_slope(rate, self.aggregations[self.tasks.index(task)])
 
     def task_scores(self) -> dict[str, TaskScore]:
-        """`task_score` of every task, in order."""
+        """Return `task_score` of every task, in order."""
         return {task: self.task_score(task) for task in self.tasks}
 
 
 def score_and_slope(rate: float, aggregation: str) -> tuple[float, float]:
-    """A task's score from its rate (sum of values / sum of weights), and its derivative."""
+    """Return a task's score at a rate (sum of values / sum of weights), and its derivative."""
     match aggregation:
         case "perplexity":
             return _exp(-rate), -_exp(-rate)
@@ -189,14 +190,14 @@ def score_and_slope(rate: float, aggregation: str) -> tuple[float, float]:
 
 
 def _exp(x: float) -> float:
-    """``exp`` that gives infinity where a perplexity leaves float64, instead of OverflowError."""
+    """Return ``exp(x)``, infinite instead of an OverflowError."""
     return math.exp(x) if x < 709.0 else math.inf
 
 
-def spread(influence: NDArray[np.float64]) -> float:
-    """Standard error of a score from its items' influence (n,); nan below two items.
+def standard_error(influence: NDArray[np.float64]) -> float:
+    """Return the standard error of a score from its items' influence (n,); nan below two items.
 
-    With equal weights it is lm-eval's ``mean_stderr``: sample standard deviation / sqrt(n).
+    With equal weights this is lm-eval's ``mean_stderr``: sample standard deviation / sqrt(n).
     """
     n = influence.size
     return math.sqrt(n / (n - 1) * float((influence**2).sum())) if n > 1 else math.nan
@@ -208,24 +209,25 @@ def item_scores(
     """Build `ItemScores` from plain sequences.
 
     Args:
-        header: What is said once per task (`PER_TASK`).
-        columns: What is said of each item (`COLUMNS`); those of `OPTIONAL` may be left out: nan.
-        fingerprint: The scorer's.
+        header: Values per task (`PER_TASK`).
+        columns: Values per item (`COLUMNS`); missing ones of `OPTIONAL` become nan.
+        fingerprint: Fingerprint of the scorer.
     """
     n = len(columns["value"])
     arrays: dict[str, Any] = {}
     for name in COLUMNS:
-        given = columns[name] if name in columns or name not in OPTIONAL else np.full(n, math.nan)
-        arrays[name] = np.array(given, dtype=np.int64 if name in _INTEGERS else np.float64)
+        is_missing = name in OPTIONAL and name not in columns
+        values = np.full(n, math.nan) if is_missing else columns[name]
+        arrays[name] = np.array(values, dtype=np.int64 if name in _INTEGERS else np.float64)
     per_task: dict[str, Any] = {name: tuple(header[name]) for name in PER_TASK}
     return ItemScores(**per_task, **arrays, fingerprint=fingerprint)
 
 
 def joined(parts: Sequence[ItemScores]) -> ItemScores:
-    """Join scores of different items of one model, ordered by (task, doc_id).
+    """Join scores of one model on disjoint items, ordered by (task, doc_id).
 
     Args:
-        parts: At least one, of the same tasks; no item twice.
+        parts: At least one, all of the same tasks.
     """
     columns: dict[str, Any] = {
         name: np.concatenate([getattr(part, name) for part in parts]) for name in COLUMNS

@@ -1,10 +1,10 @@
-"""What may count of a task for an objective. Imports nothing heavy: configurations name these."""
+"""Columns of a task's items that an objective may use. Imports nothing: configurations use it."""
 
 from typing import Literal
 
 METRIC: Literal["metric"] = "metric"
 TermColumn = Literal["metric", "margin", "log_likelihood", "length"]
-"""``metric``: the task's own; ``margin``: of the right answer over its best rival (nats);
+"""``metric``: the task's metric; ``margin``: right answer minus the best other (nats);
 ``log_likelihood``: of the right answer (nats); ``length``: of a generated answer (tokens)."""
 LOWER_IS_BETTER = ("length",)
 NEEDS: dict[TermColumn, tuple[str, ...]] = {
@@ -12,4 +12,4 @@ NEEDS: dict[TermColumn, tuple[str, ...]] = {
     "log_likelihood": ("multiple_choice", "loglikelihood"),
     "length": ("generate_until",),
 }
-"""Column -> lm-eval's output types of the tasks that have it; the metric is everybody's."""
+"""Column -> lm-eval's output types that have it; every type has the metric."""

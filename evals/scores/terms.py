@@ -1,6 +1,6 @@
-"""What an objective looks at: a task's metric, or another of its items' columns in its place.
+"""Terms of an objective: a task's metric, or another column of its items. Knows item scores.
 
-Knows item scores. Terms give `ItemScores` of their own, so that whatever compares tasks compares
+Terms are turned into `ItemScores` with one "task" per term, so whatever compares tasks compares
 terms. Legend: n items, m terms.
 """
 
@@ -15,12 +15,12 @@ from .term_columns import LOWER_IS_BETTER, METRIC, TermColumn
 
 @dataclass(frozen=True)
 class Term:
-    """One number per model that an objective is made of.
+    """One number per model that enters an objective.
 
     Attributes:
-        name: Unique; the task's own name where it has one term only.
-        task: Whose items.
-        column: What is averaged over them.
+        name: Unique name; the task's name if the task has one term only.
+        task: Task whose items are averaged.
+        column: Column that is averaged.
     """
 
     name: str
@@ -29,48 +29,55 @@ class Term:
 
     @property
     def title(self) -> str:
-        """The task, and the column if it is not the metric."""
+        """Name of the task, and of the column unless it is the metric."""
         column = self.column.replace("_", "-")
         return self.task if self.column == METRIC else f"{self.task} {column}"
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is the task's score under its own name."""
+        """Whether it is the task's metric under the task's name."""
         return self.column == METRIC and self.name == self.task
 
 
 def plain_terms(tasks: Sequence[str]) -> tuple[Term, ...]:
-    """Every task's own score."""
+    """Return one term per task, its metric."""
     return tuple(Term(task, task, METRIC) for task in tasks)
 
 
 def as_terms(scores: ItemScores, terms: Sequence[Term]) -> ItemScores:
-    """The items as an objective sees them: one "task" per term.
+    """Return item scores with one "task" per term.
 
     Args:
-        scores: Of a model (n items); a task of several terms gives each of them its items.
-        terms: In the objective's order (m).
+        scores: Scores of a model (n items); every term of a task gets all items of the task.
+        terms: Terms in the objective's order (m).
 
     Returns:
-        Means of the columns; margins are kept, for what tells models apart by them. The very
-        ``scores`` where every task is its own term.
+        Scores whose tasks are the terms, each a mean of its column; margins are kept. The same
+        object as ``scores`` if every task is its only term.
 
     Raises:
-        NonFiniteScore: If an item of a term has no such value.
+        NonFiniteScore: If an item lacks a finite value of its term's column.
     """
     if all(term.is_plain for term in terms) and tuple(t.name for t in terms) == scores.tasks:
         return scores
     places = [scores.rows(term.task) for term in terms]
-    taken = scores.subset(np.concatenate(places))
-    at = [scores.tasks.index(term.task) for term in terms]
-    value, weight = taken.value.copy(), taken.weight.copy()
+    subset = scores.subset(np.concatenate(places))
+    value, weight = subset.value.copy(), subset.weight.copy()
     ends = np.cumsum([rows.size for rows in places])
+    metrics, aggregations, higher_is_better = [], [], []
     for term, rows, end in zip(terms, places, ends, strict=True):
-        if term.column != METRIC:
+        task = scores.tasks.index(term.task)
+        is_metric = term.column == METRIC
+        metrics.append(scores.metrics[task] if is_metric else term.column)
+        aggregations.append(scores.aggregations[task] if is_metric else MEAN)
+        is_higher = (
+            scores.higher_is_better[task] if is_metric else term.column not in LOWER_IS_BETTER
+        )
+        higher_is_better.append(is_higher)
+        if not is_metric:
             value[end - rows.size : end] = getattr(scores, term.column)[rows]
             weight[end - rows.size : end] = 1.0
-    is_own = [term.column == METRIC for term in terms]
-    columns = {name: getattr(taken, name) for name in COLUMNS} | {
+    columns = {name: getattr(subset, name) for name in COLUMNS} | {
         "task_index": np.repeat(np.arange(len(terms)), [rows.size for rows in places]),
         "value": value,
         "weight": weight,
@@ -78,16 +85,8 @@ def as_terms(scores: ItemScores, terms: Sequence[Term]) -> ItemScores:
     return replace(
         scores,
         tasks=tuple(term.name for term in terms),
-        metrics=tuple(
-            scores.metrics[i] if own else term.column
-            for i, own, term in zip(at, is_own, terms, strict=True)
-        ),
-        aggregations=tuple(
-            scores.aggregations[i] if own else MEAN for i, own in zip(at, is_own, strict=True)
-        ),
-        higher_is_better=tuple(
-            scores.higher_is_better[i] if own else term.column not in LOWER_IS_BETTER
-            for i, own, term in zip(at, is_own, terms, strict=True)
-        ),
+        metrics=tuple(metrics),
+        aggregations=tuple(aggregations),
+        higher_is_better=tuple(higher_is_better),
         **columns,
     )

@@ -1,1 +1,1 @@
-"""Paired tests and racing; pure functions of item scores."""
+"""Paired tests and racing: pure functions of item scores."""

@@ -1,8 +1,8 @@
-"""Models on the same items: how far apart they are, and how sure that is. Knows item scores.
+"""Paired differences of models on the same items: estimate, test and interval. Knows item scores.
 
-What is compared is the objective itself: a combination of the tasks' scores. What it means task by
-task is the matter of `paired.py`, how p-values are found that of `significance.py`. Legend:
-C candidates, n items, t tasks.
+Compared is the objective itself, a combination of the tasks' scores. `paired.py` knows what it
+means task by task; `significance.py` computes p-values and intervals. Legend: C candidates,
+n items, t tasks.
 """
 
 import math
@@ -26,20 +26,18 @@ from .significance import (
     wilcoxon_p,
 )
 
-__all__ = ["Column", "Combination", "Difference", "Differences"]
-__all__ += ["paired_difference", "paired_differences"]
 WILCOXON_BELOW = 12
-"""Items below which continuous differences are ranked; `docs/experiments.md` has the sizes."""
+"""Number of items below which continuous differences are ranked; see `docs/experiments.md`."""
 _BLOCK = 2**22
-"""Numbers (of 8 bytes) that the draws of a block of candidates may take."""
+"""Most numbers (of 8 bytes) that the draws of a block of candidates take."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Paired difference of two models; positive: the first is better.
+    """Paired difference of two models; positive if the first is better.
 
     ``value``, ``se``, ``low`` and ``high`` (a 95 % interval) are in the combination's unit, ``p``
-    is two-sided, ``n`` counts the items. ``test`` says how p was found: ``mcnemar``,
+    is two-sided, ``n`` is the number of items. ``test`` names the test that gave p: ``mcnemar``,
     ``sign-flip``, ``normal``, ``wilcoxon``, ``bootstrap`` or ``sign``.
     """
 
@@ -54,7 +52,7 @@ class Difference:
 
 @dataclass(frozen=True, eq=False)
 class Differences:
-    """`Difference` of many models to one: arrays (C,); ``test`` names one test per model."""
+    """`Difference` of many models from one: arrays (C,); ``test`` names one test per model."""
 
     value: Floats
     se: Floats
@@ -65,11 +63,11 @@ class Differences:
     high: Floats
 
     def __len__(self) -> int:
-        """Number of models."""
+        """Return the number of models."""
         return len(self.test)
 
     def __getitem__(self, c: int) -> Difference:
-        """Difference of one model."""
+        """Return the difference of one model."""
         at = {name: float(getattr(self, name)[c]) for name in ("value", "se", "p", "low", "high")}
         return Difference(**at, n=int(self.n[c]), test=self.test[c])
 
@@ -82,17 +80,17 @@ def paired_difference(
     column: Column = "value",
     seed: int = 0,
 ) -> Difference:
-    """Compare two models on the same items: combination of a's scores minus that of b's.
+    """Compare two models on the same items: combination of a's scores minus combination of b's.
 
-    The standard error is that of the items' paired influence, stratified by task (delta method).
-    How p and the interval are found:
+    The standard error comes from the items' paired influence, stratified by task (delta method).
+    The test and the interval depend on the items:
 
     ========================================== ========================= =======================
     items                                      p                         interval
     ========================================== ========================= =======================
     differences -1, 0, 1, linear combination,  ``mcnemar`` (exact)       adjusted Wald
     equal steps
-    the same, items weigh differently          ``sign-flip`` (exact), or the same
+    the same, steps that differ                ``sign-flip`` (exact), or the same
                                                ``normal`` when many
     continuous, linear, n < WILCOXON_BELOW     ``wilcoxon`` (exact       Student's t
                                                without ties)
@@ -101,19 +99,19 @@ def paired_difference(
     ========================================== ========================= =======================
 
     The bootstrap draws items with replacement within each task, the same items for both models,
-    and takes expanded percentiles. The signed-rank test asks for symmetry rather than for a mean of
-    0, and the more items, the surer it is that skewed ones are not symmetric: it is kept for the
-    few items of which no bootstrap can tell much.
+    and takes expanded percentiles. The signed-rank test is about symmetry rather than a mean of 0,
+    and with many items it rejects skewed differences whose mean is 0; so it is used only for few
+    items, for which a bootstrap says little.
 
     Args:
-        a: Scores of the model in question.
-        b: Scores of the model it is compared to; the same items.
-        combination: What is compared.
-        column: ``margin`` compares margins (nats) in place of values wherever a task has them and
-            its metric is better when higher; other tasks keep their values. The combination
+        a: Scores of the first model.
+        b: Scores of the second model on the same items.
+        combination: Combination of the tasks' scores to compare.
+        column: ``margin`` compares margins (nats) instead of values for tasks that have them and
+            whose metric is better if higher; other tasks keep their values. The combination
             enters by its slopes at the values, averaged over both models: exact for a mean, the
             trapezoid rule for others.
-        seed: Of the bootstrap's draws; any integer that is not negative.
+        seed: Seed of the bootstrap, at least 0.
 
     Returns:
         See `Difference`.
@@ -133,14 +131,14 @@ def paired_differences(
     column: Column = "value",
     seed: int = 0,
 ) -> Differences:
-    """Compare many models with one, as a loop over `paired_difference` would, but at once.
+    """Compare many models with one: the results of `paired_difference`, computed together.
 
     Args:
-        many: At least one; all with the incumbent's items.
-        incumbent: The model they are compared to.
-        combination: As in `paired_difference`, and so are ``column`` and ``seed``.
-        column: See there.
-        seed: See there.
+        many: Scores of at least one model, all on the incumbent's items.
+        incumbent: Scores of the model they are compared with.
+        combination: As for `paired_difference`.
+        column: As for `paired_difference`.
+        seed: As for `paired_difference`.
     """
     for scores in many:
         _refuse_unpaired(scores, incumbent)
@@ -180,14 +178,14 @@ def _refuse_unpaired(a: ItemScores, b: ItemScores) -> None:
 def _tested(
     tasks: Sequence[PairedTask], value: Floats, exact: Combination | None, seed: int
 ) -> Differences:
-    """p, test and interval of each candidate, by the law of `paired_difference`."""
+    """Choose and run the test of each candidate by the table of `paired_difference`."""
     se = np.sqrt(np.sum([task.squared_error for task in tasks], axis=0))
     n = np.sum([task.counts * task.y.size for task in tasks], axis=0)
     is_binary = np.all([task.is_binary for task in tasks], axis=0)
     is_linear = np.all([task.is_linear for task in tasks], axis=0)
     is_open = ~is_binary & (se > 0)
     is_ranked = is_open & is_linear & (n < WILCOXON_BELOW)
-    found = Differences(
+    differences = Differences(
         value, se, np.ones(value.size), n, ["sign"] * value.size, value + 0, value + 0
     )
     for which, test in (
@@ -197,59 +195,59 @@ def _tested(
         (~is_binary & ~is_open, _signs),
     ):
         if which.any():
-            test(found, tasks, np.flatnonzero(which))
-    return found
+            test(differences, tasks, np.flatnonzero(which))
+    return differences
 
 
 def _outcomes(tasks: Sequence[PairedTask]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Items won and lost, each (t, C)."""
+    """Return the numbers of items won and lost, each (t, C)."""
     wins, losses = (np.array([(s * task.d > 0).sum(axis=1) for task in tasks]) for s in (1, -1))
     return wins, losses
 
 
-def _binary(found: Differences, tasks: Sequence[PairedTask], rows: NDArray[np.int64]) -> None:
+def _binary(out: Differences, tasks: Sequence[PairedTask], rows: NDArray[np.int64]) -> None:
     wins, losses = _outcomes(tasks)
     n, steps = np.array([task.y.size for task in tasks]), np.array([task.steps for task in tasks])
     for c in rows:
         used = steps[:, c] > 0
-        given = wins[used, c], losses[used, c]
-        found.p[c], found.test[c] = sign_flip_p(*given, steps[used, c])
-        found.low[c], found.high[c] = adjusted_wald(*given, n[used], steps[used, c])
+        won, lost, step = wins[used, c], losses[used, c], steps[used, c]
+        out.p[c], out.test[c] = sign_flip_p(won, lost, step)
+        out.low[c], out.high[c] = adjusted_wald(won, lost, n[used], step)
 
 
-def _ranked(found: Differences, tasks: Sequence[PairedTask], rows: NDArray[np.int64]) -> None:
-    found.p[rows] = wilcoxon_p(np.hstack([t.steps[rows, None] * t.d[rows] for t in tasks]))
-    ends = student_interval(found.value[rows], found.se[rows], _freedom(found, tasks)[rows])
-    found.low[rows], found.high[rows] = ends
-    found.test[:] = _named(found.test, rows, "wilcoxon")
+def _ranked(out: Differences, tasks: Sequence[PairedTask], rows: NDArray[np.int64]) -> None:
+    out.p[rows] = wilcoxon_p(np.hstack([t.steps[rows, None] * t.d[rows] for t in tasks]))
+    ends = student_interval(out.value[rows], out.se[rows], _freedom(out, tasks)[rows])
+    out.low[rows], out.high[rows] = ends
+    out.test[:] = _named(out.test, rows, "wilcoxon")
 
 
-def _freedom(found: Differences, tasks: Sequence[PairedTask]) -> NDArray[np.int64]:
-    """Items less the tasks that count (C,)."""
-    return found.n - np.sum([task.counts for task in tasks], axis=0)
+def _freedom(out: Differences, tasks: Sequence[PairedTask]) -> NDArray[np.int64]:
+    """Return the degrees of freedom: items minus tasks that count (C,)."""
+    return out.n - np.sum([task.counts for task in tasks], axis=0)
 
 
-def _signs(found: Differences, tasks: Sequence[PairedTask], rows: NDArray[np.int64]) -> None:
+def _signs(out: Differences, tasks: Sequence[PairedTask], rows: NDArray[np.int64]) -> None:
     wins, losses = (counts.sum(axis=0) for counts in _outcomes(tasks))
-    found.p[rows] = binomial_p(wins, losses)[rows]
-    found.low[rows] = found.high[rows] = (found.value + found.se)[rows]  # + 0, or nan
+    out.p[rows] = binomial_p(wins, losses)[rows]
+    out.low[rows] = out.high[rows] = (out.value + out.se)[rows]  # + 0, or nan
 
 
 def _bootstrap(
-    found: Differences,
+    out: Differences,
     tasks: Sequence[PairedTask],
     rows: NDArray[np.int64],
     exact: Combination | None,
     seed: int,
 ) -> None:
-    """Percentiles of draws, a block of candidates at a time."""
+    """Fill in the percentile bootstrap, a block of candidates at a time."""
     size = max(_BLOCK // DRAWS, 1)
-    freedom = _freedom(found, tasks)
+    freedom = _freedom(out, tasks)
     for block in (rows[i : i + size] for i in range(0, rows.size, size)):
         drawn = drawn_differences(tasks, exact, block, seed)
-        ends = percentile(drawn, found.value[block], freedom[block])
-        found.p[block], found.low[block], found.high[block] = ends
-    found.test[:] = _named(found.test, rows, "bootstrap")
+        ends = percentile(drawn, out.value[block], freedom[block])
+        out.p[block], out.low[block], out.high[block] = ends
+    out.test[:] = _named(out.test, rows, "bootstrap")
 
 
 def _named(tests: list[str], rows: NDArray[np.int64], name: str) -> list[str]:

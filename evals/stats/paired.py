@@ -1,6 +1,6 @@
-"""The tasks of a comparison: what each item moves, and what each draw of items gives.
+"""Tasks of a comparison: influence of each item, and differences in each bootstrap draw.
 
-Knows item scores; no p-value. Legend: C candidates, n items, t tasks, B draws.
+Knows item scores; knows no p-value. Legend: C candidates, n items, t tasks, B draws.
 """
 
 import math
@@ -16,23 +16,23 @@ from .significance import Floats, resampled
 
 Column = Literal["value", "margin"]
 DRAWS = 2000
-"""Draws of the bootstrap: p is known to about 0.005 at 0.05, and is never below 0.0005."""
+"""Draws of the bootstrap: p is accurate to about 0.005 at 0.05, and at least 0.0005."""
 
 
 class Combination(Protocol):
-    """How the tasks' scores make one number; higher is better."""
+    """Combination of the tasks' scores to one number; higher is better."""
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """Names of the tasks that count."""
+        """Tasks that enter the combination."""
         ...
 
     def value(self, values: Mapping[str, float]) -> float:
-        """Combine one score per task."""
+        """Return the combination of one score per task."""
         ...
 
     def gradient(self, values: Mapping[str, float]) -> Mapping[str, float]:
-        """Derivative of `value` by each score; 0 for a task that is absent."""
+        """Return the derivative of `value` by each score; 0 for a missing task."""
         ...
 
 
@@ -41,14 +41,14 @@ class PairedTask:
     """One task of a comparison of C candidates with one incumbent.
 
     Attributes:
-        name: The task.
-        aggregation: How items make its score.
-        x: The candidates' item values (C, n).
-        y: The incumbent's (n,).
-        weight: What the values are spread over (n,).
-        slopes: Slopes of the combination in the task's score (C, 2): at each candidate, and at
-            the incumbent. 0 where the task does not count.
-        counts: Whether the combination looks at the task at all (C,).
+        name: Name of the task.
+        aggregation: Aggregation of its items.
+        x: Item values of the candidates (C, n).
+        y: Item values of the incumbent (n,).
+        weight: Weights of the items (n,).
+        slopes: Derivatives of the combination by the task's score (C, 2), at each candidate and at
+            the incumbent; 0 if the task does not count.
+        counts: Whether the task enters the combination (C,).
     """
 
     name: str
@@ -61,19 +61,19 @@ class PairedTask:
 
     @property
     def moves(self) -> Floats:
-        """Each item's influence on the difference of the combinations (C, n)."""
+        """Influence of each item on the difference of the combinations (C, n)."""
         mine, theirs = (self._influence(values) for values in (self.x, self.y[None]))
         return _times(self.slopes[:, :1], mine) - _times(self.slopes[:, 1:], theirs)
 
     @property
     def d(self) -> Floats:
-        """Differences of the items' values, positive is better; 0 without a slope (C, n)."""
+        """Differences of the items' values, positive is better; 0 if the slope is 0 (C, n)."""
         signs = np.sign(self.slopes.sum(axis=1, keepdims=True))
         return _times(signs, self.x - self.y)
 
     @property
     def steps(self) -> Floats:
-        """What a difference of 1 on one item moves the combination by (C,)."""
+        """Change of the combination by a difference of 1 on one item (C,)."""
         return np.abs(self.slopes[:, 0]) / self.y.size
 
     @property
@@ -84,18 +84,18 @@ class PairedTask:
 
     @property
     def is_binary(self) -> NDArray[np.bool_]:
-        """Whether moreover every item's difference is -1, 0 or 1 (C,)."""
+        """Whether it is linear and every item's difference is -1, 0 or 1 (C,)."""
         return self.is_linear & np.isin(self.d, (-1.0, 0.0, 1.0)).all(axis=1)
 
     @property
     def squared_error(self) -> Floats:
         """Squared standard error of the difference (C,); nan below two items."""
         n, moves = self.y.size, self.moves
-        found = n / (n - 1) * (moves**2).sum(axis=1) if n > 1 else np.full(len(moves), math.nan)
-        return np.where(self.counts, found, 0.0)
+        square = n / (n - 1) * (moves**2).sum(axis=1) if n > 1 else np.full(len(moves), math.nan)
+        return np.where(self.counts, square, 0.0)
 
     def scores(self) -> tuple[Floats, float]:
-        """The task's score of the candidates (C,) and of the incumbent."""
+        """Return the task's score of the candidates (C,) and of the incumbent."""
         total = self.weight.sum()
         mine, _ = _scored(self.x.sum(axis=1) / total, self.aggregation)
         theirs, _ = _scored(self.y.sum(keepdims=True) / total, self.aggregation)
@@ -104,7 +104,7 @@ class PairedTask:
     def drawn_scores(
         self, rows: NDArray[np.int64], stratum: int, seed: int
     ) -> tuple[Floats, Floats]:
-        """The task's score in each draw, of the candidates ``rows`` (C, B), of the other (B,)."""
+        """Return the task's score per draw, of candidates ``rows`` (C, B) and incumbent (B,)."""
         values = np.vstack([self.x[rows], self.y, self.weight]).T
         blocks = resampled(self.y.size, DRAWS, seed, stratum)
         sums = np.vstack([block @ values for block in blocks]).T
@@ -112,7 +112,7 @@ class PairedTask:
         return scores[:-1], scores[-1]
 
     def _influence(self, values: Floats) -> Floats:
-        """`ItemScores.influence` of many models' values (C, n)."""
+        """Return `ItemScores.influence` of many models' values (C, n)."""
         total = self.weight.sum()
         rate = values.sum(axis=1, keepdims=True) / total
         _, slope = _scored(rate, self.aggregation)
@@ -121,12 +121,12 @@ class PairedTask:
 
 
 def _times(factor: Floats, values: Floats) -> Floats:
-    """Product in which a factor of 0 gives 0 whatever the value, nan included."""
+    """Multiply, where a factor of 0 gives 0 even for nan."""
     return np.where(factor == 0, 0.0, factor * values)
 
 
 def _scored(rates: Floats, aggregation: str) -> tuple[Floats, Floats]:
-    """`score_and_slope` of an array of rates."""
+    """Return `score_and_slope` of an array of rates."""
     if aggregation == MEAN:
         return rates, np.ones_like(rates)
     pairs = np.array([score_and_slope(rate, aggregation) for rate in rates.ravel().tolist()])
@@ -136,7 +136,7 @@ def _scored(rates: Floats, aggregation: str) -> tuple[Floats, Floats]:
 def paired_tasks(
     many: Sequence[ItemScores], incumbent: ItemScores, combination: Combination, column: Column
 ) -> tuple[list[PairedTask], Floats]:
-    """The tasks that count, and the differences of the combination (C,)."""
+    """Return the tasks of the combination, and the differences of the combination (C,)."""
     plain = [_task(name, many, incumbent, "value") for name in combination.tasks]
     scores = {task.name: task.scores() for task in plain}
     theirs = {name: score[1] for name, score in scores.items()}
@@ -159,7 +159,7 @@ def paired_tasks(
 def _task(
     name: str, many: Sequence[ItemScores], incumbent: ItemScores, column: Column
 ) -> PairedTask:
-    """Items of a task, without slopes; margins where asked for and known."""
+    """Return the items of a task without slopes; margins if asked for and usable."""
     rows, at = incumbent.rows(name), incumbent.tasks.index(name)
     is_margin = column == "margin" and has_margins(incumbent, name)
     used = "margin" if is_margin else "value"
@@ -175,13 +175,13 @@ def _task(
 
 
 def has_margins(scores: ItemScores, task: str) -> bool:
-    """Whether margins may stand for a task's values: all known, and higher is better in both."""
+    """Tell whether margins can replace a task's values: all finite, and higher is better."""
     is_higher = scores.higher_is_better[scores.tasks.index(task)]
     return is_higher and not np.isnan(scores.margin[scores.rows(task)]).any()
 
 
 def _linear_value(tasks: Sequence[PairedTask]) -> Floats:
-    """Slope times the difference of each task's scores, summed (C,)."""
+    """Return the sum over tasks of slope times difference of scores (C,)."""
     pairs = [task.scores() for task in tasks]
     parts = [task.slopes[:, 0] * (x - y) for task, (x, y) in zip(tasks, pairs, strict=True)]
     return np.sum(parts, axis=0)
@@ -193,16 +193,16 @@ def drawn_differences(
     rows: NDArray[np.int64],
     seed: int,
 ) -> Floats:
-    """Differences of the combination in each draw of items, of the candidates in ``rows`` (C, B).
+    """Return the differences of the combination in each bootstrap draw of items (C, B).
 
-    Items are drawn within each task, the same for all models. Where the combination is linear as
-    far as can be seen the slopes are used, else it is computed draw by draw.
+    Items are drawn within each task, the same ones for all models. A combination that probes as
+    linear is computed from its slopes, any other draw by draw.
 
     Args:
         tasks: From `paired_tasks`.
-        combination: What is compared; None: the slopes are all there is.
-        rows: Which candidates.
-        seed: Of the draws.
+        combination: Combination to compare; None: use the slopes.
+        rows: Indices of the candidates (C,).
+        seed: Seed of the draws.
     """
     pairs = {task.name: task.drawn_scores(rows, i, seed) for i, task in enumerate(tasks)}
     if combination is None or _is_linear(combination, tasks):
@@ -217,13 +217,13 @@ def drawn_differences(
 
 
 def _combined(scores: Mapping[str, Floats], combination: Combination) -> Floats:
-    """The combination of each draw's scores (B,)."""
+    """Return the combination of each draw's scores (B,)."""
     rows = np.stack(list(scores.values())).T.tolist()
     return np.array([combination.value(dict(zip(scores, row, strict=True))) for row in rows])
 
 
 def _is_linear(combination: Combination, tasks: Sequence[PairedTask]) -> bool:
-    """Whether moving any task's score far changes the combination by its slope times that."""
+    """Tell whether large steps of any score change the combination by slope times step."""
     if any((task.slopes != task.slopes[0, 0]).any() for task in tasks):
         return False
     at = dict.fromkeys(combination.tasks, 0.5)

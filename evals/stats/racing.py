@@ -1,7 +1,7 @@
-"""Racing: which items come first, when a candidate has lost, and what its score would have been.
+"""Racing: order of the items, early stopping of candidates, and estimates of their scores.
 
-All candidates of a study meet the items in one order, rung after rung. Pure: item scores in,
-decisions out. Knows no model and no study.
+All candidates of a study are scored on the items in one order, rung after rung. Pure: item scores
+in, decisions out. Knows no model and no study.
 
 Legend: n items of a task, P references (the better baselines), h strata.
 """
@@ -19,28 +19,28 @@ from ..scores.terms import Term, as_terms
 from .comparison import Combination
 
 FIRST = 50
-"""Items of the first rung: in simulations blocks of 50 lost no candidate that was better."""
+"""Items of the first rung: in simulations, rungs of 50 stopped no candidate that was better."""
 PROBE = 8
-"""Items of the rung before the first: they end a candidate that has collapsed, or gives NaN."""
+"""Items of the probe, a rung before the first: it stops candidates that collapsed or give NaN."""
 COLLAPSE = 0.25
-"""A candidate has collapsed whose right answers are less likely, on the probe, than this share of
-how likely the incumbent's are."""
+"""A candidate has collapsed if its right answers have less than this share of the incumbent's
+probability on the probe."""
 PROBE_Z = 3.1
-"""Standard errors that a collapse must reach besides (one-sided p = 0.001): 8 items say little."""
+"""Standard errors that a collapse must also reach (one-sided p = 0.001): 8 items say little."""
 STRATA = ((0.1, 0.45), (0.2, 0.30), (0.7, 0.25))
-"""Of a task's items, the most contested first: their share of the task, and of each rung while
-there are such. What good models agree on tells candidates apart least, so a sample of it is enough
-(Neyman, JRSS 97 (1934), pp. 558-625: strata are sampled by what varies within them)."""
+"""Strata of a task's items, most contested first: share of the task, and of each rung while they
+last. Items on which good models agree separate candidates least, so a sample of them is enough
+(Neyman, JRSS 97 (1934), pp. 558-625: strata are sampled by their variance)."""
 
 
 def rung_ends(n: int, first: int = FIRST) -> tuple[int, ...]:
-    """Items scored when each rung ends: the probe's, then doubling, the last is all.
+    """Return the number of items scored when each rung ends: the probe, then doubling up to n.
 
-    A last rung of less than half the one before is joined to it; without another rung, and where
-    the first is less than twice the probe, there is no probe.
+    A last rung less than half as long as the one before is merged into it. There is no probe if it
+    would be the only other rung, or if the first rung is shorter than two probes.
 
     Args:
-        n: All items, at least 1.
+        n: Number of items, at least 1.
         first: Items of the first rung, at least 1.
     """
     ends = []
@@ -53,14 +53,14 @@ def rung_ends(n: int, first: int = FIRST) -> tuple[int, ...]:
 
 
 def item_order(references: Sequence[ItemScores], seed: int) -> list[int]:
-    """Places of all items in the order of a study: what tells good models apart first.
+    """Return the places of all items in the order of a study, most informative items first.
 
-    Within a task, each stratum is shuffled and they are mixed by their shares of a rung; tasks are
-    interleaved so that each rung holds their shares.
+    Within a task, each stratum is shuffled and the strata are mixed by their shares of a rung;
+    tasks are interleaved so that each rung has the task's share.
 
     Args:
-        references: Scores on all items, aligned, of models as good as are known beforehand.
-        seed: Of the shuffle.
+        references: Scores of the best models known beforehand, each on all items.
+        seed: Seed of the shuffle.
     """
     first, strata = references[0], strata_of(references)
     chance = np.random.default_rng(seed)
@@ -74,7 +74,7 @@ def item_order(references: Sequence[ItemScores], seed: int) -> list[int]:
 
 
 def strata_of(references: Sequence[ItemScores]) -> NDArray[np.int64]:
-    """Stratum of each item (n,): 0 for the most contested of its task."""
+    """Return the stratum of each item (n,): 0 for the most contested of its task."""
     first = references[0]
     strata = np.empty(first.n, dtype=np.int64)
     bounds = np.cumsum([share for share, _ in STRATA])[:-1]
@@ -85,10 +85,10 @@ def strata_of(references: Sequence[ItemScores]) -> NDArray[np.int64]:
 
 
 def _contest(references: Sequence[ItemScores], rows: NDArray[np.int64]) -> NDArray[np.float64]:
-    """How much the answers to a task's items (n,) may differ between good models.
+    """Return how much good models may differ on each item of a task (n,).
 
-    Of right and wrong with margins: how near an item's margins rank to the place where right turns
-    into wrong for the best of them, whatever the unit of the margins. Else how its values vary.
+    For right and wrong with margins: how close an item's margins rank to the rank where the best
+    model turns from right to wrong, in any unit of margins. Else the deviation of its values.
     """
     values = np.stack([scores.value[rows] for scores in references])
     margins = np.stack([scores.margin[rows] for scores in references])
@@ -99,13 +99,13 @@ def _contest(references: Sequence[ItemScores], rows: NDArray[np.int64]) -> NDArr
 
 
 def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Ranks of values as shares of their number, in (0, 1); equal ones in their order."""
+    """Return the ranks of values divided by their number, in (0, 1); ties keep their order."""
     places = np.argsort(np.argsort(values, kind="stable"), kind="stable")
     return (places + 0.5) / max(values.size, 1)
 
 
 def _interleaved(strata: NDArray[np.int64], chance: np.random.Generator) -> NDArray[np.int64]:
-    """Indices (n,): each stratum shuffled, mixed by their shares of a rung while they last."""
+    """Return indices (n,): each stratum shuffled, mixed by the shares of a rung while it lasts."""
     kinds = [chance.permutation(np.flatnonzero(strata == h)) for h in range(len(STRATA))]
     steps = [
         (np.arange(kind.size) + 0.5) / share for kind, (_, share) in zip(kinds, STRATA, strict=True)
@@ -115,13 +115,13 @@ def _interleaved(strata: NDArray[np.int64], chance: np.random.Generator) -> NDAr
 
 @dataclass(frozen=True)
 class Race:
-    """What a study's candidates are raced by.
+    """Racing rules of a study.
 
     Attributes:
-        references: Scores on all items of the models that the order of items comes from.
-        criteria: What is compared: a candidate has lost that is worse by each of them.
+        references: Scores on all items of the models that define the order of items.
+        criteria: Combinations that are compared; a candidate has lost if it is worse by each.
         alpha: One-sided level of each test.
-        terms: What the criteria look at.
+        terms: Terms of the criteria.
     """
 
     references: tuple[ItemScores, ...]
@@ -131,20 +131,19 @@ class Race:
 
     @cached_property
     def strata(self) -> NDArray[np.int64]:
-        """Stratum of each item, as the references are ordered (n,)."""
+        """Stratum of each item, in the order of the references (n,)."""
         return strata_of(self.references)
 
     def is_lost(self, seen: ItemScores, incumbent: ItemScores) -> bool:
-        """Whether a candidate is worse than the incumbent by the items that it has met.
+        """Tell whether a candidate is worse than the incumbent on the items scored so far.
 
-        What the objective counts is compared, on the same items, and the tasks are weighed as a
-        criterion weighs them at the incumbent's scores. The test is a paired z-test of what the
-        difference on all search items will be, by strata. On the probe a candidate has lost that
-        has collapsed.
+        A paired, stratified z-test of the difference on all search items, for each criterion; its
+        terms are weighted by its gradient at the incumbent's scores. On the probe, a candidate has
+        lost if it has collapsed.
 
         Args:
-            seen: The candidate's scores so far.
-            incumbent: Scores of the best so far, on all items.
+            seen: Scores of the candidate so far.
+            incumbent: Scores of the best candidate so far, on all items.
         """
         other = restricted(incumbent, seen)
         if seen.n <= PROBE:
@@ -163,73 +162,73 @@ class Race:
     def estimates(
         self, seen: ItemScores, incumbent: ItemScores, terms: Sequence[Term]
     ) -> dict[str, TaskScore]:
-        """What a stopped candidate's terms would have scored on all items.
+        """Estimate the scores of a stopped candidate on all items, per term.
 
-        Control variate: the incumbent's score on all items, plus how far the candidate is from it
-        on the items that both have met, each stratum weighed by its share of all items. A candidate
-        that has lost stays below who has beaten it.
+        Control variate: the incumbent's score on all items, plus the candidate's difference from it
+        on the items that both were scored on, each stratum weighted by its share of all items. A
+        candidate that has lost stays below the incumbent that beat it.
 
         Args:
-            seen: The candidate's scores so far.
-            incumbent: Scores of the best so far, on all items.
-            terms: What is asked for.
+            seen: Scores of the candidate so far.
+            incumbent: Scores of the best candidate so far, on all items.
+            terms: Terms to estimate.
 
         Returns:
-            By term; standard errors are those of the distance on all search items.
+            Term -> estimate; its standard error is that of the difference on all search items.
         """
         other = as_terms(restricted(incumbent, seen), terms)
         mine, best = as_terms(seen, terms), as_terms(incumbent, terms)
-        found = {}
+        estimates = {}
         for term in terms:
             d = _differences(mine, other, term.name)
             distance, variance = self._distance(seen, term.task, d)
             value = best.task_score(term.name).value + distance
-            found[term.name] = TaskScore(value, math.sqrt(variance), d.size)
-        return found
+            estimates[term.name] = TaskScore(value, math.sqrt(variance), d.size)
+        return estimates
 
     def _distance(self, seen: ItemScores, task: str, d: NDArray[np.float64]) -> tuple[float, float]:
-        """Mean of a task's differences over all its items, told from those seen, and its variance.
+        """Estimate the mean of a task's differences over all its items, and its variance.
 
-        Strata of which nothing was seen are taken to be like the rest. A stratum that was seen
-        whole has no error left (Cochran, Sampling Techniques, 3rd ed., Eq. 5.7).
+        Strata without scored items are assumed to be like the rest. A stratum that is fully scored
+        has no error left (Cochran, Sampling Techniques, 3rd ed., Eq. 5.7).
         """
-        whole = self.references[0]
-        all_of = np.bincount(self.strata[whole.rows(task)], minlength=len(STRATA))
-        mine = self.strata[_places(seen, whole)[seen.rows(task)]]
-        n = np.bincount(mine, minlength=len(STRATA))
-        met = n > 0
         if d.size < 2:
             return float(d.sum()), 0.0
-        share = np.where(met, all_of, 0) / all_of[met].sum()
-        total = np.bincount(mine, d, minlength=len(STRATA)) / np.maximum(n, 1)
-        spread = np.bincount(mine, (d - total[mine]) ** 2, minlength=len(STRATA))
-        variance = np.where(n > 1, spread / np.maximum(n - 1, 1), d.var(ddof=1))
-        error = variance / np.maximum(n, 1) * (1.0 - n / np.maximum(all_of, 1))
-        return float((share * total).sum()), float((share**2 * error).sum())
+        every, n_strata = self.references[0], len(STRATA)
+        mine = self.strata[_places(seen, every)[seen.rows(task)]]  # stratum of each difference
+        n_all = np.bincount(self.strata[every.rows(task)], minlength=n_strata)
+        n = np.bincount(mine, minlength=n_strata)
+        is_seen = n > 0
+        share = np.where(is_seen, n_all, 0) / n_all[is_seen].sum()
+        mean = np.bincount(mine, d, minlength=n_strata) / np.maximum(n, 1)
+        squares = np.bincount(mine, (d - mean[mine]) ** 2, minlength=n_strata)
+        variance = np.where(n > 1, squares / np.maximum(n - 1, 1), d.var(ddof=1))
+        error = variance / np.maximum(n, 1) * (1.0 - n / np.maximum(n_all, 1))
+        return float((share * mean).sum()), float((share**2 * error).sum())
 
 
 def _p_worse(distances: Mapping[str, tuple[float, float]], slopes: Mapping[str, float]) -> float:
-    """One-sided p that a model is no worse than another, from each term's distance and variance."""
-    known = [(slope, *distances[term]) for term, slope in slopes.items() if term in distances]
-    total = sum(slope * distance for slope, distance, _ in known)
-    variance = sum(slope**2 * error for slope, _, error in known)
+    """Return one-sided p that a model is not worse, from each term's distance and variance."""
+    parts = [(slope, *distances[term]) for term, slope in slopes.items() if term in distances]
+    total = sum(slope * distance for slope, distance, _ in parts)
+    variance = sum(slope**2 * error for slope, _, error in parts)
     if variance <= 0:
         return 0.0 if total < 0 else 1.0
     return 0.5 * math.erfc(-total / math.sqrt(2 * variance))
 
 
 def restricted(scores: ItemScores, seen: ItemScores) -> ItemScores:
-    """The same items as those of ``seen``, of a model that was scored on all of them."""
+    """Return the scores on the items of ``seen``, of a model that was scored on all of them."""
     return scores.subset(_places(seen, scores))
 
 
-def _places(seen: ItemScores, whole: ItemScores) -> NDArray[np.int64]:
-    """Where each item of ``seen`` stands in ``whole`` (n,)."""
-    return np.searchsorted(whole.keys, seen.keys)
+def _places(seen: ItemScores, every: ItemScores) -> NDArray[np.int64]:
+    """Return the place of each item of ``seen`` in ``every`` (n,)."""
+    return np.searchsorted(every.keys, seen.keys)
 
 
 def _differences(seen: ItemScores, other: ItemScores, task: str) -> NDArray[np.float64]:
-    """Paired differences of a task (n,), whose mean estimates that of the two scores."""
+    """Return paired differences of a task (n,), whose mean estimates the difference of scores."""
     rows, at = seen.rows(task), seen.tasks.index(task)
     if rows.size == 0:
         return np.empty(0)
@@ -239,16 +238,16 @@ def _differences(seen: ItemScores, other: ItemScores, task: str) -> NDArray[np.f
     return seen.value[rows] - other.value[rows]
 
 
-def _chances(scores: ItemScores) -> NDArray[np.float64]:
-    """How likely each right answer is against its best rival (n,); nan where there is none."""
+def _probabilities(scores: ItemScores) -> NDArray[np.float64]:
+    """Return the probability of each right answer against the best other (n,); nan if none."""
     return 1.0 / (1.0 + np.exp(-np.clip(scores.margin, -500.0, 500.0)))
 
 
 def _has_collapsed(seen: ItemScores, other: ItemScores) -> bool:
-    """Whether a model gives next to no right answer where the other does."""
-    mine, theirs = _chances(seen), _chances(other)
-    told = np.isfinite(mine) & np.isfinite(theirs)
-    d = (mine - theirs)[told]
-    if d.size < 2 or mine[told].sum() >= COLLAPSE * theirs[told].sum():
+    """Tell whether right answers have become much less probable than those of the other model."""
+    mine, theirs = _probabilities(seen), _probabilities(other)
+    is_usable = np.isfinite(mine) & np.isfinite(theirs)
+    d = (mine - theirs)[is_usable]
+    if d.size < 2 or mine[is_usable].sum() >= COLLAPSE * theirs[is_usable].sum():
         return False
     return bool(d.mean() < -PROBE_Z * d.std(ddof=1) / math.sqrt(d.size))

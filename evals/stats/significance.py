@@ -1,8 +1,8 @@
-"""Is a paired difference luck: p-values and intervals, for many candidates at once.
+"""P-values and intervals of paired differences, for many candidates at once.
 
-Pure: arrays in, arrays out; knows no task, no model and no objective. scipy is imported by who
-tests: `scipy.special` costs 0.1 s, `scipy.stats` a second of CPU time, most of what a leaderboard
-takes. Legend: C candidates, n items, t tasks, B draws.
+Pure: arrays in, arrays out; knows no task, no model and no objective. scipy is imported inside the
+tests that need it: `scipy.special` costs 0.1 s, `scipy.stats` a second of CPU time, most of what a
+leaderboard takes. Legend: C candidates, n items, t tasks, B draws.
 """
 
 import math
@@ -15,26 +15,26 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 EXACT_BELOW = 60
-"""Items answered differently up to which unequal weights are tested exactly; above it the normal
+"""Most discordant items for which unequal steps are tested exactly; above it the normal
 approximation is within 0.002 of the exact p-value near 0.05."""
 STATES = 1_000_000
-"""Largest number of sums that the exact test keeps in memory."""
+"""Most sums that the exact test keeps in memory."""
 LEVEL = 0.95
 """Coverage of every interval."""
 BLOCK = 2**22
-"""Numbers (of 8 bytes) that a block of draws may take."""
+"""Most numbers (of 8 bytes) in a block of draws."""
 KEPT = 2**25
-"""Bytes up to which a task's resampling is kept for the next comparison of as many items."""
+"""Most bytes of a task's draws that are cached for the next comparison of n items."""
 _Z = 1.959963984540054  # normal quantile at (1 + LEVEL) / 2
 
 
 def normal_p(z: float) -> float:
-    """Two-sided p-value of a standard normal number."""
+    """Return the two-sided p-value of a standard normal number."""
     return math.erfc(abs(z) / math.sqrt(2))
 
 
 def binomial_p(wins: NDArray[np.int64], losses: NDArray[np.int64]) -> Floats:
-    """Exact two-sided sign test of wins against losses, each (C,); McNemar's for 0/1 items."""
+    """Return p of the exact two-sided sign test, wins and losses (C,); McNemar's for 0/1 items."""
     from scipy.special import bdtr
 
     fewer = np.minimum(wins, losses)
@@ -47,8 +47,8 @@ def sign_flip_p(
     """Test that wins and losses (t,), each worth its task's step (t,), are equally likely.
 
     Returns:
-        Two-sided p and the test that gave it: ``mcnemar`` where steps are equal, ``sign-flip``
-        (exact) where items answered differently are few, else ``normal``.
+        Two-sided p and its test: ``mcnemar`` if steps are equal, ``sign-flip`` (exact) if few items
+        are discordant, else ``normal``.
     """
     discordant = wins + losses
     used = steps[discordant > 0]
@@ -61,7 +61,7 @@ def sign_flip_p(
 
 
 def _exact_sign_flip(observed: float, discordant: NDArray[np.int64], steps: Floats) -> float:
-    """Share of all sign assignments whose sum is at least as far from 0 as ``observed``."""
+    """Return the share of sign assignments whose sum is at least as far from 0 as ``observed``."""
     sums, chances = np.zeros(1), np.ones(1)
     for m, step in zip(discordant, steps, strict=True):
         k = np.arange(m + 1)
@@ -73,14 +73,14 @@ def _exact_sign_flip(observed: float, discordant: NDArray[np.int64], steps: Floa
 
 
 def wilcoxon_p(moves: Floats, alternative: str = "two-sided") -> Floats:
-    """Wilcoxon's signed-rank test of each row of moves (C, n), positive is better.
+    """Return p of Wilcoxon's signed-rank test of each row of differences (C, n).
 
-    Items that move nothing are left out (scipy's ``zero_method='wilcox'``), as McNemar's test
-    leaves them out: they say nothing on the direction, and without them the test of few items is
-    exact. Pratt's ranks would lose that. Exact up to 50 moving items without ties, else normal.
+    Differences of 0 are left out (scipy's ``zero_method='wilcox'``), as in McNemar's test: they say
+    nothing about the direction, and without them the test of few items is exact, which Pratt's
+    ranks would lose. Exact up to 50 non-zero differences without ties, else normal.
 
     Returns:
-        p (C,); 1 where nothing moves.
+        p (C,); 1 if all differences are 0.
     """
     from scipy.stats import wilcoxon
 
@@ -98,13 +98,13 @@ def wilcoxon_p(moves: Floats, alternative: str = "two-sided") -> Floats:
 
 
 def resampled(n: int, draws: int, seed: int, stratum: int) -> Iterator[Floats]:
-    """How often each of n items occurs in each of B draws with replacement, in blocks (b, n).
+    """Yield how often each of n items occurs in each of B draws with replacement, in blocks (b, n).
 
-    The same arguments give the same draws, so models are resampled alike: paired.
+    Equal arguments give equal draws, so models are resampled in pairs.
     """
     rows = max(BLOCK // n, 1)
     if n * draws <= KEPT:
-        counts = _kept_counts(n, draws, seed, stratum)
+        counts = _cached_counts(n, draws, seed, stratum)
         yield from (counts[i : i + rows].astype(np.float64) for i in range(0, draws, rows))
         return
     for block, start in enumerate(range(0, draws, rows)):
@@ -112,7 +112,7 @@ def resampled(n: int, draws: int, seed: int, stratum: int) -> Iterator[Floats]:
 
 
 @lru_cache(maxsize=4)
-def _kept_counts(n: int, draws: int, seed: int, stratum: int) -> NDArray[np.uint8]:
+def _cached_counts(n: int, draws: int, seed: int, stratum: int) -> NDArray[np.uint8]:
     counts = _counts(n, draws, (seed, stratum)).astype(np.uint8)
     counts.setflags(write=False)
     return counts
@@ -127,15 +127,15 @@ def _counts(n: int, draws: int, entropy: tuple[int, ...]) -> NDArray[np.int64]:
 def percentile(
     drawn: Floats, value: Floats, freedom: NDArray[np.int64]
 ) -> tuple[Floats, Floats, Floats]:
-    """Expanded percentile bootstrap: p-value, low and high end of the interval, each (C,).
+    """Return p and both ends of the expanded percentile bootstrap, each (C,).
 
-    The percentiles are those that make the interval of normal items Student's, since draws of few
-    items are too narrow. The p-value is the level at which an end meets 0.
+    Draws of few items are too narrow, so the percentiles are those that give Student's interval for
+    normal items. The p-value is the level at which an end is 0.
 
     Args:
         drawn: Differences in each draw (C, B).
-        value: Differences of all items (C,).
-        freedom: Items less tasks (C,).
+        value: Differences on all items (C,).
+        freedom: Degrees of freedom, items minus tasks (C,).
 
     Source:
         Hesterberg, What Teachers Should Know about the Bootstrap, Am. Stat. 69 (2015), sec. 4.
@@ -154,7 +154,7 @@ def percentile(
 
 
 def _share_below_0(drawn: Floats) -> Floats:
-    """Share of draws (C, B) below 0, ties by half; never 0 nor 1."""
+    """Return the share of draws (C, B) below 0, half of the ties included; never 0 or 1."""
     near = 1e-12 * np.abs(drawn).max(axis=1, keepdims=True)
     below = (drawn < -near).sum(axis=1) + 0.5 * (np.abs(drawn) <= near).sum(axis=1)
     return np.clip(below, 0.5, drawn.shape[1] - 0.5) / drawn.shape[1]
@@ -163,7 +163,7 @@ def _share_below_0(drawn: Floats) -> Floats:
 def student_interval(
     value: Floats, se: Floats, freedom: NDArray[np.int64]
 ) -> tuple[Floats, Floats]:
-    """``value`` -+ Student's t times ``se``, with n - t degrees of freedom; each (C,)."""
+    """Return ``value`` -+ Student's t times ``se``, with n - t degrees of freedom; each (C,)."""
     from scipy.special import stdtrit
 
     half = stdtrit(np.maximum(freedom, 1), (1 + LEVEL) / 2) * se
@@ -173,10 +173,10 @@ def student_interval(
 def adjusted_wald(
     wins: NDArray[np.int64], losses: NDArray[np.int64], n: NDArray[np.int64], steps: Floats
 ) -> tuple[float, float]:
-    """Interval of a difference of 0/1 items: wins, losses, items and steps per task, each (t,).
+    """Return the interval of a difference of 0/1 items; wins, losses, items, steps per task (t,).
 
-    One win and one loss are added, shared by the tasks, which keeps the coverage where few items
-    are answered differently.
+    One win and one loss, shared by the tasks, are added: they keep the coverage if few items are
+    discordant.
 
     Source:
         Bonett and Price, Adjusted Wald Confidence Interval for a Difference of Binomial

@@ -1,1 +1,1 @@
-"""lm-eval tasks, built once: prompts, splits, metrics."""
+"""lm-eval tasks, built once: configurations, splits, prompts and metrics."""

@@ -1,7 +1,7 @@
-"""Chat options of a study, and the template that carries them out. Knows tokenizers, no model.
+"""Chat options of a study, and the chat template. Knows tokenizers; knows no model.
 
-Options are named and mean what they do in lm-eval. One template, of the study's tokenizer, renders
-the prompts of every candidate.
+The options have the names and meanings of lm-eval's. One template, that of the study's tokenizer,
+renders the prompts of every candidate.
 """
 
 import hashlib
@@ -15,13 +15,13 @@ from .task_files import TaskError
 
 @dataclass(frozen=True)
 class ChatOptions:
-    """How prompts are wrapped for models that were tuned for conversation.
+    """Options of prompts for models tuned for conversation.
 
     Args:
-        apply_chat_template: Whether prompts are rendered by the tokenizer's chat template.
-        system_instruction: Text that stands before everything, as the system's turn in a template.
-        fewshot_as_multiturn: Whether each few-shot example is a turn of its own; None: as
-            ``apply_chat_template``, as in lm-eval.
+        apply_chat_template: Whether the tokenizer's chat template renders the prompts.
+        system_instruction: Text before the prompt; the system turn of a template.
+        fewshot_as_multiturn: Whether each few-shot example is a separate turn; None: as
+            ``apply_chat_template``, like lm-eval.
 
     Raises:
         ValueError: If few-shot turns are asked for without a template.
@@ -41,29 +41,29 @@ class ChatOptions:
 
     @property
     def as_multiturn(self) -> bool:
-        """Whether few-shot examples are turns."""
+        """Whether few-shot examples are separate turns."""
         if self.fewshot_as_multiturn is None:
             return self.apply_chat_template
         return self.fewshot_as_multiturn
 
 
 class Chat:
-    """Chat options together with the template that all prompts of a study are rendered by.
+    """Chat options with the template that renders all prompts of a study.
 
     Args:
-        options: As the person asks.
-        tokenizer: The study's; needed only for a template.
+        options: Options of the study; None: plain prompts.
+        tokenizer: Tokenizer of the study; needed only for a template.
 
     Attributes:
-        options: As given.
-        template: The template's text; None where prompts are plain.
+        options: Options as given.
+        template: Text of the template; None if prompts are plain.
 
     Raises:
         TaskError: If a template is asked for and the tokenizer has none.
     """
 
     def __init__(self, options: ChatOptions | None = None, tokenizer: Any = None) -> None:
-        """Freeze the template; see the class."""
+        """Read the template; see the class."""
         self.options = options or ChatOptions()
         self._tokenizer, self.template = tokenizer, None
         if self.options.apply_chat_template:
@@ -77,21 +77,20 @@ class Chat:
 
     @property
     def digest(self) -> str:
-        """Digest of options and template; ``none`` where prompts are plain text."""
+        """Digest of options and template; ``none`` if prompts are plain."""
         if self.options == ChatOptions():
             return "none"
-        shown = [self.template, self.options.system_instruction, self.options.as_multiturn]
-        return digest(shown)
+        return digest([self.template, self.options.system_instruction, self.options.as_multiturn])
 
     @property
     def template_sha256(self) -> str | None:
-        """SHA-256 of the template's text, as ``sha256sum chat_template.jinja`` tells it."""
-        text = self.template if isinstance(self.template, str) else None
-        return hashlib.sha256(text.encode()).hexdigest() if text is not None else None
+        """SHA-256 of the template's text, as ``sha256sum chat_template.jinja`` prints it."""
+        text = self.template
+        return hashlib.sha256(text.encode()).hexdigest() if isinstance(text, str) else None
 
     @property
     def render(self) -> Callable[..., str] | None:
-        """Messages to text, as ``HFLM.apply_chat_template``; None without a template."""
+        """Renderer of messages, as ``HFLM.apply_chat_template``; None without a template."""
         return self._render if self.template else None
 
     def _render(self, history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
@@ -99,7 +98,7 @@ class Chat:
 
         try:
             return self._apply(history, add_generation_prompt)
-        except TemplateError:  # some templates know no system role; lm-eval leaves it out then
+        except TemplateError:  # some templates refuse a system role; lm-eval drops it then
             rest = [message for message in history if message["role"] != "system"]
             return self._apply(rest, add_generation_prompt)
 

@@ -1,8 +1,8 @@
-"""Which of a task's metrics may steer a search, and an item's value under it. Knows lm-eval.
+"""Metric of a task that a search may use, and its value per item. Knows lm-eval.
 
-A search needs a number per item. Allowed are metrics whose score is the mean of per-document
-floats, and the perplexities, whose per-document log-likelihoods are such numbers; F1, Matthews
-correlation, BLEU and others exist for a whole data set only.
+A search needs a number per item, so a metric's score must be the mean of per-document floats, or a
+perplexity, which has a log-likelihood per document. F1, Matthews correlation, BLEU and others are
+defined for a whole data set only.
 """
 
 from collections.abc import Mapping
@@ -16,13 +16,13 @@ from .task_files import TaskError, did_you_mean
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric of a task behind one of its filters.
+    """One metric of a task after one of its filters.
 
     Attributes:
-        name: Such as ``acc``.
+        name: Name such as ``acc``.
         filter: lm-eval's filter, such as ``none`` or ``strict``.
-        aggregation: How items make the score; see `heterosis.evals.scores.scores`.
-        higher_is_better: Of the score.
+        aggregation: Aggregation of items, see `heterosis.evals.scores.scores`.
+        higher_is_better: Whether a higher score is better.
     """
 
     name: str
@@ -36,10 +36,10 @@ class Metric:
         return f"{self.name},{self.filter}"
 
     def item(self, values: Mapping[str, Any], task: str, doc_id: int) -> tuple[float, float]:
-        """Read (value, weight) of one document from what ``process_results`` gave for it.
+        """Return (value, weight) of one document from the output of ``process_results``.
 
         Raises:
-            TaskError: If the metric is not there, or not a number (a pair, for perplexities).
+            TaskError: If the metric is missing, or not a number (a pair, for perplexities).
         """
         value: Any = values.get(self.name)
         amount, weight = value, 1.0
@@ -54,14 +54,14 @@ class Metric:
 
 
 def choose_metric(task: Any, asked: str | None) -> Metric:
-    """Find the metric asked for, or the task's first.
+    """Return the metric asked for, or the task's first.
 
     Args:
         task: An lm-eval task.
-        asked: ``acc``, or ``exact_match,strict`` to name the filter; the first filter otherwise.
+        asked: ``acc`` (first filter) or ``exact_match,strict``; None: the task's first metric.
 
     Raises:
-        TaskError: If there is no such metric or filter, or its score is no mean over documents.
+        TaskError: If there is no such metric or filter, or it has no value per document.
     """
     filters = [ensemble.name for ensemble in task._filters]
     known = [f"{name},{f}" for name in task.aggregation() for f in filters]
@@ -86,12 +86,12 @@ def choose_metric(task: Any, asked: str | None) -> Metric:
 
 
 def _aggregation_kinds(task: Any) -> dict[str, str | None]:
-    """How each metric of a task aggregates, None where not by a sum over documents."""
+    """Return the aggregation of each metric of a task; None if it is no sum over documents."""
     from lm_eval.api import metrics
 
     kinds = {
         metrics.mean: MEAN,
-        metrics.perplexity: PERPLEXITY,  # exp(-mean), the weighted one with weights 1
+        metrics.perplexity: PERPLEXITY,  # exp(-mean): the weighted one with weights 1
         metrics.weighted_perplexity: PERPLEXITY,
         metrics.bits_per_byte: BITS,
     }

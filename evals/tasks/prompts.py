@@ -1,13 +1,14 @@
-"""Build lm-eval's requests once per document, and answer its templates from memory. Knows lm-eval.
+"""Build lm-eval's requests once per document, and cache its templates. Knows lm-eval.
 
-lm-eval's ``build_all_requests`` draws a bar on stderr and mislabels documents under ``samples=``;
-here its two public steps are called directly, in its order, so the prompts are the same ones.
+lm-eval's ``build_all_requests`` draws a bar on stderr and mislabels documents under ``samples=``.
+Here its two public steps are called directly in the same order, so the prompts are equal.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..quiet import one_line
 from .chat import Chat
 from .task_files import TaskError
 
@@ -18,13 +19,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Prompts:
-    """Requests and gold answers by row of the task's data.
+    """Requests and right answers by row of the task's data.
 
     Attributes:
-        instances: lm-eval's requests of each document, by choice.
-        gold: Indices of the right choices of each multiple-choice document; empty otherwise.
+        instances: lm-eval's requests of each document, in the order of choices.
+        gold: Indices of the right choices of each multiple-choice document; else empty.
         n_choices: Number of choices of each multiple-choice document.
-        targets: What each document's answer is compared to, as text; for the fingerprint.
+        targets: Target of each document as text, for the fingerprint.
     """
 
     instances: "Mapping[int, list[Instance]]"
@@ -43,15 +44,15 @@ def build_prompts(
 ) -> Prompts:
     """Build the requests of every split, each as lm-eval builds it under ``--samples``.
 
-    The few-shot generator is re-seeded per split: a split's prompts equal those of lm-eval's
-    command line when it is given the split's rows.
+    The few-shot generator is re-seeded per split, so a split's prompts equal those of lm-eval's
+    command line for the split's rows.
 
     Args:
-        task: An lm-eval task; few-shot examples are re-seeded, templates memoised in place.
+        task: An lm-eval task; its few-shot generator is re-seeded and its templates are cached.
         docs: Its evaluation documents, in order.
         rows: Rows of ``docs`` by split, ascending.
         seed: Seed of the few-shot examples.
-        chat: How prompts are wrapped.
+        chat: Chat options and template.
 
     Raises:
         TaskError: If a prompt cannot be built, or the task samples its answers.
@@ -80,14 +81,14 @@ def build_prompts(
 
 
 def first_prompt(task: "Task", *, seed: int, chat: Chat) -> Prompts:
-    """Build the requests of the first document alone, as lm-eval does under ``limit=1``.
+    """Build the requests of the first document, as lm-eval does under ``limit=1``.
 
-    What only a search refuses (sampled answers, examples from the items) passes here.
+    Sampled answers and few-shot examples from the items, which a search refuses, are allowed.
 
     Args:
-        task: An lm-eval task; its few-shot examples are re-seeded.
+        task: An lm-eval task; its few-shot generator is re-seeded.
         seed: Seed of the few-shot examples.
-        chat: How prompts are wrapped.
+        chat: Chat options and template.
 
     Raises:
         TaskError: If there is no document, or its prompt cannot be built.
@@ -103,12 +104,12 @@ def first_prompt(task: "Task", *, seed: int, chat: Chat) -> Prompts:
 
 
 def _has_choices(task: "Task") -> bool:
-    """Whether a document's answers are choices, one of them right."""
+    """Tell whether a document's answers are choices."""
     return task.OUTPUT_TYPE == "multiple_choice" and hasattr(task, "doc_to_choice")
 
 
 def _refuse_sampling(task: "Task") -> None:
-    """Raise TaskError if generation draws at random: two candidates could not be compared."""
+    """Raise TaskError if answers are sampled: candidates could not be compared."""
     options = task.config.generation_kwargs or {}
     default = float(options.get("temperature", 0.0)) > 0
     if task.OUTPUT_TYPE == "generate_until" and options.get("do_sample", default):
@@ -119,9 +120,9 @@ def _refuse_sampling(task: "Task") -> None:
 
 
 def _refuse_shots_from_items(task: Any) -> None:
-    """Raise TaskError if few-shot examples are items: the search would read the confirm answers.
+    """Raise TaskError if few-shot examples are items: search prompts would show confirm answers.
 
-    Without a split of their own, lm-eval draws them from the documents that it evaluates.
+    Without a few-shot split, lm-eval draws examples from the documents that it evaluates.
     """
     config = task.config
     if not config.num_fewshot or task.fewshot_cfg.samples is not None:
@@ -136,20 +137,18 @@ def _refuse_shots_from_items(task: Any) -> None:
 
 
 def _guarded(task: "Task", row: int, build: Callable[[], Any]) -> Any:
-    """Call ``build``, turning what lm-eval raises on a document into one line."""
+    """Call ``build``; turn exceptions of lm-eval about a document into a TaskError."""
     from jinja2 import TemplateError
 
     try:
         return build()
     except (ValueError, AssertionError, KeyError, TypeError, IndexError, TemplateError) as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise TaskError(
-            f"task '{task.task_name}': the prompt of doc {row} cannot be built: {reason}"
-        ) from error
+        where = f"task '{task.task_name}': the prompt of doc {row}"
+        raise TaskError(f"{where} cannot be built: {one_line(error)}") from error
 
 
 def _requests(task: Any, doc: Any, row: int, chat: Chat) -> "list[Instance]":
-    """lm-eval's requests of one document (``Task.build_all_requests``, loop body)."""
+    """Return lm-eval's requests of one document (loop body of ``Task.build_all_requests``)."""
     context = task.fewshot_context(
         doc,
         num_fewshot=task.config.num_fewshot,
@@ -171,7 +170,7 @@ def _requests(task: Any, doc: Any, row: int, chat: Chat) -> "list[Instance]":
 
 
 def _answers(task: Any, doc: Any) -> tuple[list[str], tuple[int, ...]]:
-    """Choices and indices of the right ones, as ``ConfigurableTask.process_results`` reads them."""
+    """Return the choices and the right indices, as ``ConfigurableTask.process_results`` does."""
     choices = task.doc_to_choice(doc)
     gold = task.doc_to_text(doc) if task.multiple_input else task.doc_to_target(doc)
     if isinstance(gold, str):
@@ -181,10 +180,10 @@ def _answers(task: Any, doc: Any) -> tuple[list[str], tuple[int, ...]]:
 
 
 def _memoise(task: Any, docs: Sequence[Any]) -> None:
-    """Let a task answer its templates for these very document objects from memory.
+    """Cache a task's rendered templates for these document objects.
 
-    lm-eval compiles a Jinja template per call, several per document: more than the forward pass
-    of a small model. ``docs`` are held by the task's instances, so their ids stay theirs.
+    lm-eval compiles a Jinja template per call, several per document, which takes longer than the
+    forward pass of a small model.
     """
     for name in ("doc_to_text", "doc_to_target", "doc_to_choice"):
         original = getattr(task, name, None)
@@ -193,11 +192,11 @@ def _memoise(task: Any, docs: Sequence[Any]) -> None:
 
 
 class _Memo:
-    """A one-document function that remembers its answer for known document objects."""
+    """Function of a document with a cache for given document objects, by their ids."""
 
     def __init__(self, function: Callable[..., Any], docs: Sequence[Any]) -> None:
         self._function = function
-        self._docs = {id(doc): doc for doc in docs}  # holds them, so that no id is reused
+        self._docs = {id(doc): doc for doc in docs}  # kept alive, so that no id is reused
         self._answers: dict[int, Any] = {}
 
     def __call__(self, doc: Any, *args: Any) -> Any:

@@ -1,7 +1,7 @@
-"""One prompt of a task as a model meets it, for a person to read. Knows lm-eval's tasks, no model.
+"""Render one prompt of a task for users to read. Knows lm-eval's tasks; knows no model.
 
-It is the first that lm-eval's command line would ask: of the task's first document, with the
-few-shot examples that lm-eval draws for it.
+It is the first prompt of lm-eval's command line: the task's first document, with the few-shot
+examples that lm-eval draws for it.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from .tasks import FEWSHOT_SEED, TaskSpec, leaf_tasks, task_objects
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
 
-_NAMED = 12  # tasks of a group that are named
+_NAMED = 12  # tasks of a group listed by name
 
 
 def show_task(task: str, *, num_fewshot: int | None = None, chat: Chat | None = None) -> list[str]:
@@ -24,11 +24,11 @@ def show_task(task: str, *, num_fewshot: int | None = None, chat: Chat | None = 
 
     Args:
         task: lm-eval's name, or the path of a YAML file.
-        num_fewshot: Examples in the prompt, whatever the task says; None: what it says.
-        chat: How prompts are wrapped; None: plain text.
+        num_fewshot: Examples in the prompt; None: the task's own number.
+        chat: Chat options and template; None: plain text.
 
     Returns:
-        Lines, of which the prompt is one that holds newlines.
+        Lines; the prompt is one of them and contains newlines.
 
     Raises:
         TaskError: If the task or its data cannot be used, or the prompt cannot be built.
@@ -42,7 +42,7 @@ def show_task(task: str, *, num_fewshot: int | None = None, chat: Chat | None = 
 
 
 def _members(task: str, leaves: "list[Task]") -> Iterator[str]:
-    """The tasks of a group, by name."""
+    """Yield a line that lists the tasks of a group."""
     if len(leaves) > 1:
         names = ", ".join(str(leaf.task_name) for leaf in leaves[:_NAMED])
         rest = f" and {len(leaves) - _NAMED} more" if len(leaves) > _NAMED else ""
@@ -50,7 +50,7 @@ def _members(task: str, leaves: "list[Task]") -> Iterator[str]:
 
 
 def _shown(task: Any, num_fewshot: int | None, chat: Chat) -> Iterator[str]:
-    """What is asked of one task's first document."""
+    """Yield the lines about a task's first document."""
     shots = task.config.num_fewshot if num_fewshot is None else num_fewshot
     task.set_config("num_fewshot", shots or 0)
     prompts = first_prompt(task, seed=FEWSHOT_SEED, chat=chat)
@@ -64,20 +64,20 @@ def _shown(task: Any, num_fewshot: int | None, chat: Chat) -> Iterator[str]:
     context = str(arguments[0][0])
     yield f"--- prompt of document 0, {len(context)} characters"
     yield context
-    yield from _asked(task.OUTPUT_TYPE, arguments, prompts.gold.get(0, (0,)), prompts.targets[0])
+    yield from _expected(task.OUTPUT_TYPE, arguments, prompts.gold.get(0, (0,)), prompts.targets[0])
 
 
-def _asked(
+def _expected(
     output_type: str, arguments: list[tuple[Any, ...]], gold: tuple[int, ...], target: str
 ) -> Iterator[str]:
-    """What a model must do with the prompt."""
+    """Yield the lines about the answer: continuations, target or settings."""
     if output_type == "generate_until":
-        yield f"--- to be continued by the model; settings {arguments[0][1]}"
+        yield f"--- the model continues it; settings {arguments[0][1]}"
         yield f"--- right answer: {target!r}"
     elif output_type == "loglikelihood_rolling":
-        yield "--- every token of it is scored"
+        yield "--- every token is scored"
     else:
-        yield "--- what may follow, each scored; * is right"
+        yield "--- continuations, each scored; * is right"
         for number, (context, continuation) in enumerate(arguments):
             other = "" if context == arguments[0][0] else f" after {str(context)!r}"
             yield f"{'*' if number in gold else ' '} {continuation!r}{other}"

@@ -1,7 +1,7 @@
-"""Which items the search may see. Pure: hashes in, split names out; knows no model and no task.
+"""Splits of items into search and confirm. Pure: hashes in, split names out; no model, no task.
 
-An item belongs to ``search`` or ``confirm`` by the hash of its document alone, so the answer never
-depends on file order, on other items or on a seed, and copies of a document always land together.
+The hash of its document alone decides whether an item belongs to ``search`` or ``confirm``. The
+split depends on no file order, no other items and no seed, and copies of a document stay together.
 """
 
 import hashlib
@@ -18,44 +18,44 @@ SPLIT_NAMES = (SEARCH, CONFIRM, GUARD)
 def doc_hash(doc: Mapping[str, Any]) -> str:
     """Return the SHA-256 (hex) of a document's canonical JSON: sorted keys, no blanks, UTF-8.
 
-    Values that JSON does not know (dates, arrays, images) enter by their ``str``.
+    Values that JSON lacks (dates, arrays, images) enter by their ``str``.
     """
     text = json.dumps(doc, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _fraction(digest: str, start: int) -> float:
-    """Read 64 bits of a digest, from hex digit ``start``, as a number in [0, 1)."""
+    """Return 64 bits of a digest, from hex digit ``start``, as a number in [0, 1)."""
     return int(digest[start : start + 16], 16) / 2**64
 
 
 def cap_rank(digest: str) -> float:
-    """Order in which a cap takes items: bits 64..127, independent of those that chose the split."""
+    """Return an item's rank under a cap: bits 64..127, independent of those of the split."""
     return _fraction(digest, 16)
 
 
 def capped(doc_hashes: Sequence[str], cap: int | None, rank: Callable[[str], float]) -> set[str]:
-    """Return the distinct hashes of lowest ``rank`` whose copies number at most ``cap`` items."""
+    """Return the distinct hashes of lowest ``rank`` with at most ``cap`` items, copies counted."""
     copies = Counter(doc_hashes)
     if cap is None:
         return set(copies)
-    taken: set[str] = set()
+    chosen: set[str] = set()
     for digest in sorted(copies, key=lambda digest: (rank(digest), digest)):
         if copies[digest] > cap:
             break
-        taken.add(digest)
+        chosen.add(digest)
         cap -= copies[digest]
-    return taken
+    return chosen
 
 
 @dataclass(frozen=True)
 class Splits:
-    """How documents are shared between search and confirm.
+    """Shares and caps of the search and confirm splits.
 
     Args:
-        search_share: Probability in [0, 1] that a document is for the search; the rest confirms.
+        search_share: Probability in [0, 1] that a document is a search item, else a confirm item.
         search_items: Most search items per task; the documents of lowest hash are kept.
-        confirm_items: The same for confirm.
+        confirm_items: Most confirm items per task, likewise.
 
     Raises:
         ValueError: If a number is out of range.
@@ -77,7 +77,7 @@ class Splits:
                 )
 
     def assign(self, doc_hashes: Sequence[str]) -> list[str]:
-        """Name the split of every document: ``search``, ``confirm`` or ``unused`` (over a cap).
+        """Return the split of every document: ``search``, ``confirm`` or ``unused`` (over a cap).
 
         Args:
             doc_hashes: Hex SHA-256 of each document, in any order, copies allowed.

@@ -1,16 +1,17 @@
-"""lm-eval tasks made once: documents hashed and split, prompts frozen. Knows lm-eval, no model.
+"""Load lm-eval tasks once: hash and split documents, freeze prompts. Knows lm-eval; knows no model.
 
-`load_tasks` does everything that can go wrong before a model is loaded; a `FrozenTask` then holds
-every request that any candidate will ever be asked.
+`load_tasks` does all that can fail without a model. A `FrozenTask` then holds every request of
+every candidate.
 """
 
 import inspect
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..quiet import quiet, silent
+from ..quiet import log_level, one_line, quiet
 from ..scores.fingerprint import digest
 from ..scores.term_columns import METRIC, NEEDS, TermColumn
 from .catalogue import builtin_index, refuse_missing_data, task_configs
@@ -25,32 +26,23 @@ if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
     from lm_eval.api.task import Task
 
-__all__ = [
-    "FrozenTask",
-    "TaskError",
-    "TaskSpec",
-    "leaf_tasks",
-    "load_tasks",
-    "task_ingredients",
-    "task_objects",
-]
-# lm-eval's own default for `--seed`: with it, its command line builds the same few-shot prompts.
+# lm-eval's default of `--seed`, so its command line builds the same few-shot prompts.
 FEWSHOT_SEED = 1234
 
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """One task, or group of tasks, as the person asks for it.
+    """One task or group of tasks as users ask for it.
 
     Args:
         task: lm-eval's name, the path of a YAML file, or a task's configuration as a dictionary,
             whose ``custom_dataset`` may be a function.
-        num_fewshot: Examples per prompt; None: what the task says.
-        metric: ``acc`` or ``exact_match,strict``; None: the task's first.
-        weight: Weight in the mean over tasks; a group's tasks share it equally.
-        optimize: What counts of it for the objective.
-        max_items: Most documents used, drawn by hash; None: all.
-        guard: Whether the whole task guards against loss instead of being searched on.
+        num_fewshot: Examples per prompt; None: the task's own number.
+        metric: ``acc`` or ``exact_match,strict``; None: the task's first metric.
+        weight: Weight in the mean over tasks, shared equally by the tasks of a group.
+        optimize: Columns of its items that the objective uses.
+        max_items: Most documents used, chosen by hash; None: all.
+        guard: Whether all its items are guard items, instead of search and confirm items.
 
     Raises:
         ValueError: If a number is out of range.
@@ -76,23 +68,23 @@ class TaskSpec:
 
 @dataclass(frozen=True, eq=False)
 class FrozenTask:
-    """A task with its prompts built; the same requests for every candidate.
+    """A task with its prompts built: the same requests for every candidate.
 
     Attributes:
         name: lm-eval's name of the task.
-        metric: Which metric counts and how it aggregates.
+        metric: Metric that counts, and its aggregation.
         weight: Weight in the mean over tasks.
-        optimize: What counts of it for the objective.
-        source: The YAML file that asked for it; None for lm-eval's own tasks.
+        optimize: Columns of its items that the objective uses.
+        source: YAML file that it came from; None for a built-in task or a dictionary.
         output_type: ``multiple_choice``, ``loglikelihood``, ``loglikelihood_rolling`` or
             ``generate_until``.
-        num_fewshot: Examples in each prompt.
+        num_fewshot: Examples per prompt.
         doc_ids: Rows of the task's data by split, ascending.
         doc_hashes: SHA-256 of each used document, by row.
-        ingredients: Digests of what decides its scores: ``items`` (splits and documents),
-            ``prompts`` (requests and answers) and ``scoring`` (metric and filters).
-        prompts: The lm-eval requests by row, and the gold answers.
-        task: The lm-eval object, for its filters and metrics.
+        ingredients: Digests of all that decides its scores: ``items`` (splits and documents),
+            ``prompts`` (requests and answers), ``scoring`` (metric and filters), ``template``.
+        prompts: lm-eval's requests by row, and the right answers.
+        task: lm-eval's task object, for its filters and metrics.
     """
 
     name: str
@@ -115,29 +107,29 @@ class FrozenTask:
 
     @property
     def fingerprint(self) -> str:
-        """Digest of all `ingredients`: equal ones mean comparable scores of one model."""
+        """Digest of all `ingredients`; scores of tasks with equal digests are comparable."""
         return digest(dict(self.ingredients))
 
     def instances(self, split: str) -> "list[list[Instance]]":
-        """Requests of each document of a split, in the order of `doc_ids`."""
+        """Return the requests of each document of a split, in the order of `doc_ids`."""
         return [self.prompts.instances[row] for row in self.doc_ids.get(split, ())]
 
     def samples(self, split: str) -> dict[str, list[int]]:
-        """Argument of lm-eval's ``--samples`` that scores exactly this split."""
+        """Return the argument of lm-eval's ``--samples`` for exactly this split."""
         return {self.name: list(self.doc_ids.get(split, ()))}
 
 
 def load_tasks(
     specs: Sequence[TaskSpec], *, splits: Splits, chat: Chat | None = None
 ) -> tuple[FrozenTask, ...]:
-    """Load, check, split and freeze tasks; everything that needs no model.
+    """Load, check, split and freeze tasks, without a model.
 
     lm-eval's index of built-in tasks (5 to 15 s) is read only if a built-in name is asked for.
 
     Args:
-        specs: What is wanted; groups expand to their tasks.
-        splits: How documents are shared between search and confirm; guard tasks stay whole.
-        chat: How prompts are wrapped; None: plain text.
+        specs: Tasks asked for; groups expand to their tasks.
+        splits: Shares and caps of the search and confirm splits; guard tasks are not split.
+        chat: Chat options and template; None: plain text.
 
     Raises:
         TaskError: If a task, its data, its metric or its prompts cannot be used as asked.
@@ -154,24 +146,22 @@ def load_tasks(
 
 
 def _load(spec: TaskSpec) -> "list[Task]":
-    """lm-eval's task objects that a spec stands for."""
+    """Return lm-eval's task objects of a spec."""
     if not isinstance(spec.task, str):
         return [_construct(config) for config in task_configs(spec.task)]
-    if not is_path(spec.task):
-        return _load_builtin(spec.task)
     tasks: list[Task] = []
-    for leaf in leaf_configs(Path(spec.task)):
-        tasks += _load_builtin(leaf) if isinstance(leaf, str) else [_construct(leaf)]
+    for leaf in leaf_configs(Path(spec.task)) if is_path(spec.task) else [spec.task]:
+        tasks += _loaded(leaf)["tasks"].values() if isinstance(leaf, str) else [_construct(leaf)]
     if not tasks:
         raise TaskError(f"{spec.task}: the group has no tasks")
     return tasks
 
 
 def task_objects(task: str) -> "list[Task | Group]":
-    """lm-eval's objects for a task as lm-eval's command line would build them, groups as groups.
+    """Return lm-eval's objects of a task as its command line builds them, groups as groups.
 
-    A group of a YAML file holds all its tasks directly: lm-eval aggregates over tasks, so its score
-    is the same, and groups inside it have no line of their own.
+    A group of a YAML file contains all its tasks directly: lm-eval aggregates over tasks, so its
+    score is the same, but groups inside it get no line of results.
 
     Raises:
         TaskError: If the task or its data cannot be used.
@@ -195,91 +185,85 @@ def task_objects(task: str) -> "list[Task | Group]":
 
 
 def leaf_tasks(objects: "Sequence[Task | Group]") -> "list[Task]":
-    """The tasks among tasks and groups, in order."""
+    """Return the tasks, those of groups included, in order."""
     from lm_eval.api.group import Group
 
-    found: list[Task] = []
+    tasks: list[Task] = []
     for built in objects:
-        found += built.get_all_tasks() if isinstance(built, Group) else [built]
-    return found
+        tasks += built.get_all_tasks() if isinstance(built, Group) else [built]
+    return tasks
 
 
 def _loaded(name: str) -> Any:
-    """What lm-eval's index gives for a name that it has: tasks and groups by name."""
+    """Load a name of lm-eval's index: tasks and groups by name."""
     return _with_data(name, lambda: [builtin_index().load([name])])[0]
 
 
 def _construct(config: dict[str, Any]) -> "Task":
-    """Build a task object, loading its data."""
+    """Build a task object and load its data."""
     from lm_eval.tasks import TaskManager
 
     manager = TaskManager(include_defaults=False)
     return _with_data(str(config["task"]), lambda: manager.load([config])["tasks"].values())[0]
 
 
-def _load_builtin(name: str) -> "list[Task]":
-    """Task objects of a name in lm-eval's own index, which has it."""
-    return list(_loaded(name)["tasks"].values())
-
-
 def _with_data(name: str, load: Any) -> list[Any]:
-    """Call ``load``, turning what lm-eval and datasets raise into one line with a remedy."""
+    """Call ``load``; turn exceptions of lm-eval and datasets into a TaskError with a remedy."""
     from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
     from jinja2 import TemplateError
 
     try:
-        with silent("datasets"):
+        with log_level(logging.CRITICAL, "datasets"):  # its exceptions say the same
             return list(load())
     except (ConnectionError, DatasetNotFoundError) as error:
         raise TaskError(
-            f"task '{name}': its data are not on this machine and the hub does not give them "
-            f"({_line(error)}); load the data set once while online, or use a task with local files"
+            f"task '{name}': its data are not on this machine and the hub does not provide them "
+            f"({one_line(error)}); load the data set once while online, or use local files"
         ) from error
     except StopIteration as error:
         raise TaskError(f"task '{name}': its data are empty; add documents") from error
     except DatasetGenerationError as error:
         cause = error.__cause__ or error
-        raise TaskError(f"task '{name}': its data cannot be read: {_line(cause)}") from error
+        raise TaskError(f"task '{name}': its data cannot be read: {one_line(cause)}") from error
     except TypeError as error:
-        raise TaskError(f"task '{name}' cannot be built: {_line(error)}{_advice(error)}") from error
+        raise TaskError(
+            f"task '{name}' cannot be built: {one_line(error)}{_advice(error)}"
+        ) from error
     except (ValueError, KeyError, IndexError, AttributeError, AssertionError, OSError) as error:
-        raise TaskError(f"task '{name}' cannot be built: {_line(error)}") from error
+        raise TaskError(f"task '{name}' cannot be built: {one_line(error)}") from error
     except TemplateError as error:
-        raise TaskError(f"task '{name}': a template fails on its data: {_line(error)}") from error
+        raise TaskError(
+            f"task '{name}': a template fails on its data: {one_line(error)}"
+        ) from error
 
 
 def _advice(error: TypeError) -> str:
-    """What to do where lm-eval passed a task's own function more than it takes."""
+    """Return the remedy if a task's function does not take all that lm-eval passes."""
     if "unexpected keyword argument" not in str(error):
         return ""
-    return "; lm-eval passes the task's `metadata` too: let the function take **kwargs"
-
-
-def _line(error: BaseException) -> str:
-    """An exception on one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return "; lm-eval also passes the task's `metadata`: let the function take **kwargs"
 
 
 def _refuse_duplicates(pairs: "Sequence[tuple[TaskSpec, list[Task]]]") -> None:
-    """Raise TaskError if a task's name occurs twice: scores are kept by name."""
-    asked: dict[str, str] = {}
+    """Raise TaskError if two tasks have one name: scores are stored by name."""
+    labels: dict[str, str] = {}
     for spec, leaves in pairs:
         for task in leaves:
-            if task.task_name in asked:
+            if task.task_name in labels:
                 raise TaskError(
                     f"task names must differ, got '{task.task_name}' from '{_label(spec)}' and "
-                    f"from '{asked[task.task_name]}'; remove one, or give it another `task:` name"
+                    f"from '{labels[task.task_name]}'; remove one, or give it another `task:` name"
                 )
-            asked[task.task_name] = _label(spec)
+            labels[task.task_name] = _label(spec)
 
 
 def _label(spec: TaskSpec) -> str:
-    """What a person knows a spec by."""
+    """Return what users call a spec."""
     return spec.task if isinstance(spec.task, str) else f"dictionary {spec.task.get('task')}"
 
 
 def _freeze(task: Any, spec: TaskSpec, weight: float, splits: Splits, chat: Chat) -> FrozenTask:
-    """Choose metric and documents, then build the prompts of each split."""
+    """Choose the metric and the documents, then build the prompts of each split."""
     metric = choose_metric(task, spec.metric)
     if spec.num_fewshot is not None:
         task.set_config("num_fewshot", spec.num_fewshot)
@@ -308,7 +292,7 @@ def _freeze(task: Any, spec: TaskSpec, weight: float, splits: Splits, chat: Chat
 
 
 def _refuse_missing_columns(task: Any, spec: TaskSpec, prompts: Prompts) -> None:
-    """Raise TaskError unless every document of a task has what is optimised."""
+    """Raise TaskError unless every document of a task has the columns to optimise."""
     for column in spec.optimize:
         kinds = NEEDS.get(column, (str(task.OUTPUT_TYPE),))
         if task.OUTPUT_TYPE not in kinds:
@@ -329,7 +313,7 @@ def _refuse_missing_columns(task: Any, spec: TaskSpec, prompts: Prompts) -> None
 
 
 def _source(spec: TaskSpec) -> Path | None:
-    """The YAML file that a spec names, if it names one."""
+    """Return the YAML file of a spec; None if it is a name or a dictionary."""
     if isinstance(spec.task, str) and is_path(spec.task):
         return Path(spec.task).resolve()
     return None
@@ -338,32 +322,32 @@ def _source(spec: TaskSpec) -> Path | None:
 def _rows_by_split(
     hashes: Sequence[str], spec: TaskSpec, splits: Splits, name: str
 ) -> dict[str, tuple[int, ...]]:
-    """Rows of the data in each split, ascending; capped by the spec, then by the splits."""
+    """Return the rows of each split, ascending, capped by the spec and then by the splits."""
     chosen = capped(hashes, spec.max_items, cap_rank)
     rows = [row for row, digest in enumerate(hashes) if digest in chosen]
     if spec.guard:
         return {GUARD: tuple(rows)}
     sides = splits.assign([hashes[row] for row in rows])
-    found = {
+    by_split = {
         split: tuple(row for row, side in zip(rows, sides, strict=True) if side == split)
         for split in SPLIT_NAMES
     }
     for split, share in ((SEARCH, splits.search_share), (CONFIRM, 1 - splits.search_share)):
-        if share > 0 and len(found[split]) < 2:
+        if share > 0 and len(by_split[split]) < 2:
             raise TaskError(
-                f"task '{name}': {len(found[split])} of its {len(hashes)} documents fall to "
-                f"{split} (`search_share` {splits.search_share}), at least 2 are needed; change "
-                "the share or the caps, or add documents"
+                f"task '{name}': {len(by_split[split])} of its {len(hashes)} documents are "
+                f"{split} items (`search_share` {splits.search_share}), at least 2 are "
+                "needed; change the share or the caps, or add documents"
             )
-    return {split: ids for split, ids in found.items() if ids}
+    return {split: ids for split, ids in by_split.items() if ids}
 
 
-# Settings of a task that turn answers into scores.
+# Settings of a task that decide how answers become scores.
 _SCORING = ("output_type", "filter_list", "metric_list", "process_results", "repeats")
 
 
 def _described(config: Any, name: str) -> Any:
-    """A setting as JSON can hold it; a function by its source."""
+    """Return a setting for JSON; a function as its source."""
     value = getattr(config, name, None)
     return inspect.getsource(value) if inspect.isfunction(value) else value
 
@@ -375,8 +359,8 @@ def _ingredients(
     hashes: Mapping[int, str],
     prompts: Prompts,
 ) -> dict[str, str]:
-    """Digests over all that decides a task's scores besides the model and tokenizer."""
-    asked = [
+    """Return digests of all that decides a task's scores besides model and tokenizer."""
+    requests = [
         [
             row,
             [list(instance.args) for instance in prompts.instances[row]],
@@ -391,12 +375,12 @@ def _ingredients(
         "items": digest(
             [task.task_name, {split: list(ids) for split, ids in rows.items()}, hashes]
         ),
-        "prompts": digest([task.task_name, asked]),
+        "prompts": digest([task.task_name, requests]),
         "scoring": digest([task.task_name, counts, settings]),
     }
 
 
 def task_ingredients(tasks: Sequence[FrozenTask]) -> dict[str, str]:
-    """Digests of several tasks together, by ingredient; see `FrozenTask`."""
+    """Return the joint digests of several tasks, by ingredient; see `FrozenTask`."""
     names = dict.fromkeys(name for task in tasks for name in task.ingredients)
     return {name: digest([task.ingredients[name] for task in tasks]) for name in names}

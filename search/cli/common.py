@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -83,8 +82,6 @@ def quieten_libraries() -> None:
     """Turn off the progress bars and banners of all libraries."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    for name in ("lm_eval", "datasets", "optuna", "filelock"):
-        logging.getLogger(name).setLevel(logging.ERROR)
     import datasets
     import optuna
 
@@ -95,10 +92,11 @@ def quieten_libraries() -> None:
 
 def quieten_transformers() -> None:
     """Turn off the progress bars and banners of transformers, importing no other library."""
-    for name in ("transformers", "httpx"):
-        logging.getLogger(name).setLevel(logging.ERROR)
     import transformers
 
+    from ...evals.quiet import quieten
+
+    quieten()
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
 

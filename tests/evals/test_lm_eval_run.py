@@ -107,7 +107,7 @@ def test_options_reach_lm_eval(tasks_folder, tokenizer):
 def test_a_task_that_says_zero_keeps_it_and_the_person_is_told(tasks_folder, tokenizer, caplog):
     results, _ = evaluated([tasks_folder["mc"]], tokenizer, num_fewshot=3, limit=2)
     assert results["n-shot"]["mc"] == 0
-    assert "task 'mc' says `num_fewshot: 0`, which lm-eval keeps" in caplog.text
+    assert "task 'mc' has `num_fewshot: 0`, which lm-eval keeps" in caplog.text
 
 
 def test_the_prompt_that_is_shown_is_the_first_that_is_asked(tasks_folder, tokenizer, tmp_path):
@@ -123,9 +123,9 @@ def test_the_prompt_that_is_shown_is_the_first_that_is_asked(tasks_folder, token
 
 def test_what_is_shown_of_other_kinds(tasks_folder):
     lines = show_task(str(tasks_folder["gen"]))
-    assert lines[-2].startswith("--- to be continued by the model; settings {'until': ")
+    assert lines[-2].startswith("--- the model continues it; settings {'until': ")
     assert lines[-1] == "--- right answer: '0'"
-    assert show_task(str(tasks_folder["rolling"]))[-1] == "--- every token of it is scored"
+    assert show_task(str(tasks_folder["rolling"]))[-1] == "--- every token is scored"
     group = tasks_folder["mc"].with_name("two.yaml")
     group.write_text("group: two\ntask: [ll, mc]\n")
     assert show_task(str(group))[0].endswith("two.yaml: 2 tasks: ll, mc; of the first:")
@@ -204,7 +204,7 @@ def refused(tasks, match: str, **options) -> None:
 
 def test_tasks_that_cannot_be_run(tasks_folder, tmp_path):
     refused([], "no tasks are given; name some, or see `heterosis tasks`")
-    refused([tmp_path], "a task is a YAML file, got the folder .*; those in it: none")
+    refused([tmp_path], "a task is a YAML file, got the folder .*; files in it: none")
     copy = choice_task(tmp_path, "mc")
     refused([tasks_folder["mc"], copy], "task names must differ, got 'mc' 2 times")
     rows = {"ll": [1]}
@@ -227,10 +227,10 @@ def test_code_of_a_model_runs_only_where_it_may(tmp_path):
 
 def test_a_place_that_cannot_be_written_to(tasks_folder, tmp_path):
     (tmp_path / "file").write_text("")
-    match = "`output_path` must be a folder that can be written to, .* got .*file"
+    match = "`output_path` must be a writable folder, .* got .*file"
     refused([tasks_folder["mc"]], match, output_path=tmp_path / "file")
 
 
 def test_a_template_that_is_not_there(tokenizer):
-    with pytest.raises(TaskError, match="needs a tokenizer with a chat template, and that of tiny"):
+    with pytest.raises(TaskError, match="a tokenizer with a chat template, and tiny's has none"):
         check_chat(ChatOptions(apply_chat_template=True), tokenizer, "tiny")

@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from heterosis.evals.scores.item_table import load
+from heterosis.evals.scores.item_table import StoreError, load
 from heterosis.evals.scores.scores import AUDIT, COLUMNS, PER_TASK, ItemScores, item_scores
-from heterosis.evals.scores.store import ItemStore, StoreError
+from heterosis.evals.scores.store import ItemStore
 
 
 def some_scores(seed: int, tasks: tuple[str, ...] = ("mc", "ppl")) -> ItemScores:
@@ -110,7 +110,7 @@ def test_an_empty_store_is_empty(store):
 
 
 class Killed(BaseException):
-    """Stands for kill -9."""
+    """Takes the place of kill -9."""
 
 
 def test_a_kill_between_rename_and_removal_loses_and_doubles_nothing(store, monkeypatch):
@@ -154,7 +154,7 @@ def test_a_kill_before_the_rename_leaves_the_old_state(store, monkeypatch):
 def test_torn_temporary_files_are_not_looked_at(store):
     store.append(0, "search", some_scores(0))
     (store.folder / ".tmp-trial-000001.search.parquet").write_bytes(b"PAR1 torn")
-    (store.folder / "notes.txt").write_text("a person's own file stays")
+    (store.folder / "notes.txt").write_text("a user's file stays")
     assert store.keys() == {(0, "search")}
     store.compact()
     assert (store.folder / "notes.txt").exists()

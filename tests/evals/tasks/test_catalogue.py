@@ -65,7 +65,7 @@ def test_files_on_the_web_are_out_of_reach_where_it_is_switched_off(monkeypatch,
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
     kwargs = {"data_files": {"test": ["https://example.org/a.jsonl"]}}
     found = missing_data({"dataset_path": "json", "dataset_kwargs": kwargs})
-    said = "data file https://example.org/a.jsonl lies on the web, which is switched off"
+    said = "data file https://example.org/a.jsonl is on the web, which is switched off"
     assert str(found).startswith(said) if offline else found is None
 
 

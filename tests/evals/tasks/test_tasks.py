@@ -1,4 +1,4 @@
-"""Loading tasks: frozen prompts, splits, and every mistake a person can make, named."""
+"""Loading tasks: frozen prompts, splits, and an error for every mistake of a user."""
 
 import shutil
 from pathlib import Path
@@ -147,9 +147,9 @@ def test_missing_data_file(tmp_path):
 def test_broken_yaml(tmp_path):
     path = tmp_path / "broken.yaml"
     path.write_text("task: [unclosed\n")
-    refused(path, r"broken.yaml must be YAML, got: while parsing")
+    refused(path, r"broken.yaml must be YAML, got: ParserError: while parsing")
     path.write_text("just words\n")
-    refused(path, "broken.yaml must hold keys and values, got: Expected YAML dict")
+    refused(path, "broken.yaml must be a mapping of keys to values, got: Expected YAML dict")
     path.write_text("task: x\nprocess_docs: !function nowhere.at_all\n")
     refused(path, "`!function` cannot be loaded: Cannot import module 'nowhere'")
 
@@ -252,7 +252,7 @@ def test_duplicate_task_names(tasks_folder, tmp_path):
 
 def test_no_document_left_for_the_search(tmp_path):
     with pytest.raises(
-        TaskError, match=r"0 of its 10 documents fall to search .* at least 2 are needed"
+        TaskError, match=r"0 of its 10 documents are search items .* at least 2 are needed"
     ):
         load_one(choice_task(tmp_path), Splits(0.0001))
 

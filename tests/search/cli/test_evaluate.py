@@ -118,7 +118,7 @@ def test_a_model_that_brings_code_is_not_run(heterosis, tmp_path):
         (["--tasks", JAVA, "--apply-chat-template"], "needs a tokenizer with a chat template"),
         (["--tasks", JAVA, "--gen-kwargs", "x"], "`gen_kwargs` must be settings"),
         (["--tasks", JAVA, "--seed", "x"], "`seed` must be one whole number"),
-        (["--tasks", JAVA, "-o", JAVA], "`output_path` must be a folder that can be written to"),
+        (["--tasks", JAVA, "-o", JAVA], "`output_path` must be a writable folder"),
     ],
 )
 def test_mistakes(heterosis, words, message):
