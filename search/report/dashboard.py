@@ -1,7 +1,7 @@
-"""A study as optuna-dashboard shows it: a copy of its journal that follows the search, with notes.
+"""A study for optuna-dashboard: a copy of its journal, with notes, that follows the search.
 
-The search's own file is only read: what a person writes in the dashboard stays in the copy, which
-goes when the dashboard ends. Knows Optuna's journal and candidates; serves nothing itself.
+The search's own journal is only read: what users write in the dashboard stays in the copy, which is
+deleted when the dashboard ends. Knows Optuna's journal and candidates; serves nothing itself.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from ..storage.journal import JOURNAL, UNREADABLE, Journal, file_stamp
 from ..study.page_refresh import SHARE
 
 log = logging.getLogger(__name__)
-FOLLOWED_EVERY = 5.0
+POLL_SECONDS = 5.0
 """Seconds between two looks at the search's journal."""
 
 
 class Mirror:
-    """A journal beside the study's own, to which notes are added.
+    """A copy of a study's journal with notes.
 
-    A new trial gets a note of what it says itself at once; what only the leaderboard knows (confirm
-    scores, verdicts) follows when journal or items have changed, as often as deriving it takes at
+    A new trial gets a note from its own record at once. Notes from the leaderboard (confirm scores,
+    verdicts) follow when the journal or the items have changed, as often as reading it takes at
     most SHARE of a core.
 
     Args:
         study: The study's results folder.
-        folder: Where the copy is kept; it must exist.
-        clock: Seconds, never put back.
+        folder: An existing folder for the copy.
+        clock: Monotonic seconds.
 
     Attributes:
         storage: The copy, for a dashboard.
@@ -52,45 +52,45 @@ class Mirror:
     def __init__(
         self, study: Path, folder: Path, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        Journal(study)  # refuses what is no study
+        Journal(study)  # raises if there is no study
         self._source, self._copy = study / JOURNAL, folder / JOURNAL
         self._clock = clock
         self._due = clock()
-        self._at: list[int] = []
-        self._read = self._noted = self._version = 0
-        self._alone = threading.Lock()
+        self._stamp: list[int] = []
+        self._bytes_copied = self._noted = self._version = 0
+        self._lock = threading.Lock()
         self._notes: dict[str, str] = {}
         self._append()
         self.storage = JournalStorage(JournalFileBackend(str(self._copy)))
-        self._gathered = _Gathering(str(self._copy))
-        self._writer = JournalStorage(self._gathered)
+        self._batch = _BatchingBackend(str(self._copy))
+        self._writer = JournalStorage(self._batch)
 
     def _append(self) -> bool:
-        """Append the whole lines that the search has written since; say whether there are any."""
+        """Copy the complete lines that the search has added; return whether there are any."""
         with self._source.open("rb") as source:
-            source.seek(self._read)
+            source.seek(self._bytes_copied)
             new = source.read()
         new = new[: new.rfind(b"\n") + 1]
         with self._copy.open("ab") as copy:
             copy.write(new)
-        self._read += len(new)
+        self._bytes_copied += len(new)
         return bool(new)
 
     def follow(self) -> None:
-        """Take over what is new in the search's journal, and write the notes that changed.
+        """Copy what is new in the search's journal, and write the notes that changed.
 
         Raises:
-            StudyError: If the leaderboard cannot be derived now; what is new is taken over.
+            StudyError: If the leaderboard cannot be read now; what is new is copied.
             OSError: If a file cannot be read.
         """
-        with self._alone:
+        with self._lock:
             self._follow()
 
     def _follow(self) -> None:
         if self._append() and self._version:
             self._note_new_trials()
-        at = file_stamp(self._source.parent)
-        if at == self._at or self._clock() < self._due:
+        stamp = file_stamp(self._source.parent)
+        if stamp == self._stamp or self._clock() < self._due:
             return
         begun = time.thread_time()
         try:
@@ -99,19 +99,19 @@ class Mirror:
             self._due = self._clock() + (time.thread_time() - begun) / SHARE
         rows = {f"{row.candidate.number}:": trial_note(row) for row in board.rows}
         self._write({"": study_note(board), **rows})
-        self._noted, self._at = max(self._noted, len(board.rows)), at
+        self._noted, self._stamp = max(self._noted, len(board.rows)), stamp
 
     def _note_new_trials(self) -> None:
-        """Say of each new trial what its own record says."""
+        """Write a note on each new trial from its own record."""
         new = self.storage.get_all_trials(0, deepcopy=False)[self._noted :]
         rows = (Row(candidate_of(trial)) for trial in new)
         self._write({f"{row.candidate.number}:": trial_note(row) for row in rows})
         self._noted += len(new)
 
     def _write(self, notes: Mapping[str, str]) -> None:
-        """Write those notes that are not there yet, all at once."""
+        """Write the notes that changed, all at once."""
         self._version += 1
-        with self._gathered.held():
+        with self._batch.one_append():
             for owner, note in notes.items():
                 if self._notes.get(owner) != note:
                     self._set(f"dashboard:{owner}note_ver", self._version)
@@ -123,47 +123,47 @@ class Mirror:
         self._writer.set_study_system_attr(0, key, value)
 
 
-class _Gathering(JournalFileBackend):
-    """A journal file that can be appended to in one piece: every append waits for the disk."""
+class _BatchingBackend(JournalFileBackend):
+    """A journal file with batched appends: every append waits for the disk."""
 
-    _kept: list[dict[str, Any]] | None = None
+    _batch: list[dict[str, Any]] | None = None
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Append, or keep for later."""
-        if self._kept is None:
+        """Append, or add to the batch."""
+        if self._batch is None:
             super().append_logs(logs)
         else:
-            self._kept += logs
+            self._batch += logs
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Keep what is appended, and append it at the end."""
-        self._kept = []
+    def one_append(self) -> Iterator[None]:
+        """Append everything of this context in one piece at its end."""
+        self._batch = []
         try:
             yield
         finally:
-            logs, self._kept = self._kept, None
+            logs, self._batch = self._batch, None
             if logs:
                 super().append_logs(logs)
 
 
 def study_note(board: Leaderboard) -> str:
-    """Say in Markdown what the search has found."""
+    """Return a Markdown note on the result of a search."""
     return "\n\n".join([f"# {board.name}", *summary_lines(board)])
 
 
 def trial_note(row: Row) -> str:
-    """Say in Markdown what a candidate is and how well it does."""
+    """Return a Markdown note on a candidate: recipe, scores, verdict."""
     candidate = row.candidate
     parts = [f"# {candidate.name}", f"`{recipe_line(candidate.recipe, candidate.origin)}`"]
     if candidate.failure:
         parts.append(f"Failed: {candidate.failure}")
     parts += [
-        f"{task}: {score(found.value, found.se)} on {found.n} search items"
-        for task, found in candidate.scores.items()
+        f"{task}: {score(task_score.value, task_score.se)} on {task_score.n} search items"
+        for task, task_score in candidate.scores.items()
     ]
     if candidate.raced:
-        parts.append(f"Stopped in the race after {candidate.items} items: scores are estimates.")
+        parts.append(f"Stopped early after {candidate.items} items: scores are estimates.")
     if row.confirm:
         parts.append(f"Confirmed: {score(row.confirm.value, row.confirm.se)} ({row.verdict}).")
     if row.to_parent:
@@ -174,7 +174,7 @@ def trial_note(row: Row) -> str:
 
 @contextmanager
 def mirrored(study: Path) -> Iterator[Mirror]:
-    """A mirror that follows the search from a thread of its own, until the context ends.
+    """Yield a mirror that follows the search in its own thread until the context ends.
 
     Raises:
         StudyError: If there is no study, or its journal is damaged.
@@ -190,22 +190,22 @@ def mirrored(study: Path) -> Iterator[Mirror]:
             thread.join()
 
 
-def keep_following(mirror: Mirror, ended: threading.Event, every: float = FOLLOWED_EVERY) -> None:
-    """Follow until the event is set; what cannot be read is told once, and tried again.
+def keep_following(mirror: Mirror, ended: threading.Event, every: float = POLL_SECONDS) -> None:
+    """Follow until the event is set; an error is logged once and tried again.
 
     Args:
-        mirror: What follows.
-        ended: Ends it.
+        mirror: The mirror.
+        ended: Ends the loop.
         every: Seconds between two looks.
     """
-    told = ""
+    logged = ""
     while True:
         try:
             mirror.follow()
-            told = ""
+            logged = ""
         except UNREADABLE as error:
-            if str(error) != told:
-                log.warning("the notes wait: %s", error)
-                told = str(error)
+            if str(error) != logged:
+                log.warning("the notes are not up to date: %s", error)
+                logged = str(error)
         if ended.wait(every):
             return

@@ -1,7 +1,7 @@
 """HTML from the templates, style and vendored scripts in ``pages``.
 
-Knows no studies. What a person named (parents, tasks, the study) and what an error says is
-escaped: by the template where it is text, by `embedded` where it is data of a script.
+Knows no studies. Names that users chose and error messages are escaped: by the template in text,
+by `embedded` in the data of a script.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ PLOTS, TABLES = "plotly-cartesian.min.js", "dataTables.min.js"
 
 
 def render(template: str, **values: Any) -> str:
-    """A page from its template; every value that the template names must be given."""
+    """Return a page from its template; every value that the template names must be given."""
     source = str(text(template)).replace("{# style #}", str(text("page.css")))
     return _environment().from_string(source).render(**values)
 
 
 def embedded(data: Mapping[str, Any]) -> Markup:
-    """JSON that cannot end the script element that it stands in."""
+    """Return JSON that cannot end the script element around it."""
     shown = json.dumps(data, allow_nan=False, ensure_ascii=True, separators=(",", ":"))
     for sign in "<>&":
         shown = shown.replace(sign, f"\\u{ord(sign):04x}")
@@ -34,18 +34,18 @@ def embedded(data: Mapping[str, Any]) -> Markup:
 
 
 def text(name: str) -> Markup:
-    """One of the files in ``pages``, as it is."""
+    """Return one of the files in ``pages``."""
     files = resources.files("heterosis.search.report") / "pages"
     return Markup((files / name).read_text(encoding="utf-8"))
 
 
 def script(name: str) -> Markup:
-    """A vendored script, with its licence's first lines as they are."""
+    """Return a vendored script, with the first lines of its licence."""
     return text(f"vendor/{name}")
 
 
 def now() -> str:
-    """When a page is drawn, as a person reads it."""
+    """Return the current time, as a page shows it."""
     return datetime.datetime.now().astimezone().isoformat(sep=" ", timespec="minutes")
 
 

@@ -1,11 +1,11 @@
-"""Which genes matter, estimated from all trials of a search. Knows trials; nothing of models.
+"""Importances of genes, estimated from all trials of a search. Knows trials; nothing of models.
 
-A forest is asked how much each gene explains of the scores (Optuna's mean decrease of impurity),
-several times over, on trials drawn again with replacement. Beside every gene it sees a shadow: the
-same values in another order. A gene that does not beat every shadow is not told apart from chance.
+Random forests compute how much of the scores each gene explains (Optuna's mean decrease of
+impurity), each on a bootstrap sample of the trials. Beside every gene they see its shadow: the same
+values permuted. A gene that does not exceed every shadow is not distinguishable from chance.
 
-A search does not try genes independently: one that drifts along with a better one looks like it.
-The winner's dissection (dissection.py) tests genes; this is a hint before there is one.
+Genes do not vary independently in a search: one that drifts along with a better one looks like it.
+The ablation of the winner tests genes; this is a hint before there is one.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from optuna.trial import FrozenTrial, create_trial
 from ..study.variants import curves
 
 FEWEST = 50
-"""Trials below which nothing is estimated (docs/experiments.md, "Genes from all trials")."""
+"""Fewest trials for an estimate (docs/experiments.md, "Genes from all trials")."""
 MOST = 200
-"""Trials that a forest sees, drawn at random: what more of them add is not worth their seconds."""
+"""Most trials that a forest sees, drawn at random: more are not worth their seconds."""
 REPEATS = 8
-"""Forests, each on trials drawn again."""
+"""Number of forests, each on its own bootstrap sample."""
 SHADOW = "shadow of "
 
 
 @dataclass(frozen=True)
 class Importance:
-    """What the forests say of a gene, or of a curve where genes are many.
+    """Importance of a gene, or of a curve if there are many genes.
 
     Attributes:
-        share: Of what they explain, the median.
-        low: The least of them.
-        high: The most of them.
-        is_shown: Whether it explained more, every time, than any shadow ever did.
+        share: Its share of the explained variance, the median over forests.
+        low: The smallest share.
+        high: The largest share.
+        is_shown: Whether its share exceeded that of every shadow in every forest.
     """
 
     share: float
@@ -50,12 +50,12 @@ class Importance:
 
 @dataclass(frozen=True)
 class Importances:
-    """What the forests say.
+    """Importances of all genes.
 
     Attributes:
-        genes: Gene or curve -> its importance, the greatest first.
-        chance: The most that a shadow explained in any forest.
-        trials: How many trials there are.
+        genes: Gene or curve -> its importance, the largest first.
+        chance: The largest share of a shadow in any forest.
+        trials: Number of trials.
     """
 
     genes: Mapping[str, Importance]
@@ -64,36 +64,38 @@ class Importances:
 
 
 def importances(trials: Sequence[FrozenTrial], values: Sequence[float]) -> Importances | None:
-    """Estimate which genes matter, in the space of the last trial: a stage before has others.
+    """Estimate the importances of genes in the space of the last trial's stage.
 
     Args:
-        trials: Of one search; those without a genotype do not count.
-        values: What each of them scored, estimates of raced ones included.
+        trials: Trials of one search; those without a genotype do not count.
+        values: Their scores, estimates of raced ones included.
 
     Returns:
-        None where there are fewer than FEWEST trials, or none differs from another.
+        None if there are fewer than FEWEST trials, or all scores are equal.
     """
-    known = [(t, v) for t, v in zip(trials, values, strict=True) if t.params and np.isfinite(v)]
-    known = [(t, v) for t, v in known if t.distributions == known[-1][0].distributions]
-    if len(known) < FEWEST or len({v for _, v in known}) < 2:
+    scored = [(t, v) for t, v in zip(trials, values, strict=True) if t.params and np.isfinite(v)]
+    scored = [(t, v) for t, v in scored if t.distributions == scored[-1][0].distributions]
+    if len(scored) < FEWEST or len({v for _, v in scored}) < 2:
         return None
-    rows = [_forest(known, repeat) for repeat in range(REPEATS)]
-    groups = curves(known[0][0].params)
-    chance = max(max(_summed(row, groups, SHADOW).values()) for row in rows)
-    found = {}
-    for group, shares in _by_group([_summed(row, groups) for row in rows]).items():
+    forests = [_forest(scored, repeat) for repeat in range(REPEATS)]
+    groups = curves(scored[0][0].params)
+    chance = max(max(_summed(forest, groups, SHADOW).values()) for forest in forests)
+    sums = [_summed(forest, groups) for forest in forests]
+    genes = {}
+    for group in groups:
+        shares = [shares_of[group] for shares_of in sums]
         low, high = min(shares), max(shares)
-        found[group] = Importance(float(np.median(shares)), low, high, is_shown=low > chance)
-    order = sorted(found, key=lambda group: (-found[group].share, group))
-    return Importances({g: found[g] for g in order}, chance, len(known))
+        genes[group] = Importance(float(np.median(shares)), low, high, is_shown=low > chance)
+    order = sorted(genes, key=lambda group: (-genes[group].share, group))
+    return Importances({group: genes[group] for group in order}, chance, len(scored))
 
 
-def _forest(known: Sequence[tuple[FrozenTrial, float]], repeat: int) -> dict[str, float]:
-    """Gene, and shadow of it -> its share, from one forest."""
+def _forest(scored: Sequence[tuple[FrozenTrial, float]], repeat: int) -> dict[str, float]:
+    """Share of each gene and of its shadow in one forest."""
     from optuna.importance import MeanDecreaseImpurityImportanceEvaluator, get_param_importances
 
     random = np.random.default_rng(repeat)
-    drawn = [known[i] for i in random.integers(len(known), size=min(len(known), MOST))]
+    drawn = [scored[i] for i in random.integers(len(scored), size=min(len(scored), MOST))]
     names = list(drawn[0][0].params)
     orders = {name: random.permutation(len(drawn)) for name in names}
     study = optuna.create_study(
@@ -122,10 +124,7 @@ def _doubled(distributions: Mapping[str, BaseDistribution]) -> dict[str, BaseDis
 
 
 def _summed(
-    row: Mapping[str, float], groups: Mapping[str, Sequence[str]], before: str = ""
+    shares: Mapping[str, float], groups: Mapping[str, Sequence[str]], prefix: str = ""
 ) -> dict[str, float]:
-    return {g: float(sum(row[before + name] for name in own)) for g, own in groups.items()}
-
-
-def _by_group(rows: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
-    return {group: [row[group] for row in rows] for group in rows[0]}
+    """Share of each group of genes."""
+    return {g: float(sum(shares[prefix + name] for name in genes)) for g, genes in groups.items()}

@@ -1,7 +1,7 @@
-"""The page that lists the studies of a folder, and how it is kept true when a search ends.
+"""The page that lists the studies of a folder; it is updated when a search ends.
 
-Knows folders, leaderboards and what the page said before: a study is read again only if its files
-have changed since. Draws no study's own page.
+Knows folders, leaderboards and the data in an earlier page: a study is re-read only if its files
+have changed. Does not draw the studies' own pages.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from .page import REPORT
 
 INDEX = "index.html"
 SIGN = "· heterosis</title>"
-"""In the head of every page that is drawn here."""
+"""In the head of every page of ours."""
 HEAD = 2000
-"""Bytes of a file that are looked at for that sign."""
+"""Bytes of a file that are searched for that sign."""
 FORM = 1
-"""Of the entries that a page keeps; others are read anew."""
+"""Version of the entries in a page; those of another version are re-read."""
 Entry = dict[str, Any]
 
 
 def index_page(entries: Sequence[Mapping[str, Any]], drawn: str | None = None) -> str:
-    """The page that lists studies.
+    """Return the page that lists studies.
 
     Args:
-        entries: Of each study, from `index_entry`, or ``{"name", "error"}``.
-        drawn: When; default: now.
+        entries: One per study, from `index_entry`, or ``{"name", "error"}``.
+        drawn: Time at which it was drawn; default: now.
     """
     return render(
         "index.html.j2",
@@ -50,7 +50,7 @@ def index_page(entries: Sequence[Mapping[str, Any]], drawn: str | None = None) -
 
 
 def index_entry(board: Leaderboard, link: str | None) -> Entry:
-    """One line of the page that lists studies; plain JSON values."""
+    """Return a study's entry: plain JSON values."""
     winner, baseline = board.winner, board.best_baseline
     cells = {
         "confirm": SCORE.cell(winner.confirm if winner else None),
@@ -75,17 +75,17 @@ def write_index(
     on_error: Callable[[str], object],
     out: Path | None = None,
 ) -> Path:
-    """Draw every study's page, then the page that lists them.
+    """Write every study's page, then the page that lists them.
 
     Args:
-        results: The folder that holds the studies.
-        folders: Theirs.
-        draw: Draws a study's page.
-        on_error: Told of each that cannot be read.
+        results: The folder of the studies.
+        folders: The studies' folders.
+        draw: Writes a study's page.
+        on_error: Called with the error of each study that cannot be read.
         out: The file; default: ``index.html`` in `results`.
 
     Raises:
-        StudyError: If the file that would be written is somebody else's page.
+        StudyError: If the file exists and is not a page of ours.
     """
     goal = out or results / INDEX
     _refuse_foreign(goal)
@@ -106,53 +106,53 @@ def write_index(
 
 
 def refresh_index(board: Leaderboard) -> Path | None:
-    """Keep the list of studies true that lies beside a study's folder, when its search has ended.
+    """Update the list of studies beside a study's folder when its search has ended.
 
-    It is drawn where it has been drawn before, or where a folder holds two studies and nothing
-    else; other pages, and folders that cannot be written to, are left alone.
+    It is written if it exists, or if the folder contains two studies and nothing else. Pages that
+    are not ours, and folders that cannot be written to, are left unchanged.
 
     Returns:
-        The page; None where there is none to keep.
+        The page; None if none was written.
 
     Raises:
-        OSError: If it cannot be written; it is then as it was.
+        OSError: If it cannot be written; it is then unchanged.
     """
     results = board.folder.absolute().parent
     goal = results / INDEX
     if (results / JOURNAL).is_file() or not os.access(results, os.W_OK):
         return None
-    if not is_ours(goal) and not _holds_studies_alone(results):
+    if not is_ours(goal) and not _has_only_studies(results):
         return None
     before = _entries(goal)
-    entries = [_kept(f, before, board) for f in find_studies(results)]
+    entries = [_entry(f, before, board) for f in find_studies(results)]
     write_atomically(goal, index_page(entries))
     return goal
 
 
-def _holds_studies_alone(results: Path) -> bool:
-    """Whether a folder holds two studies or more, and nothing else that can be seen."""
-    seen = [path for path in results.iterdir() if not path.name.startswith(".")]
-    return len(seen) > 1 and all((path / JOURNAL).is_file() for path in seen)
+def _has_only_studies(results: Path) -> bool:
+    """Whether a folder contains two studies or more, and nothing else but hidden files."""
+    visible = [path for path in results.iterdir() if not path.name.startswith(".")]
+    return len(visible) > 1 and all((path / JOURNAL).is_file() for path in visible)
 
 
-def _kept(folder: Path, before: Mapping[str, Entry], board: Leaderboard) -> Entry:
-    """A study's line: of the search that has ended, or as it was, or read anew."""
-    at, known = file_stamp(folder), before.get(folder.name, {})
+def _entry(folder: Path, before: Mapping[str, Entry], board: Leaderboard) -> Entry:
+    """A study's entry: of the given leaderboard, or from an earlier page, or re-read."""
+    at, earlier = file_stamp(folder), before.get(folder.name, {})
     link = f"{quote(folder.name)}/{REPORT}" if (folder / REPORT).is_file() else None
     if folder == board.folder.absolute():
-        found = index_entry(board, link)
-    elif known.get("at") == at:
-        found = {**known, "link": link}
+        entry = index_entry(board, link)
+    elif earlier.get("at") == at:
+        entry = {**earlier, "link": link}
     else:
         try:
-            found = index_entry(read_leaderboard(folder), link)
+            entry = index_entry(read_leaderboard(folder), link)
         except UNREADABLE as error:
             return {"name": folder.name, "error": str(error)}
-    return found | {"folder": folder.name, "at": at}
+    return entry | {"folder": folder.name, "at": at}
 
 
 def is_ours(page: Path) -> bool:
-    """Whether a file is there, and was drawn here."""
+    """Whether a file exists and is a page of ours."""
     try:
         with page.open("rb") as file:
             return SIGN.encode() in file.read(HEAD)
@@ -163,16 +163,16 @@ def is_ours(page: Path) -> bool:
 def _refuse_foreign(goal: Path) -> None:
     if goal.exists() and not is_ours(goal):
         raise StudyError(
-            f"{goal}: is not a page that heterosis has drawn, and is not overwritten; give another "
-            "file by --out"
+            f"{goal} was not written by heterosis and is not overwritten; choose another file "
+            "with --out"
         )
 
 
 def _entries(page: Path) -> dict[str, Entry]:
-    """Folder -> what a page said of its study; nothing where the page is of another form."""
+    """Folder -> entry of an earlier page; empty if its form is another."""
     try:
-        found = re.search(r'id="data">(.*?)</script>', page.read_text("utf-8"), re.S)
-        data = json.loads(found[1]) if found else {}
+        match = re.search(r'id="data">(.*?)</script>', page.read_text("utf-8"), re.S)
+        data = json.loads(match[1]) if match else {}
         if data.get("form") != FORM:
             return {}
         return {entry["folder"]: entry for entry in data["entries"] if "folder" in entry}

@@ -1,6 +1,6 @@
 """A study as one HTML page that needs no network.
 
-Knows rows and what the page's template wants of them; computes no statistics.
+Knows rows and the page's template; computes no statistics.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import Any
 
 import yaml
 
-from ...evals.stats.comparison import Difference
 from ..format import duration, score
 from ..leaderboard.board import Leaderboard, Row, read_leaderboard
 from ..leaderboard.columns import board_view, parent_name
@@ -31,29 +30,27 @@ MOST_ROWS = 500
 
 
 def write_report(board: Leaderboard, journal: Journal, out: Path | None = None) -> Path:
-    """Write a study's page, whole or not at all.
+    """Write a study's page, atomically.
 
     Args:
-        board: What to show.
-        journal: What it was derived from.
+        board: The leaderboard.
+        journal: The journal it was read from.
         out: The file; default: ``report.html`` in the study's folder.
     """
     path = out or board.folder / REPORT
-    write_atomically(path, page(board, journal.begun, _estimated(board, journal)))
+    write_atomically(path, page(board, journal.begun, _importances(board, journal)))
     return path
 
 
-def _estimated(board: Leaderboard, journal: Journal) -> Importances | None:
-    """Which genes matter, from all trials but the winner's variants."""
+def _importances(board: Leaderboard, journal: Journal) -> Importances | None:
+    """Importances of genes, from all trials that were scored."""
     values = {row.candidate.number: row.candidate.value for row in board.rows}
-    known = [
-        (trial, value) for trial in journal.trials if (value := values[trial.number]) is not None
-    ]
-    return importances([trial for trial, _ in known], [value for _, value in known])
+    scored = [(t, value) for t in journal.trials if (value := values[t.number]) is not None]
+    return importances([trial for trial, _ in scored], [value for _, value in scored])
 
 
 def draw(folder: Path, out: Path | None = None) -> tuple[Leaderboard, Path]:
-    """Read a study and write its page.
+    """Read a study and write its page; return both.
 
     Raises:
         StudyError: If there is no study in the folder, or it has not begun, or it is damaged.
@@ -69,13 +66,13 @@ def page(
     estimated: Importances | None = None,
     drawn: str | None = None,
 ) -> str:
-    """The page of a study: verdict, table, plots, failures, and how to do it again.
+    """Return the page of a study: verdict, table, plots, failures, and how to reproduce it.
 
     Args:
-        board: What to show.
+        board: The leaderboard.
         begun: The study's manifest.
-        estimated: Which genes matter, from all trials; None where that is not known.
-        drawn: When it was drawn; default: now.
+        estimated: Importances of genes from all trials, if any.
+        drawn: Time at which it was drawn; default: now.
     """
     rows, columns = shown_rows(board.rows), board_view(board, "page")
     return render(
@@ -84,8 +81,8 @@ def page(
         finished=board.finished,
         drawn=drawn or now(),
         sentences=list(sentences(board)),
-        luck=list(caveat_lines(board)),
-        told=_told(board),
+        caveats=list(caveat_lines(board)),
+        summary=_summary(board),
         figures=list(_figures(board)),
         objective=board.objective.phrase,
         points=board.in_points,
@@ -119,7 +116,7 @@ def shown_rows(rows: Sequence[Row]) -> list[Row]:
 
 
 def sentences(board: Leaderboard) -> Iterator[str]:
-    """What was found, the verdict first; by how much the winner is above others, with intervals."""
+    """Return the verdict, then by how much the winner differs from baselines, with intervals."""
     winner = board.winner
     is_better = winner is not None and winner.verdict == "better"
     first, *rest = [*_interval_sentences(board), None]
@@ -134,58 +131,56 @@ def sentences(board: Leaderboard) -> Iterator[str]:
 
 
 def _interval_sentences(board: Leaderboard) -> Iterator[str]:
-    """How the winner compares with the best parent and the uniform merge."""
+    """The winner against the best parent and the uniform merge."""
     winner = board.winner
     if winner is None:
         return
-    for found, other in (
+    for gain, other in (
         (winner.to_parent, f"the best parent ({parent_name(board.best_parent)})"),
         (winner.to_uniform, "the uniform merge"),
     ):
-        if found is not None:
-            yield (
-                f"{_above(found)} {other} by {with_interval(found, board.in_points, sign=False)} "
-                f"on {found.n} unseen items (95 % interval, paired)."
-            )
+        if gain is None:
+            continue
+        amount = with_interval(gain, board.in_points, sign=gain.low <= 0 <= gain.high)
+        on = f"on {gain.n} unseen items (95 % interval, paired)"
+        if gain.low > 0:
+            yield f"{BEATS} {other} by {amount} {on}."
+        elif gain.high < 0:
+            yield f"It loses to {other} by {amount} {on}."
+        else:
+            yield f"Its difference to {other} is not significant: {amount} {on}."
 
 
-def _above(found: Difference) -> str:
-    if found.low > 0:
-        return BEATS
-    return "It loses to" if found.high < 0 else "It is not told apart from"
-
-
-def _told(board: Leaderboard) -> str:
-    """What was done, for someone who has never seen such a page."""
-    whole = [r.candidate for r in board.rows if r.search is not None and not r.candidate.raced]
+def _summary(board: Leaderboard) -> str:
+    """What was done, for readers new to such a page."""
+    complete = [r.candidate for r in board.rows if r.search is not None and not r.candidate.raced]
     parents = [parent_name(r.candidate.name) for r in board.rows if r.candidate.kind == "parent"]
-    items = max((c.items for c in whole), default=0)
+    items = max((c.items for c in complete), default=0)
     again = board.winner.confirm.n if board.winner and board.winner.confirm else 0
-    text = f"{board.searched} merges of {', '.join(sorted(parents)) or 'the parents'} were tried "
+    text = f"{board.searched} merges of {', '.join(sorted(parents)) or 'the parents'} were scored "
     text += f"on up to {items} search items"
     if again:
-        text += f"; the best, and every baseline (what anyone would try first), on {again} others"
+        text += f"; the best of them and all baselines (simple merges) on {again} other items"
     return f"{text}."
 
 
 def _figures(board: Leaderboard) -> Iterator[tuple[str, str]]:
-    """The few numbers at the head of the page: label, value."""
+    """The key figures at the top of the page: label, value."""
     winner, baseline = board.winner, board.best_baseline
     is_confirmed = winner is not None and winner.confirm is not None
     for label, row in (("winner", winner), ("best baseline", baseline)):
-        found = (row.confirm if is_confirmed else row.search) if row else None
-        if found is not None:
+        value = (row.confirm if is_confirmed else row.search) if row else None
+        if value is not None:
             items = "confirm" if is_confirmed else "search"
-            yield f"{label}, {items} items", score(found.value, found.se)
-    own = [row.candidate for row in board.rows if row.candidate.is_searched]
-    raced = sum(c.raced for c in own)
-    yield "candidates", f"{len(own)}" + (f" ({raced} stopped early)" if raced else "")
-    yield "search items spent", f"{board.items:,}"
+            yield f"{label}, {items} items", score(value.value, value.se)
+    raced = sum(row.candidate.is_searched and row.candidate.raced for row in board.rows)
+    yield "candidates", f"{board.searched}" + (f" ({raced} stopped early)" if raced else "")
+    yield "search items scored", f"{board.items:,}"
     yield "scoring time", duration(sum(row.candidate.seconds for row in board.rows))
 
 
 def _facts(begun: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What was searched, with what: label, text."""
+    """Models, seeds, machine and versions: label, text."""
     config, identity = begun.get("config", {}), begun.get("identity", {})
     machine = begun.get("machine", {})
     facts = [("base", str(config.get("base", "-")))]
@@ -200,7 +195,7 @@ def _facts(begun: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _commands(board: Leaderboard) -> list[str]:
     folder = shlex.quote(str(board.folder))
-    lines = ["heterosis search search.yaml    # the configuration below, saved under that name"]
+    lines = ["heterosis search search.yaml    # the configuration below, saved as search.yaml"]
     if board.winner is not None:
         number = board.winner.candidate.number
         lines += [f"heterosis export {folder} --trial {number} --out merged"]

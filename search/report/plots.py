@@ -1,4 +1,4 @@
-"""What a study's page shows, as plain JSON values. Knows rows; draws nothing, computes no test."""
+"""Data of the page's plots, as plain JSON values. Knows rows; draws nothing, computes no test."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -22,21 +23,21 @@ from .importance import Importances
 
 Plain = dict[str, Any]
 TOP_RECIPES = 20
-"""Best rows whose weights can be looked at."""
+"""Best rows whose weights can be shown."""
 MOST_DOTS = 2000
-"""Candidates drawn in one plot: more are thinned out evenly, the best ones never."""
+"""Largest number of candidates in one plot; more are thinned out evenly, but not the front."""
 MOST_GENES = 40
-"""Genes drawn in one plot."""
+"""Largest number of genes in one plot."""
 Z_95 = 1.959964
-"""Standard errors on either side of a 95 % interval of a score."""
+"""Half width of a 95 % interval, in standard errors."""
 
 
 def plots(board: Leaderboard, estimated: Importances | None = None) -> Plain:
-    """What the page's plots are drawn from, tasks against each other aside (report_front.py).
+    """Return the data of the page's plots, except `pairs`.
 
     Args:
-        board: Of any state: what is not there yet is an empty list.
-        estimated: Which genes matter, from all trials.
+        board: A leaderboard; what is missing in it is an empty list here.
+        estimated: Importances of genes from all trials, if any.
     """
     return {
         "progress": _progress(board),
@@ -49,12 +50,12 @@ def plots(board: Leaderboard, estimated: Importances | None = None) -> Plain:
 
 
 def half_width(score: TaskScore) -> float | None:
-    """Half of a score's 95 % interval."""
+    """Return half the width of a score's 95 % interval."""
     return finite(Z_95 * score.se)
 
 
 def kind_of(board: Leaderboard, row: Row) -> str:
-    """What a mark in a plot stands for: winner, parent, baseline, candidate or variant."""
+    """Return how a row is marked: winner, parent, baseline, candidate or variant."""
     candidate = row.candidate
     if row is board.winner:
         return "winner"
@@ -64,18 +65,18 @@ def kind_of(board: Leaderboard, row: Row) -> str:
 
 
 def funnel(candidates: Sequence[Candidate]) -> list[Plain]:
-    """How many searched candidates have met so many items, at every length that a race had."""
-    met = [c.items for c in candidates if c.is_searched and c.value is not None]
+    """Return the number of candidates that were scored on at least the items of each rung."""
+    counts = [c.items for c in candidates if c.is_searched and c.value is not None]
     if not any(c.raced for c in candidates):
         return []
     return [
-        {"items": items, "candidates": sum(own >= items for own in met)}
-        for items in sorted(set(met))
+        {"items": items, "candidates": sum(count >= items for count in counts)}
+        for items in sorted(set(counts))
     ]
 
 
 def failures(board: Leaderboard) -> list[Plain]:
-    """Reasons of failure, the most frequent first, each with the names of whom it met."""
+    """Return the reasons of failure, the most frequent first, with the candidates' names."""
     failed = [row.candidate for row in board.rows if row.candidate.failure]
     count = Counter(c.failure for c in failed)
     return [
@@ -85,10 +86,10 @@ def failures(board: Leaderboard) -> list[Plain]:
 
 
 def _progress(board: Leaderboard) -> Plain:
-    """Search score of each candidate, and of the best so far, over the items spent."""
-    order = sorted((r.candidate for r in board.rows if r.candidate.is_searched), key=_number)
+    """Search score of each candidate and the best so far, over the items scored."""
+    searched = [row.candidate for row in board.rows if row.candidate.is_searched]
     spent, best, dots, steps = 0, -math.inf, [], []
-    for candidate in order:
+    for candidate in sorted(searched, key=attrgetter("number")):
         spent += candidate.items
         value = finite(candidate.value)
         if value is None:
@@ -103,20 +104,16 @@ def _progress(board: Leaderboard) -> Plain:
     return {"dots": dots[::every], "best": steps, "lines": _lines(board), "every": every}
 
 
-def _number(candidate: Candidate) -> int:
-    return candidate.number
-
-
 def _lines(board: Leaderboard) -> list[Plain]:
-    """Search scores to compare with: best parent, uniform merge, best baseline."""
-    given = [r for r in board.rows if r.candidate.is_baseline and finite(r.candidate.value)]
-    found = {}
-    for label, kinds in (("best parent", ("parent",)), ("uniform", ("uniform",)), ("baseline", ())):
-        own = [r.candidate for r in given if not kinds or r.candidate.kind in kinds]
-        best = max(own, key=lambda c: c.value or -math.inf, default=None)
+    """Search scores of the best parent, the uniform merge and the best baseline."""
+    baselines = [r for r in board.rows if r.candidate.is_baseline and finite(r.candidate.value)]
+    lines = {}
+    for label, kind in (("best parent", "parent"), ("uniform", "uniform"), ("baseline", None)):
+        same = [r.candidate for r in baselines if kind in (None, r.candidate.kind)]
+        best = max(same, key=lambda c: c.value or -math.inf, default=None)
         if best is not None:
-            found.setdefault(best.name, {"label": label, "name": best.name, "value": best.value})
-    return list(found.values())
+            lines.setdefault(best.name, {"label": label, "name": best.name, "value": best.value})
+    return list(lines.values())
 
 
 def _shown_recipes(board: Leaderboard) -> list[Row]:
@@ -137,20 +134,21 @@ def _weights(row: Row) -> Plain:
     }
 
 
-def _estimated(found: Importances | None) -> Plain | None:
-    """Genes by what all trials say of them, the greatest first, as many as can be read."""
-    if found is None:
+def _estimated(importances: Importances | None) -> Plain | None:
+    """Importances of genes, the largest first, up to MOST_GENES."""
+    if importances is None:
         return None
     genes = [
         {"name": name, "share": g.share, "low": g.low, "high": g.high, "shown": g.is_shown}
-        for name, g in list(found.genes.items())[:MOST_GENES]
+        for name, g in list(importances.genes.items())[:MOST_GENES]
     ]
-    more = len(found.genes) - len(genes)
-    return {"genes": genes, "chance": found.chance, "trials": found.trials, "more": more}
+    more = len(importances.genes) - len(genes)
+    chance, trials = importances.chance, importances.trials
+    return {"genes": genes, "chance": chance, "trials": trials, "more": more}
 
 
 def _genes(board: Leaderboard) -> list[Plain]:
-    """What the winner loses without each gene, the greatest loss first."""
+    """Change of the winner's score with each gene reset, the largest loss first."""
     effects = board.ablation.effects if board.ablation else {}
     order = sorted(effects, key=lambda gene: effects[gene].value)
     return [
@@ -159,19 +157,14 @@ def _genes(board: Leaderboard) -> list[Plain]:
     ]
 
 
-def difference(found: Difference) -> Plain:
-    """A paired difference with its interval."""
-    return {
-        "value": finite(found.value),
-        "low": finite(found.low),
-        "high": finite(found.high),
-        "p": finite(found.p),
-        "n": found.n,
-    }
+def difference(gain: Difference) -> Plain:
+    """Return a paired difference with its interval."""
+    names = ("value", "low", "high", "p")
+    return {name: finite(getattr(gain, name)) for name in names} | {"n": gain.n}
 
 
 def _forests(board: Leaderboard) -> Iterator[Plain]:
-    """Confirm scores with intervals: one plot for each task, and each guard task."""
+    """Confirm scores with intervals, a plot per task and guard task."""
     rows = [row for row in board.rows if row.confirm is not None]
     for task in board.tasks:
         yield {"task": task, "rows": _intervals(board, [(r, r.confirm_tasks[task]) for r in rows])}
@@ -193,18 +186,16 @@ def _intervals(board: Leaderboard, scores: Sequence[tuple[Row, TaskScore]]) -> l
 
 
 def pairs(board: Leaderboard) -> Iterator[Plain]:
-    """Each pair of tasks on the confirm items, where any row has met them, then on the search ones.
+    """Return each pair of tasks on the confirm items, if any, and on the search items.
 
-    A mark is ``[x, y, half of its interval in x, in y, name, kind, is on the front]``.
+    A mark is ``[x, y, half width of its interval in x, in y, name, kind, is on the front]``.
     """
-    confirmed = [row for row in board.rows if row.confirm_tasks]
-    scored = [r for r in board.rows if r.candidate.scores and not r.candidate.is_variant]
+    confirmed = [(row, row.confirm_tasks) for row in board.rows if row.confirm_tasks]
+    searched = [(r, r.candidate.scores) for r in board.rows if not r.candidate.is_variant]
     for x, y in combinations(board.tasks, 2):
-        own = {row.candidate.number: row.confirm_tasks for row in confirmed}
         if confirmed:
-            yield _pair(board, "confirm", x, y, confirmed, own)
-        own = {row.candidate.number: row.candidate.scores for row in scored}
-        yield _pair(board, "search", x, y, scored, own)
+            yield _pair(board, "confirm", x, y, confirmed)
+        yield _pair(board, "search", x, y, searched)
 
 
 def _pair(
@@ -212,40 +203,39 @@ def _pair(
     split: str,
     x: str,
     y: str,
-    rows: list[Row],
-    scores: Mapping[int, Mapping[str, TaskScore]],
+    scored: Sequence[tuple[Row, Mapping[str, TaskScore]]],
 ) -> Plain:
-    """One pair on the items of one split; estimates of raced candidates are on no front."""
-    rows = [row for row in rows if _has(scores[row.candidate.number], x, y)]
-    found = [[scores[row.candidate.number][task] for task in (x, y)] for row in rows]
+    """One pair on the items of one split; raced candidates are not on the front."""
+    scored = [(row, scores) for row, scores in scored if _has(scores, x, y)]
+    both = [[scores[x], scores[y]] for _, scores in scored]
     signs = {t.task: board.objective.signs[t.name] for t in board.objective.terms if t.is_plain}
-    values = np.array([[score.value for score in both] for both in found]).reshape(-1, 2)
-    turned = values * [signs.get(x, 1), signs.get(y, 1)]
-    is_estimate = split == "search"
-    whole = np.array([not (is_estimate and r.candidate.raced) for r in rows], dtype=bool)
-    front = np.zeros(len(rows), dtype=bool)
-    front[whole] = is_on_front(turned[whole])
+    values = np.array([[score.value for score in pair] for pair in both]).reshape(-1, 2)
+    better_when_higher = values * [signs.get(x, 1), signs.get(y, 1)]
+    is_search = split == "search"
+    complete = np.array([not (is_search and r.candidate.raced) for r, _ in scored], dtype=bool)
+    front = np.zeros(len(scored), dtype=bool)
+    front[complete] = is_on_front(better_when_higher[complete])
     marks = [
         [
             *map(float, value),
-            *(None if is_estimate else half_width(score) for score in both),
+            *(None if is_search else half_width(score) for score in pair),
             row.candidate.name,
             kind_of(board, row),
             bool(is_in),
         ]
-        for row, both, value, is_in in zip(rows, found, values, front, strict=True)
+        for (row, _), pair, value, is_in in zip(scored, both, values, front, strict=True)
     ]
-    most = max((score.n for both in found for score in both), default=0)
+    most = max((score.n for pair in both for score in pair), default=0)
     return {"x": x, "y": y, "split": split, "items": most, "marks": _thinned(marks)}
 
 
 def _has(scores: Mapping[str, TaskScore], *tasks: str) -> bool:
-    found = (scores.get(task) for task in tasks)
-    return all(score is not None and math.isfinite(score.value) for score in found)
+    values = (scores.get(task) for task in tasks)
+    return all(score is not None and math.isfinite(score.value) for score in values)
 
 
 def _thinned(marks: list[list[Any]]) -> list[list[Any]]:
-    """All that is marked, and of plain candidates as many as can be drawn."""
+    """All special marks, and as many plain candidates as can be drawn."""
     plain = [mark for mark in marks if mark[-2] == "candidate" and not mark[-1]]
     every = max(math.ceil(len(plain) / MOST_DOTS), 1)
-    return plain[::every] + [m for m in marks if m[-2] != "candidate" or m[-1]]
+    return plain[::every] + [mark for mark in marks if mark[-2] != "candidate" or mark[-1]]

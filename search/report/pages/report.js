@@ -1,6 +1,6 @@
 "use strict";
 // Draws the plots of a study's page from the JSON beside it, and makes its table sortable.
-// Names come from people: `esc` before any text that plotly reads as its own markup.
+// Names come from users: `esc` any text before plotly reads it as markup.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const $ = (id) => document.getElementById(id);
@@ -60,10 +60,10 @@
       traces.push({ x: [0, end], y: [line.value, line.value], mode: "lines", hoverinfo: "y+name", name: esc(short(name, 40)),
         line: { color: color(kind === "parent" ? "orange" : kind === "uniform" ? "green" : "purple"), dash: dashes[kind] || "dashdot", width: 2 } });
     }
-    plot("progress", traces, { showlegend: true, xaxis: { title: { text: "search items spent" }, rangemode: "tozero" }, yaxis: { title: { text: "search score" } } });
+    plot("progress", traces, { showlegend: true, xaxis: { title: { text: "search items scored" }, rangemode: "tozero" }, yaxis: { title: { text: "search score" } } });
   }
 
-  // Groups become cells: a line for each parent and module kind, a column for each layer.
+  // Layer groups become cells: a row per parent and module kind, a column per layer.
   function grid(recipe, values) {
     const place = recipe.groups.map((group) => group.match(/^layers\.(\d+)\.(.+)$/));
     const layers = [...new Set(place.filter(Boolean).map((m) => Number(m[1])))].sort((a, b) => a - b).map(String);
@@ -119,10 +119,10 @@
     const front = marks.filter((m) => m[6]).sort((a, b) => a[0] - b[0] || a[1] - b[1]);
     traces.unshift({ x: front.map((m) => m[0]), y: front.map((m) => m[1]), mode: "lines", name: "front", hoverinfo: "skip", line: { color: color("blue"), width: 1.5, dash: "dot" } });
     plot("pairs", traces, { showlegend: true, height: narrow() ? 380 : 460, hovermode: "closest", xaxis: { title: { text: esc(x) } }, yaxis: { title: { text: esc(y) } } });
-    const line = "The dotted line joins those that no other beats on both tasks.";
+    const line = "The dotted line is the Pareto front.";
     $("pairs-caption").textContent = split === "confirm"
       ? `Scores on up to ${items} confirm items per task, which the search never saw, with 95 % intervals: the best candidates and all baselines. ${line}`
-      : `Scores on up to ${items} search items per task, by which candidates were chosen: the best of them are flattered. Of candidates that were stopped early they are estimates, which are on no line. ${line}`;
+      : `Scores on up to ${items} search items per task, by which candidates were selected, so the best are biased upwards. Scores of candidates that were stopped early are estimates and not on the front. ${line}`;
   }
 
   function forest() {
@@ -155,10 +155,10 @@
       text: found.map((g) => `${esc(g.name)}: ${g.value?.toFixed(4)}, p ${g.p?.toPrecision(2)}`),
       error_x: { symmetric: false, array: found.map((g) => g.high - g.value), arrayminus: found.map((g) => g.value - g.low), color: color("grey"), thickness: 1.5, width: 3 },
       marker: { size: 10, color: color("blue"), symbol: found.map((g) => (g.matters ? "circle" : "circle-open")) } }],
-    { ...byName(found), xaxis: { zeroline: true, zerolinecolor: color("ink"), title: { text: "change without it" } } });
+    { ...byName(found), xaxis: { zeroline: true, zerolinecolor: color("ink"), title: { text: "change when reset" } } });
   }
 
-  // A line for each name, from the top.
+  // One row per name, from the top.
   const byName = (rows) => ({ height: 90 + 22 * rows.length, yaxis: { tickvals: rows.map((_, n) => n), ticktext: rows.map((g) => esc(short(g.name, narrow() ? 24 : 50))),
     range: [rows.length - 0.4, -0.6] } });
 
@@ -171,11 +171,11 @@
       error_x: { symmetric: false, array: rows.map((g) => g.high - g.share), arrayminus: rows.map((g) => g.share - g.low), color: color("grey"), thickness: 1.5, width: 3 },
       marker: { size: 9, color: color("green"), symbol: rows.map((g) => (g.shown ? "square" : "square-open")) } }],
     { ...byName(rows), shapes: [{ type: "line", x0: found.chance, x1: found.chance, yref: "paper", y0: 0, y1: 1, line: { color: color("ink"), width: 1, dash: "dot" } }],
-      xaxis: { rangemode: "tozero", tickformat: ".0%", title: { text: "share of what is explained" } } });
-    const more = found.more ? ` ${found.more} more are below these.` : "";
-    $("estimated-caption").textContent = `An estimate from all ${found.trials} trials: how much of the differences in search score a forest explains by each gene; the `
-      + "bars are the range over forests that see the trials drawn again. The dotted line is the most that genes in a wrong order, which can have no effect, ever reached; filled: beyond it in every forest. "
-      + "A hint, not a test: a search does not try genes independently, so that one may be carried along by another, and scores of candidates that were stopped early are estimates." + more;
+      xaxis: { rangemode: "tozero", tickformat: ".0%", title: { text: "share of explained differences" } } });
+    const more = found.more ? ` ${found.more} genes with smaller shares are not shown.` : "";
+    $("estimated-caption").textContent = `Estimated from all ${found.trials} trials: the share of the differences in search score that a random forest explains by each gene; `
+      + "bars: the range over forests on bootstrap samples of the trials. The dotted line is the largest share of any permuted gene, which can have no effect; filled: above it in every forest. "
+      + "A hint, not a test: genes do not vary independently in a search, so one may get the share of another, and scores of candidates that were stopped early are estimates." + more;
   }
 
   function funnel() {

@@ -130,7 +130,9 @@ def test_following_goes_on_after_a_study_could_not_be_read(mirror, monkeypatch, 
     with caplog.at_level(logging.WARNING):
         keep_following(mirror, ended, every=0.001)
     assert note(mirror, 4).startswith("# c4\n")
-    assert [r.message for r in caplog.records] == ["the notes wait: the items are being written"]
+    assert [r.message for r in caplog.records] == [
+        "the notes are not up to date: the items are being written"
+    ]
 
 
 def test_a_study_that_has_not_begun_is_followed_until_it_has(tmp_path, caplog):

@@ -89,7 +89,7 @@ def test_other_peoples_pages_are_left_alone(results, heterosis):
     (results / INDEX).write_text("<title>My holidays</title>")
     assert kept(results) is None
     told = refused(heterosis("report", results))
-    assert "is not a page that heterosis has drawn, and is not overwritten; give another" in told
+    assert "was not written by heterosis and is not overwritten; choose another file" in told
     assert (results / INDEX).read_text() == "<title>My holidays</title>"
 
 
