@@ -5,7 +5,6 @@ Imports neither torch nor Optuna, so that a misspelt key is reported at once.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
 from typing import Annotated, Any
 
 from pydantic import (
@@ -17,35 +16,25 @@ from pydantic import (
     model_validator,
 )
 
-from ...merge.hints import hint
+from ...merge.hints import check_keys, hint
 from ...merge.recipe.methods import METHODS
-
-
-def check_keys(keys: Iterable[Any], known: Collection[str]) -> None:
-    """Raise ValueError at the first unknown key, naming the nearest known one."""
-    for key in keys:
-        if key not in known:
-            raise ValueError(f"unknown key `{key}`; {hint(str(key), known)}")
-
-
-def check_mapping(values: Any) -> Mapping[Any, Any]:
-    """Return the values of a section, or raise ValueError if they are no mapping."""
-    if not isinstance(values, Mapping):
-        raise ValueError(f"must be a mapping of keys, got {values!r}")
-    return values
 
 
 class Section(BaseModel):
     """A frozen group of keys; an unknown key is an error that names the nearest known one."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     @model_validator(mode="before")
     @classmethod
     def _check_keys(cls, values: Any) -> Any:
-        keys = [key for key in check_mapping(values) if key not in cls.model_fields]
-        check_keys(keys, {field.alias or name for name, field in cls.model_fields.items()})
+        check_keys("", values, cls.known_keys())
         return values
+
+    @classmethod
+    def known_keys(cls) -> list[str]:
+        """Return the keys as they are written in the file."""
+        return [field.alias or name for name, field in cls.model_fields.items()]
 
 
 def _as_interval(value: Any) -> Any:

@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from ...merge.hints import check_keys
 from .search import SearchSection
-from .section import Interval, MethodName, Section, check_keys, check_mapping
+from .section import Interval, MethodName, Section
 
 MOST_POINTS = 1000
 """Upper bound of K in `depth`: more than any model has layers."""
@@ -120,9 +121,6 @@ class SpaceSection(Section):
         return self
 
 
-SPACE_KEYS = tuple(field.alias or name for name, field in SpaceSection.model_fields.items())
-
-
 class StageSection(Section):
     """One stage of the search: its changes to `space`, its part of the budget, its width.
 
@@ -151,12 +149,12 @@ class StageSection(Section):
     @model_validator(mode="before")
     @classmethod
     def _check_keys(cls, values: Any) -> Any:
-        if isinstance(check_mapping(values).get("space"), Mapping):  # as a study's manifest has it
-            return values
-        own = [name for name in cls.model_fields if name != "space"]
-        check_keys(values, [*own, *SPACE_KEYS])
-        space = {key: value for key, value in values.items() if key in SPACE_KEYS}
-        return {key: value for key, value in values.items() if key in own} | {"space": space}
+        if isinstance(values, Mapping) and isinstance(values.get("space"), Mapping):
+            return values  # as a study's manifest has it
+        stage_keys = [key for key in cls.known_keys() if key != "space"]
+        check_keys("", values, [*stage_keys, *SpaceSection.known_keys()])
+        own = {key: value for key, value in values.items() if key in stage_keys}
+        return own | {"space": {key: value for key, value in values.items() if key not in own}}
 
     def over(self, space: SpaceSection) -> SpaceSection:
         """Return the space with this stage's changes; `slope` only if `depth` is `lines`."""

@@ -85,7 +85,7 @@ def test_depth_shapes(tmp_path, depth, shape, count):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("smapler: x\n", r"unknown key `smapler`; known: base"),
+        ("smapler: x\n", r"unknown key `smapler`; known: name, base"),
         ("search: {trails: 3}\n", r"search: unknown key `trails`; did you mean `trials`\?"),
         ("space: {wieght: 1}\n", r"space: unknown key `wieght`; did you mean `weight`\?"),
         (
@@ -164,7 +164,7 @@ def test_depth_shapes(tmp_path, depth, shape, count):
         ("eval: {threads: 100000}\n", r"eval.threads.*less than or equal to 1024"),
         ("space: {depth: {control_points: 1001}}\n", r"K in 1..1000, got"),
         ("space: {}\nspace: {}\n", r"duplicate key `space`"),
-        ("search: 7\n", r"search: must be a mapping of keys, got 7"),
+        ("search: 7\n", r"search: must be a mapping with keys trials, .*; got 7"),
     ],
 )
 def test_each_mistake_has_its_message(tmp_path, text, message):

@@ -302,7 +302,7 @@ def test_a_staged_search_that_is_killed_again_and_again_ends_alike(small_search,
         ([{"share": 0.7}, {"share": 0.5}, {}], "shares that sum to 1.2; lower them"),
         ([{"trials": 3, "share": 0.3}, {}], "exclude each other, got `trials: 3` and `share: 0.3`"),
         ([{"dept": "constant"}, {}], "unknown key `dept`; did you mean `depth`?"),
-        ([3, {}], "must be a mapping of keys, got 3"),
+        ([3, {}], "must be a mapping with keys trials, share, width, method, depth"),
         ([{"depth": "flat"}, {}], "`stages.0`: depth: must be `constant`, `lines`"),
         (
             [{"drop_rate": 0.5}, {}],
