@@ -62,7 +62,7 @@ def test_an_export_is_reproduced_to_the_bit(heterosis, exported, tmp_path):
     assert (tmp_path / "again" / name).read_bytes() == (exported / name).read_bytes()
 
 
-def test_other_weights_are_told_by_name(heterosis, exported, tmp_path):
+def test_other_weights_are_reported_by_name(heterosis, exported, tmp_path):
     record = json.loads((exported / "recipe.json").read_text())
     name = sorted(record["weights"])[0]
     record["weights"][name] = "0" * 64
