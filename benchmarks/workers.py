@@ -135,16 +135,13 @@ class LandscapeEvaluator:
         self.cpu += time.process_time() - before
         return scores
 
-    def race(
-        self, recipe: Recipe, is_enough: Callable[[ItemScores], bool], _: ItemScores | None
-    ) -> ItemScores:
+    def rungs(self, recipe: Recipe, _: ItemScores | None = None) -> Iterator[ItemScores]:
         scores, before = self.score(recipe, SEARCH), time.process_time()
         for end in self.scorer.ends:
             seen = scores.subset(np.sort(self.scorer.order[:end]))
-            if is_enough(seen):
-                break
-        self.cpu += time.process_time() - before
-        return seen
+            self.cpu += time.process_time() - before
+            yield seen
+            before = time.process_time()
 
 
 class SimulatedWorkers:

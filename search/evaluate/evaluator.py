@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TypeVar
@@ -66,45 +66,40 @@ class Evaluator:
 
     def score(self, recipe: Recipe, split: str) -> ItemScores | Failure:
         """Materialise a recipe and score it on a split."""
-        return self._scored(recipe, lambda: self.scorer.score(split), split)
-
-    def race(
-        self,
-        recipe: Recipe,
-        is_enough: Callable[[ItemScores], bool],
-        partial: ItemScores | None = None,
-    ) -> ItemScores | Failure:
-        """Materialise a recipe and score it on the search items, rung by rung, until it is enough.
-
-        Args:
-            recipe: The recipe.
-            is_enough: Called with the scores after each rung.
-            partial: Scores of the first rungs, which are not scored again.
-
-        Returns:
-            Scores of all rungs up to the last one scored.
-        """
-
-        def rungs() -> ItemScores:
-            for scores in self.scorer.rungs(SEARCH, partial):
-                if is_enough(scores):
-                    break
-            return scores
-
-        return self._scored(recipe, rungs, SEARCH)
-
-    def _scored(
-        self, recipe: Recipe, work: Callable[[], ItemScores], split: str
-    ) -> ItemScores | Failure:
         loaded = _attempt(lambda: self.engine.load(recipe))
         if isinstance(loaded, Failure):
             return loaded
-        scores, halved = _attempt(work), self.halved
-        if halved is None or isinstance(scores, ItemScores):
-            return scores
-        if scores.kind is not FailureKind.MEMORY:
-            return scores
-        log.warning("%s: scoring again in batches of half the size", scores.reason)
+        scores = _attempt(lambda: self.scorer.score(split))
+        return self._retried(scores, split) if isinstance(scores, Failure) else scores
+
+    def rungs(
+        self, recipe: Recipe, partial: ItemScores | None = None
+    ) -> Iterator[ItemScores | Failure]:
+        """Materialise a recipe and yield its scores of the search items, rung after rung.
+
+        A failure ends it, as do the scores of all items.
+
+        Args:
+            recipe: The recipe.
+            partial: Scores of the first rungs, which are not scored again.
+        """
+        loaded = _attempt(lambda: self.engine.load(recipe))
+        if isinstance(loaded, Failure):
+            yield loaded
+            return
+        rungs = self.scorer.rungs(SEARCH, partial)
+        while (scores := _attempt(lambda: next(rungs, None))) is not None:
+            if isinstance(scores, Failure):
+                yield self._retried(scores, SEARCH)
+                return
+            yield scores
+
+    def _retried(self, failure: Failure, split: str) -> ItemScores | Failure:
+        """Score all items of a split again in smaller batches, if memory ran out."""
+        halved = self.halved
+        if halved is None or failure.kind is not FailureKind.MEMORY:
+            return failure
+        log.warning("%s: scoring again in batches of half the size", failure.reason)
         again = _attempt(lambda: halved().score(split))
         if isinstance(again, Failure):
             return replace(again, reason=f"{again.reason} (in batches of half the size)")

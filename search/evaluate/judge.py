@@ -6,7 +6,6 @@ Knows the evaluator, the objective and the race; nothing of samplers, of the jou
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from ...evals.scores.scores import ItemScores
@@ -33,18 +32,19 @@ class Judge:
     objective: Objective
     race: Race | None = None
 
-    def score(
-        self, recipe: Recipe, is_enough: Callable[[ItemScores], bool] = lambda _: False
-    ) -> ItemScores | Failure:
+    def score(self, recipe: Recipe, n_items: int | None = None) -> ItemScores | Failure:
         """Score a recipe on the search items: by the rungs of the race, if there is one.
 
         Args:
             recipe: The recipe.
-            is_enough: Called with the scores after each rung; true ends the scoring.
+            n_items: Number of items after which the scoring ends, at a rung; None: all items.
         """
         if self.race is None:
             return self.evaluator.score(recipe, SEARCH)
-        return self.evaluator.race(recipe, is_enough)
+        for scores in self.evaluator.rungs(recipe):
+            if n_items is not None and isinstance(scores, ItemScores) and scores.n >= n_items:
+                break
+        return scores
 
     def measure(self, candidate: Candidate) -> tuple[Candidate, ItemScores | Failure]:
         """Score a candidate that is not raced; return it with its scores, but without a value."""

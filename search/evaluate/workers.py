@@ -90,17 +90,16 @@ def score_job(evaluator: Evaluator, race: Race | None, job: Job, keep: Keep) -> 
             race is not None and any(race.is_lost(scores, items) for items in job.incumbents)
         )
 
-    def is_enough(scores: ItemScores) -> bool:
-        if not (over := is_over(scores)):
-            keep(job.number, scores)
-        return over
-
+    scores: ItemScores | Failure
     if job.partial is not None and is_over(job.partial):
         scores = job.partial
     elif race is None or not job.incumbents:
         scores = evaluator.score(job.recipe, SEARCH)
     else:
-        scores = evaluator.race(job.recipe, is_enough, job.partial)
+        for scores in evaluator.rungs(job.recipe, job.partial):
+            if isinstance(scores, Failure) or is_over(scores):
+                break
+            keep(job.number, scores)
     return Result(job.number, scores, time.monotonic() - start)
 
 

@@ -93,7 +93,7 @@ class Confirmation:
         partial = store.read(candidate.number, SEARCH)
         if partial is None or not self._is_time():
             return None
-        scores = self.judge.evaluator.race(candidate.recipe, lambda _: False, partial)
+        *_, scores = self.judge.evaluator.rungs(candidate.recipe, partial)
         rest = scores if isinstance(scores, Failure) else scores.without(partial)
         if not self._keep(candidate, REST, rest):
             return None

@@ -92,7 +92,7 @@ class Study:
             is_stored = candidate.value is None or (candidate.number, SEARCH) in stored
             if is_stored or candidate.is_baseline != baselines:
                 continue
-            scores = self._judge.score(candidate.recipe, lambda s, c=candidate: s.n >= c.items)
+            scores = self._judge.score(candidate.recipe, candidate.items)
             if isinstance(scores, Failure):
                 raise StudyError(
                     f"{candidate.name}: its lost items cannot be scored again: {scores.reason}"
