@@ -1,1 +1,1 @@
-"""mergekit's YAML, read and written."""
+"""Read and write mergekit's YAML."""

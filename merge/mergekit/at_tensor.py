@@ -1,6 +1,6 @@
-"""mergekit's parameters as they are at one tensor, by every level of precedence.
+"""mergekit's parameters at one tensor, by every level of precedence.
 
-Knows where a tensor lies in its slice, and who takes part there; not what a parameter means.
+Knows the place of a tensor in its slice and the models there; not the meaning of parameters.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ __all__ = ["At"]
 
 @dataclass(frozen=True)
 class At:
-    """The parameters as they are at one tensor, at position ``t`` of its slice."""
+    """The parameters at one tensor, at position ``t`` of its slice."""
 
     file: MergekitFile
     part: Slice
@@ -24,37 +24,37 @@ class At:
     parents: tuple[ModelRef, ...]
 
     def takes_part(self, model: ModelRef) -> bool:
-        """Whether this slice merges a model; mergekit adds the base_model where it is left out."""
+        """Return whether this slice merges a model; mergekit adds a missing base_model."""
         return model in [s.model for s in self.part.sources] or model == self.file.base
 
     def flag(self, name: str, default: bool) -> bool:
-        """A switch of the whole merge."""
-        found = self.file.shared(name, self.part, self.tensor, self.t)
-        return default if found is None else bool(found)
+        """Return a switch of the whole merge."""
+        value = self.file.shared(name, self.part, self.tensor, self.t)
+        return default if value is None else bool(value)
 
     def shared(self, name: str, default: str | None = None) -> Decimal:
-        """A number of the whole merge."""
-        found = self.file.shared(name, self.part, self.tensor, self.t)
-        return self._found(found, default, f"`{name}`", "under the top `parameters`")
+        """Return a number of the whole merge."""
+        value = self.file.shared(name, self.part, self.tensor, self.t)
+        return self._number(value, default, f"`{name}`", "under the top `parameters`")
 
     def own(self, name: str, model: ModelRef, default: str | None = None) -> Decimal:
-        """A number of one model."""
-        found = self.file.of_model(name, self.part, model, self.tensor, self.t)
-        return self._found(found, default, f"`{name}` of {model}", "there")
+        """Return a number of one model."""
+        value = self.file.of_model(name, self.part, model, self.tensor, self.t)
+        return self._number(value, default, f"`{name}` of {model}", "there")
 
     def each(self, name: str, default: str | None = None) -> list[Decimal]:
-        """A number of each parent; 0 for one that this slice leaves out."""
+        """Return a number of each parent; 0 for one that is not in this slice."""
         return [
             self.own(name, parent, default) if self.takes_part(parent) else Decimal(0)
             for parent in self.parents
         ]
 
-    def _found(
-        self, found: bool | Decimal | None, default: str | None, what: str, where: str
+    def _number(
+        self, value: bool | Decimal | None, default: str | None, what: str, where: str
     ) -> Decimal:
-        if found is None and default is None:
+        if value is None and default is None:
             raise MergekitError(
                 f"the parameter {what} has no value for tensor {self.tensor}; give it {where}, "
                 f"with a last entry that has no filter"
             )
-        return Decimal(default or 0) if found is None else Decimal(found)
+        return Decimal(default or 0) if value is None else Decimal(value)

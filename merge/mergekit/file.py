@@ -1,7 +1,7 @@
-"""mergekit's YAML as it stands: its keys, its models and slices, its levels of parameters.
+"""Read the structure of mergekit's YAML: keys, models and slices, levels of parameters.
 
-Checks what the file says and nothing of the models it names; what a parameter means to a method is
-`mergekit_read`'s. Semantics are those of mergekit 0.1.5, found by running it. No torch.
+Checks the file, not the models that it names; rules.py knows the meaning of parameters. Semantics
+are those of mergekit 0.1.5, determined by running it. No torch.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,14 +36,14 @@ class ModelRef:
     lora: "ModelRef | None" = None
 
     def __str__(self) -> str:
-        """As in the file."""
+        """Return the model as in the file."""
         own = f"{self.path}@{self.revision}" if self.revision else self.path
         return f"{own}+{self.lora}" if self.lora else own
 
 
 @dataclass(frozen=True)
 class Source:
-    """One model of a slice, with the layers it gives (None: all) and parameters of its own."""
+    """One model of a slice, with its layers (None: all) and its parameters."""
 
     model: ModelRef
     where: str
@@ -61,13 +61,13 @@ class Slice:
 
     @property
     def layers(self) -> tuple[int, int] | None:
-        """The layers, equal in all sources; None for the whole model."""
+        """Return the layers, equal in all sources; None for the whole model."""
         return self.sources[0].layers
 
 
 @dataclass(frozen=True)
 class MergekitFile:
-    """A configuration: what to merge, by which method, with which parameters where.
+    """A configuration: models, method, and parameters by place.
 
     ``levels`` are the parameters of the module and of the whole file, in this order of precedence,
     after those of a source and of its slice.
@@ -84,18 +84,18 @@ class MergekitFile:
 
     @property
     def models(self) -> tuple[ModelRef, ...]:
-        """All models but the base, in order of mention."""
+        """Return all models but the base, in order of mention."""
         named = (source.model for part in self.slices for source in part.sources)
         return tuple(model for model in dict.fromkeys(named) if model != self.base)
 
     def shared(self, name: str, part: Slice, tensor: str, t: float) -> Scalar | None:
-        """A parameter of the whole merge, for one tensor at position ``t`` of its slice."""
+        """Return a parameter of the whole merge, for one tensor at position ``t`` of its slice."""
         return first((part.parameters, *self.levels), name, tensor, t)
 
     def of_model(
         self, name: str, part: Slice, model: ModelRef, tensor: str, t: float
     ) -> Scalar | None:
-        """A parameter of one model, for one tensor at position ``t`` of its slice."""
+        """Return a parameter of one model, for one tensor at position ``t`` of its slice."""
         own = [source.parameters for source in part.sources if source.model == model]
         return first((*own, part.parameters, *self.levels), name, tensor, t)
 
@@ -104,7 +104,7 @@ def parse(path: Path) -> MergekitFile:
     """Read a configuration of mergekit.
 
     Raises:
-        MergekitError: If it is none, or asks for what cannot be honoured whatever the models are.
+        MergekitError: If it is not valid, or cannot be honoured for any models.
     """
     try:
         return parse_text(path.read_bytes())
@@ -179,7 +179,7 @@ def _slices(inputs: Mapping[str, Any], where: str, base: ModelRef | None) -> tup
         sources = _sources(where + key, entries, ("model", "parameters"))
         return (Slice(sources, where + key),)
     parts = [_slice(f"{where}slices[{i}]", part, base) for i, part in enumerate(entries)]
-    return _whole(parts)
+    return _contiguous(parts)
 
 
 def _slice(where: str, data: Any, base: ModelRef | None) -> Slice:
@@ -212,7 +212,7 @@ def _sources(where: str, entries: Sequence[Any], keys: tuple[str, ...]) -> tuple
             raise MergekitError(f"{place}: the key `model` is missing; name a path or hub id")
         model = _model(f"{place}.model", entry["model"])
         if model in [source.model for source in sources]:
-            raise MergekitError(f"{place}: the model {model} stands twice; list it once")
+            raise MergekitError(f"{place}: the model {model} is listed twice; list it once")
         layers = _layer_range(place, entry) if "layer_range" in keys else None
         parameters = read_parameters(f"{place}.parameters", entry.get("parameters"))
         sources.append(Source(model, place, layers, parameters))
@@ -243,7 +243,7 @@ def _tokenizer(data: Mapping[str, Any], base: ModelRef | None) -> str | None:
         return "base"
     raise MergekitError(
         f"`{where}` must be `base` or `union`, got {source}: the tokenizer of another model "
-        f"than the base cannot be taken; make that model the base_model, or use `union`"
+        f"than the base cannot be used; make that model the base_model, or use `union`"
     )
 
 
@@ -258,16 +258,16 @@ def _tokenizer_section(section: Any) -> Any:
     return section.get("source", "union")
 
 
-def _whole(parts: Sequence[Slice]) -> tuple[Slice, ...]:
-    """Slices that give each layer once and in its place; all else stacks layers."""
+def _contiguous(parts: Sequence[Slice]) -> tuple[Slice, ...]:
+    """Return slices with each layer once and in its place; refuse all others (frankenmerges)."""
     end = 0
     for part in parts:
         begin, stop = part.layers or (0, 0)
         if begin != end:
             raise MergekitError(
-                f"{part.where} begins with layer {begin} where layer {end} is due: stacking, "
+                f"{part.where} begins with layer {begin} where layer {end} must follow: stacking, "
                 f"repeating and leaving out layers (frankenmerges) make another architecture and "
-                f"cannot be honoured; use mergekit for it, and merge what it gives"
+                f"cannot be honoured; use mergekit for it, and merge its result"
             )
         end = stop
     return tuple(parts)

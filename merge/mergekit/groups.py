@@ -1,8 +1,8 @@
-"""From coefficients per tensor to layer groups, made finer where tensors of one group differ.
+"""From coefficients per tensor to layer groups, split if tensors of one group differ.
 
-mergekit sets parameters tensor by tensor, a recipe by layer group. Groups from names are kept as
-far as they go; where a filter goes through one, the tensors that differ get a group of their own,
-by a rule of the recipe. Knows no mergekit and no torch.
+mergekit sets parameters per tensor, a recipe per layer group. Groups from names are kept if
+possible; if a filter splits one, the tensors that differ get their own group by a rule of the
+recipe. Knows no mergekit and no torch.
 """
 
 import re
@@ -18,7 +18,7 @@ _WORD = re.compile(r"[a-z][a-z0-9_]*")
 
 @dataclass
 class _Class:
-    """Patterns of tensor names whose coefficients agree in every layer."""
+    """Patterns of tensor names with equal coefficients in every layer."""
 
     patterns: list[str]
     by_layer: dict[int | None, Coefficients] = field(default_factory=dict)
@@ -30,13 +30,13 @@ class _Class:
 def group_tensors(
     rows: Mapping[str, Coefficients],
 ) -> tuple[tuple[tuple[str, str], ...], dict[str, Coefficients]]:
-    """Layer groups that give each tensor its coefficients.
+    """Return layer groups that give each tensor its coefficients.
 
     Args:
         rows: Tensor name -> coefficients.
 
     Returns:
-        Rules for `Recipe.layer_groups`, none where the groups from names do, and the coefficients
+        Rules for `Recipe.layer_groups`, none if the groups from names suffice, and the coefficients
         by layer group, in model order.
     """
     rules: list[tuple[str, str]] = []
@@ -47,10 +47,10 @@ def group_tensors(
             name = _name(kind, apart.patterns, number, {name for _, name in rules})
             rules += [(pattern, name) for pattern in apart.patterns]
     grouping = Grouping(tuple(rules))
-    found = {grouping.group(tensor): coefficients for tensor, coefficients in rows.items()}
-    assert all(found[grouping.group(tensor)] == c for tensor, c in rows.items())
-    ordered = sorted(found, key=lambda group: group.order)
-    return tuple(rules), {group.name: found[group] for group in ordered}
+    by_group = {grouping.group(tensor): coefficients for tensor, coefficients in rows.items()}
+    assert all(by_group[grouping.group(tensor)] == c for tensor, c in rows.items())
+    ordered = sorted(by_group, key=lambda group: group.order)
+    return tuple(rules), {group.name: by_group[group] for group in ordered}
 
 
 def _by_kind(
@@ -91,7 +91,7 @@ def _classes(patterns: Mapping[str, Mapping[int | None, Coefficients]]) -> list[
 
 
 def _name(kind: str, patterns: list[str], number: int, taken: set[str]) -> str:
-    """A name that says which tensor it is, where it is one: layers.{layer}.attn_q_proj."""
+    """Return a name after the tensor, if it is only one: layers.{layer}.attn_q_proj."""
     words = [word for word in patterns[0].lower().split(".") if _WORD.fullmatch(word)]
     words = [word for word in words if word not in ("weight", "bias")] if len(patterns) == 1 else []
     name = f"{kind}_{words[-1]}" if words else f"{kind}_{number}"

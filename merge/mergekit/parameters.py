@@ -1,8 +1,8 @@
-"""Parameters as mergekit's YAML gives them: numbers and flags, by filter and by depth.
+"""Parameters of mergekit's YAML: numbers and flags, by filter and by depth.
 
 Semantics are those of mergekit 0.1.5, determined by running it: a filter is a substring test on the
-tensor's name and the first that hits decides; a list of numbers is a gradient, linear over the
-layers; a level whose filters all miss leaves the tensor to the next level. Numbers are decimals,
+tensor's name and the first match decides; a list of numbers is a gradient, linear over the
+layers; if no filter of a level matches, the next level decides. Numbers are decimals,
 so that 1 - density has the digits that a user would write. Knows no methods and no models.
 """
 
@@ -28,13 +28,13 @@ NUMBERS = frozenset(
         *("select_topk", "scale", "r", "alpha"),
     }
 )
-"""Every parameter that some method of mergekit has."""
+"""The numeric parameters of all methods of mergekit."""
 _WORDS: dict[str, bool] = dict.fromkeys(("1", "true", "yes", "on", "t", "y"), True)
 _WORDS |= dict.fromkeys(("0", "false", "no", "off", "f", "n"), False)
 
 
 class MergekitError(ValueError):
-    """A mergekit configuration that cannot be honoured; one line: where, what, the remedy."""
+    """A mergekit configuration that cannot be honoured; one line: place, fault, remedy."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Condition:
     value: Scalar | tuple[Scalar, ...]
 
     def applies(self, tensor: str) -> bool:
-        """Whether the tensor is meant."""
+        """Return whether the filter matches a tensor."""
         return self.filter is None or self.filter == "*" or self.filter in tensor
 
 
@@ -56,16 +56,16 @@ Parameters = Mapping[str, tuple[Condition, ...]]
 
 
 def first(levels: Sequence[Parameters], name: str, tensor: str, t: float) -> Scalar | None:
-    """The value of a parameter for a tensor at position ``t`` in [0, 1] of its slice.
+    """Return the value of a parameter for a tensor at position ``t`` in [0, 1] of its slice.
 
     Args:
         levels: From highest to lowest precedence.
-        name: Of the parameter.
+        name: Name of the parameter.
         tensor: Name of the tensor.
         t: 0 in the first layer of the slice, 1 in the last.
 
     Returns:
-        None where no level says anything about this tensor.
+        None if no level has a value for this tensor.
     """
     for parameters in levels:
         hits = (c for c in parameters.get(name, ()) if c.applies(tensor))
@@ -89,11 +89,11 @@ def _at(value: Scalar | tuple[Scalar, ...], t: float) -> Scalar:
 
 
 def read_parameters(where: str, given: Any) -> Parameters:
-    """Check one level of parameters.
+    """Read and check one level of parameters.
 
     Args:
         where: Its place in the file, for messages.
-        given: As YAML gives it; None is no parameters.
+        given: The YAML value; None means no parameters.
 
     Raises:
         MergekitError: Unknown parameters, values of the wrong kind.
@@ -130,11 +130,11 @@ def _value(where: str, name: str, value: Any) -> Scalar | tuple[Scalar, ...]:
 
 
 def _scalar(where: str, name: str, value: Any) -> Scalar:
-    found = _flag(value) if name in FLAGS else _number(value)
-    if found is None:
+    scalar = _flag(value) if name in FLAGS else _number(value)
+    if scalar is None:
         kind = "`true` or `false`" if name in FLAGS else "a finite number"
         raise MergekitError(f"{where} must be {kind}, got {value!s}")
-    return found
+    return scalar
 
 
 def _flag(value: Any) -> bool | None:
@@ -142,7 +142,7 @@ def _flag(value: Any) -> bool | None:
 
 
 def _number(value: Any) -> Decimal | None:
-    # PyYAML makes text of numbers such as `1e-05`; mergekit takes that text for a number, too.
+    # PyYAML reads numbers such as `1e-05` as text; mergekit accepts that text as a number.
     if not isinstance(value, bool | int | str | Decimal):
         return None
     try:

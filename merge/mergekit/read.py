@@ -1,8 +1,7 @@
-"""From mergekit's YAML to a recipe: who is base, who is parent, and what each tensor gets.
+"""From mergekit's YAML to a recipe: base, parents, and the coefficients of each tensor.
 
-What comes out otherwise than in mergekit is either refused in one line, where that changes the
-result, or told in a note, where it is equal in expectation or smaller than rounding. Knows names of
-tensors and no tensors; no torch.
+A difference from mergekit is refused in one line if it changes the result, and noted if it is equal
+in expectation or smaller than rounding. Knows names of tensors and no tensors; no torch.
 """
 
 import re
@@ -27,10 +26,10 @@ _GRID = 1000  # steps of the magnitude trim
 
 @dataclass(frozen=True)
 class Models:
-    """Who is base, and which models are parents under which names.
+    """The base, and the parents by name.
 
-    Without `base_model` the first model gives settings and tokenizer; where it is merged like the
-    others, it is a parent, too.
+    Without `base_model` the first model provides settings and tokenizer; if it is merged like the
+    others, it is also a parent.
     """
 
     base: ModelRef
@@ -39,18 +38,18 @@ class Models:
 
 @dataclass(frozen=True)
 class Translation:
-    """A recipe with the same result, and what is not quite the same, one line each."""
+    """A recipe with the same result, and notes on differences, one line each."""
 
     recipe: Recipe
     notes: tuple[str, ...]
 
 
 def models_of(file: MergekitFile) -> Models:
-    """Who is base and who is parent.
+    """Determine the base and the parents.
 
     Raises:
-        MergekitError: Unknown method, a base or models that it needs or does not take, adapters
-            over another model than the base.
+        MergekitError: Unknown method, a missing base, a wrong number of models, or adapters over
+            another model than the base.
     """
     rule = rule_of(file.method)
     if file.base is None and rule.needs_base:
@@ -72,7 +71,7 @@ def models_of(file: MergekitFile) -> Models:
         if model.lora is not None and (model.path, model.revision) != (base.path, base.revision):
             raise MergekitError(
                 f"{model}: its adapter lies over {model.path}, the base is {base}; merge it into "
-                f"{model.path} first (peft's merge_and_unload), and name what that gives"
+                f"{model.path} first (peft's merge_and_unload), and name the result"
             )
     if not models:
         raise MergekitError(f"there is nothing to merge with {base}; name another model")
@@ -87,7 +86,7 @@ def _check_count(file: MergekitFile, rule: Rule, part: Slice) -> None:
     beside = " beside the base_model" if file.base is not None else ""
     raise MergekitError(
         f"{part.where}: `{file.method}` merges {bounds} model{'s' * (rule.most != 1)}{beside}, "
-        f"got {count}; list as many"
+        f"got {count}; correct the list"
     )
 
 
@@ -106,15 +105,15 @@ def _names(models: Sequence[ModelRef]) -> Iterator[str]:
 
 
 def translate(file: MergekitFile, tensors: Iterable[str], *, mask_seed: int = 0) -> Translation:
-    """The recipe that does what the file says.
+    """Translate a configuration into a recipe.
 
     Args:
-        file: A configuration as read.
+        file: The configuration.
         tensors: Names of the base's floating tensors.
-        mask_seed: Of random methods; mergekit's YAML has none.
+        mask_seed: Seed of random masks; mergekit's YAML has none.
 
     Raises:
-        MergekitError: What cannot be honoured, in one line: where, what, the remedy.
+        MergekitError: If it cannot be honoured; one line with the place, the fault and the remedy.
     """
     models = models_of(file)
     rule = rule_of(file.method)
@@ -143,20 +142,20 @@ def _common_lambda(
 
 
 def _places(file: MergekitFile, tensors: Sequence[str]) -> dict[str, tuple[Slice, float]]:
-    """The slice of each tensor and its position there: 0 in the first layer, 1 in the last.
+    """Return the slice of each tensor and its position there: 0 in the first layer, 1 in the last.
 
-    What lies before the layers is at 0 of the first slice, what lies behind them at 0 of the last
-    (mergekit's own rule: final norm and head take the first value of a gradient).
+    Tensors before the layers are at 0 of the first slice, those after them at 0 of the last (as in
+    mergekit: final norm and head take the first value of a gradient).
     """
-    found = {tensor: _LAYER.match(tensor) for tensor in tensors}
+    matches = {tensor: _LAYER.match(tensor) for tensor in tensors}
     ends: dict[str, int] = {}
-    for match in found.values():
+    for match in matches.values():
         if match is not None:
             ends[match[1]] = max(ends.get(match[1], 0), int(match[2]) + 1)
     if file.slices[0].layers is not None:
         _check_slices(file.slices, ends)
     places = {}
-    for tensor, match in found.items():
+    for tensor, match in matches.items():
         if match is None:
             is_before = layer_group(tensor).kind == EMBED
             places[tensor] = (file.slices[0 if is_before else -1], 0.0)
@@ -181,7 +180,7 @@ def _check_slices(slices: Sequence[Slice], ends: Mapping[str, int]) -> None:
         raise MergekitError(
             f"{slices[-1].where} ends with layer {last}, the model has {count}: leaving out or "
             f"adding layers makes another architecture and cannot be honoured; use mergekit for "
-            f"it, and merge what it gives"
+            f"it, and merge its result"
         )
 
 
@@ -217,11 +216,11 @@ def _method_notes(rule: Rule, recipe: Recipe) -> Iterator[str]:
     if any(rates) and any(method.is_random for method in recipe.methods):
         yield (
             f"random masks come from a hash of mask_seed {recipe.mask_seed}, not from the global "
-            f"generator: the same distribution, other bits"
+            f"generator: the same distribution, different bits"
         )
     rounded = sorted(r for r in rates if abs(r * _GRID - round(r * _GRID)) > 1e-9)
     if rounded and any("magnitudes" in method.needs for method in recipe.methods):
         yield (
-            f"densities are rounded to 0.001: {1 - rounded[0]:.6g} is taken for "
+            f"densities are rounded to 0.001: {1 - rounded[0]:.6g} becomes "
             f"{1 - round(rounded[0] * _GRID) / _GRID:.3f}"
         )

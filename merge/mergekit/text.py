@@ -1,7 +1,7 @@
-"""Lines of YAML for parameters that differ between tensors, as mergekit reads them.
+"""Lines of YAML for parameters that differ between tensors, in mergekit's format.
 
-A value per tensor becomes one number, or an ordered list of filters in which the first whose text
-is part of the tensor's name decides. Knows no methods and no torch.
+A value per tensor becomes one number, or an ordered list of filters, of which the first that is
+part of the tensor's name decides. Knows no methods and no torch.
 """
 
 import re
@@ -19,14 +19,14 @@ _PLAIN = re.compile(r"[A-Za-z/][A-Za-z0-9_./-]*")
 
 
 def setting_lines(head: str, values: Mapping[str, Mapping[str, Number]]) -> list[str]:
-    """Lines for the parameters of one model, or of the whole merge.
+    """Return the lines for the parameters of one model, or of the whole merge.
 
     Args:
-        head: The line that opens them, with its indent.
+        head: The first line, with its indent.
         values: Tensor -> parameter -> value; all tensors have the same parameters.
 
     Returns:
-        No line where there are no parameters.
+        No lines if there are no parameters.
     """
     names = list(next(iter(values.values()), {}))
     indent = " " * (len(head) - len(head.lstrip()) + 2)
@@ -44,9 +44,9 @@ def setting_lines(head: str, values: Mapping[str, Mapping[str, Number]]) -> list
 
 
 def conditions(values: Mapping[str, Number]) -> tuple[Condition, ...]:
-    """A short list of filters that gives each tensor its value.
+    """Return a short list of filters that gives each tensor its value.
 
-    Filters are leading parts of tensor names up to a dot, so that `layers.1.` is not part of
+    Filters are prefixes of tensor names up to a dot, so that `layers.1.` does not match
     `layers.10.`; the last entry has none.
     """
     tree = [Condition(name or None, value) for name, value in _tree("", values, None)]
@@ -69,8 +69,8 @@ def _gives(listed: Sequence[Condition], values: Mapping[str, Number]) -> bool:
 def _tree(
     start: str, values: Mapping[str, Number], outside: Number | None
 ) -> list[tuple[str, Number]]:
-    # The commonest value below `start` holds there; parts that differ come before it. On a tie it
-    # is the value that holds outside, which then need not be said again.
+    # The most common value below `start` is its default; parts that differ come before it. On a tie
+    # it is the value outside, which need not be repeated.
     counts = Counter(values.values())
     default = max(counts, key=lambda value: (counts[value], value == outside))
     parts: dict[str, dict[str, Number]] = {}
@@ -87,7 +87,7 @@ def _tree(
 
 
 def _number_in(word: str) -> int:
-    """Orders layers by their numbers and leaves all else in the order it has."""
+    """Return a sort key: layers by number, others in their order."""
     number = word.removesuffix(".")
     return int(number) if number.isdecimal() else -1
 
@@ -105,7 +105,7 @@ def _first(listed: Sequence[Condition], tensor: str) -> Condition:
 
 
 def _number(value: object) -> str:
-    """A number that PyYAML reads as one: it takes `1e-05` for text and `1` for an integer."""
+    """Return text that PyYAML reads as a float: `1e-05` would be text and `1` an integer."""
     if isinstance(value, bool):
         return str(value).lower()
     assert isinstance(value, Decimal)
@@ -114,7 +114,7 @@ def _number(value: object) -> str:
 
 
 def text_of(text: str) -> str:
-    """Text that YAML reads back as it is, in quotes where it needs them."""
+    """Return text for YAML, quoted if necessary."""
     if _PLAIN.fullmatch(text) and yaml.safe_load(text) == text:
         return text
     return yaml.safe_dump(text, default_style='"', width=10**6, allow_unicode=True).strip()

@@ -425,7 +425,7 @@ def test_every_row_reads_and_writes_a_method_of_ours():
         ),
         (arithmetic("1", ", tokenizer: {pad_to_multiple_of: 8}"), "pad_to_multiple_of` cannot be"),
         (arithmetic("1", ", dtype: 3"), "`dtype` must be text, got 3"),
-        (two("ties").replace("m/y", "m/x"), "the model m/x stands twice"),
+        (two("ties").replace("m/y", "m/x"), "the model m/x is listed twice"),
         (
             "{merge_method: ties, base_model: b, models: 3}",
             "must be a list of models or slices, got 3",
@@ -434,7 +434,10 @@ def test_every_row_reads_and_writes_a_method_of_ours():
             SLICES.replace("a, layer_range: [0, 2]", "a, layer_range: [1, 3]"),
             "layers of different dep",
         ),
-        (SLICES.replace("[2, 4]", "[1, 4]"), r"slices.1. begins with layer 1 where layer 2 is due"),
+        (
+            SLICES.replace("[2, 4]", "[1, 4]"),
+            r"slices.1. begins with layer 1 where layer 2 must follow",
+        ),
         (SLICES.replace("[2, 4]", "[2, 3]"), "ends with layer 3, the model has 4"),
         (
             SLICES.replace("[2, 4]", "2"),
@@ -487,7 +490,7 @@ def test_what_is_not_quite_the_same_is_told():
     assert "dtype: bfloat16: mergekit rounds weights and deltas" in notes(
         "dtype: bfloat16\n" + two("ties")
     )
-    assert "densities are rounded to 0.001: 0.3333 is taken for 0.333" in notes(
+    assert "densities are rounded to 0.001: 0.3333 becomes 0.333" in notes(
         two("ties", "", "weight: 1, density: 0.3333")
     )
     assert "no sign is elected" in notes(two("ties"))
