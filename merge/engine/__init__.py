@@ -1,1 +1,1 @@
-"""The resident model: where it lies, and how its weights are overwritten."""
+"""The resident model: placement in memory, and how recipes overwrite its weights."""

@@ -1,7 +1,7 @@
-"""Where each weight of a model lives: one device, or a map over several.
+"""Placement of a model's weights: one device, or a map over several.
 
-A resident model's weights must stay where they are, since recipes are written there: maps that
-leave some on disk, or in host memory beside an accelerator, are refused. Knows no parents.
+Recipes are written into the weights in place, so maps that keep some on disk, or in host memory
+beside an accelerator, are refused. Knows no parents.
 """
 
 import importlib.util
@@ -17,7 +17,7 @@ from .weight_views import storage_of
 
 __all__ = ["DeviceMap", "dispatch", "find_homes", "home_of", "settle"]
 DeviceMap = str | Mapping[str, Any]
-"""As transformers takes it: "auto" and its like, or module name -> device."""
+"""As in transformers: "auto" and the like, or module name -> device."""
 
 
 def find_homes(
@@ -25,12 +25,12 @@ def find_homes(
     device_map: DeviceMap | None,
     skeleton: Callable[[], PreTrainedModel],
 ) -> dict[str, torch.device]:
-    """Module name -> device, with "" for all other weights.
+    """Return module name -> device, with "" for all other weights.
 
     Args:
-        device: For all weights where there is no map.
-        device_map: As transformers takes it; needs accelerate.
-        skeleton: Gives the model without data, for "auto" to measure.
+        device: Device of all weights without a map.
+        device_map: As in transformers; needs accelerate.
+        skeleton: Returns the model without data, which "auto" measures.
 
     Raises:
         ValueError: No accelerate, or a map that keeps weights off their devices.
@@ -49,8 +49,8 @@ def find_homes(
         away = next(m for m, d in device_map.items() if _kind(d) in ("disk", "meta", "cpu"))
         raise ValueError(
             f"`device_map` must keep all weights on devices of one kind, got {device_map[away]} "
-            f"for {away or 'the model'} among {', '.join(sorted(kinds))}: such weights are moved "
-            f"in for each call and cannot be overwritten; use more devices or a smaller dtype"
+            f"for {away or 'the model'} among {', '.join(sorted(kinds))}: such weights are loaded "
+            f"for each call and cannot be overwritten; use more devices or a smaller dtype"
         )
     named = {module: _there(module or "the model", d) for module, d in device_map.items()}
     return {"": next(iter(named.values())), **named}
@@ -62,46 +62,46 @@ def _kind(device: Any) -> str:
 
 
 def _there(what: str, device: Any) -> torch.device:
-    # The device with its number: cuda becomes cuda:0.
+    # Return the device with its number: cuda becomes cuda:0.
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
         raise ValueError(
-            f"a device must be there, got {device} for {what} ({reason(error)}); use "
-            f"cpu, or a torch that sees the card"
+            f"a device must exist, got {device} for {what} ({reason(error)}); use "
+            f"cpu, or a torch with support for the device"
         ) from None
 
 
 def _automatic(model: PreTrainedModel, policy: str) -> dict[str, Any]:
-    # What transformers makes of "auto" and its like, for the model as it will be.
+    # The map that transformers computes from "auto" and the like.
     from transformers.integrations import accelerate
 
     named = accelerate.check_and_set_device_map(policy)
     if isinstance(named, dict):
         return named
-    whole = set(model._no_split_modules or ())
+    units = set(model._no_split_modules or ())
     limits = None
     if named != "sequential":
         limits = accelerate.get_balanced_memory(
-            model, no_split_module_classes=whole, low_zero=named == "balanced_low_0"
+            model, no_split_module_classes=units, low_zero=named == "balanced_low_0"
         )
-    return accelerate.infer_auto_device_map(model, max_memory=limits, no_split_module_classes=whole)
+    return accelerate.infer_auto_device_map(model, max_memory=limits, no_split_module_classes=units)
 
 
 def home_of(name: str, homes: Mapping[str, torch.device]) -> torch.device:
-    """The device of a weight: that of the longest module name that holds it."""
+    """Return the device of a weight: that of the longest module name that contains it."""
     modules = (m for m in homes if m == "" or name == m or name.startswith(m + "."))
     return homes[max(modules, key=len)]
 
 
 @torch.no_grad()
 def settle(model: PreTrainedModel, homes: Mapping[str, torch.device]) -> None:
-    """Give each weight of a model memory on its device; what has data already keeps it.
+    """Allocate each weight of a model on its device and copy the data that exist.
 
-    What shares memory still does: tied weights, parameters that were split from one tensor.
+    Weights that share memory still do: tied weights, parameters split from one tensor.
     """
-    stretches: dict[int, Tensor] = {}
-    moved: dict[int, tuple[Tensor, Tensor]] = {}  # id -> (old, new); the old keep their ids
+    storages: dict[int, Tensor] = {}
+    moved: dict[int, tuple[Tensor, Tensor]] = {}  # id -> (old, new); old ones keep their ids
     for path, module in model.named_modules():
         registries: tuple[Any, ...] = (module._parameters, module._buffers)
         for registry in registries:
@@ -110,26 +110,26 @@ def settle(model: PreTrainedModel, homes: Mapping[str, torch.device]) -> None:
                     continue
                 if id(old) not in moved:
                     home = home_of(f"{path}.{leaf}".lstrip("."), homes)
-                    moved[id(old)] = old, _moved(old, home, stretches)
+                    moved[id(old)] = old, _moved(old, home, storages)
                 registry[leaf] = moved[id(old)][1]
 
 
-def _moved(old: Tensor, home: torch.device, stretches: dict[int, Tensor]) -> Tensor:
+def _moved(old: Tensor, home: torch.device, storages: dict[int, Tensor]) -> Tensor:
     if old.device == home:
         return old
     key = storage_of(old)
-    if key not in stretches:
+    if key not in storages:
         n = old.untyped_storage().nbytes() // old.element_size()
-        stretches[key] = torch.empty(n, dtype=old.dtype, device=home)
+        storages[key] = torch.empty(n, dtype=old.dtype, device=home)
         if old.device.type != "meta":
-            stretches[key].copy_(old.detach().as_strided((n,), (1,), 0))
-    new = stretches[key].as_strided(old.shape, old.stride(), old.storage_offset())
+            storages[key].copy_(old.detach().as_strided((n,), (1,), 0))
+    new = storages[key].as_strided(old.shape, old.stride(), old.storage_offset())
     is_parameter = isinstance(old, torch.nn.Parameter)
     return torch.nn.Parameter(new, old.requires_grad) if is_parameter else new
 
 
 def dispatch(model: PreTrainedModel, homes: Mapping[str, torch.device]) -> None:
-    """Make inputs follow the weights where these lie on several devices."""
+    """Move inputs to the devices of the weights if there are several."""
     if len(set(homes.values())) > 1:
         from accelerate import dispatch_model
 

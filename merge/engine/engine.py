@@ -1,8 +1,8 @@
 """The merge engine: one resident model whose weights each recipe overwrites, in one pass.
 
-Plans come from methods.py, are carried out by launch.py, on tensors that placement.py serves, into
-the views that resident.py gives. A tensor whose plan is that of the last load is left as it is.
-Knows nothing of search.
+methods.py makes plans, launcher.py carries them out, on tensors from placement.py, into the views
+of resident.py. A tensor is left unchanged if its plan equals that of the last load. Knows nothing
+of search.
 
 Shapes: P parents.
 """
@@ -26,11 +26,11 @@ from .resident import build_resident
 
 __all__ = ["MergeEngine", "MergeFailure"]
 WORTH_COMPILING = 20_000_000
-"""Entries of a model from which `compile="auto"` compiles: below, a search does not earn back the
-seconds that each kernel takes (docs/experiments.md)."""
+"""Entries of a model from which `compile="auto"` compiles: below, compilation takes longer than it
+saves in a search (docs/experiments.md)."""
 
 
-class MergeFailure(RuntimeError):  # noqa: N818 - a failed candidate, not a fault of the program
+class MergeFailure(RuntimeError):  # noqa: N818 - a failed candidate, not a bug
     """A recipe whose merged weights are not finite; the message names the tensor."""
 
 
@@ -39,11 +39,11 @@ class MergeEngine:
 
     Attributes:
         model: The resident model, always the same object.
-        targets: File tensor name -> the view of the resident model's weights that it fills.
+        targets: File tensor name -> its view of the resident model's weights.
         parents: The base and its fine-tunes.
-        device: Where the model lives, or its first tensor where it is spread over devices.
-        memory_plan: What is held where.
-        statistics: What is computed once.
+        device: Device of the model, or of its first tensor if there are several devices.
+        memory_plan: Memory use by place.
+        statistics: Statistics of the parents, computed once.
     """
 
     def __init__(
@@ -61,15 +61,16 @@ class MergeEngine:
         """Build the resident model from the base.
 
         Args:
-            parents: What recipes will merge.
-            dtype: Of the resident model: float32, bfloat16 or float16.
-            device: Where it lives.
-            placement: Where base and parents are held: auto, device, pinned or mapped.
-            compile: Whether large tensors go through `torch.compile`: True, False, or "auto", which
+            parents: The models that recipes will merge.
+            dtype: Dtype of the resident model: float32, bfloat16 or float16.
+            device: Device of the resident model.
+            placement: Placement of base and parents: auto, device, pinned or mapped.
+            compile: Whether to compile the kernels of large tensors: True, False, or "auto", which
                 is True for models of WORTH_COMPILING entries. The bits are the same.
             device_map: Module name -> device, or "auto": spreads the model over devices.
-            statistics_folder: Where statistics are cached; the user's cache by default.
-            needs: What the methods of the search ask (`Method.needs`), for the memory plan.
+            statistics_folder: Folder of cached statistics; the user's cache by default.
+            needs: Statistics that the methods of the search use (`Method.needs`), for the memory
+                plan.
 
         Raises:
             ValueError: Unknown dtype, device or placement, or too little memory.
@@ -96,14 +97,13 @@ class MergeEngine:
             parents, statistics_folder or default_folder(), self.device
         )
         self._sources = Sources(parents, self.memory_plan.placement, self.targets)
-        self._loaded: dict[str, Plan] = {}  # tensor -> the plan that its weights are of
+        self._loaded: dict[str, Plan] = {}  # tensor -> the plan of its weights
 
     @torch.no_grad()
     def load(self, recipe: Recipe) -> PreTrainedModel:
         """Overwrite the resident model's weights with a recipe's.
 
-        After a failure the model holds a mixture; the next successful load puts every tensor
-        right.
+        After a failure the model is a mixture; the next successful load corrects every tensor.
 
         Args:
             recipe: Its parents and layer groups must be those of the parent set.
@@ -141,7 +141,7 @@ class MergeEngine:
             yield Job(name, target, base, tuple(parents), plan, maps)
 
     def _check_finite(self, recipe: Recipe, plans: Mapping[str, Plan]) -> None:
-        # Weights are looked at only where the numbers of the plan do not bound them.
+        # Weights are only checked if the numbers of the plan do not bound them.
         suspects = [
             name
             for name, plan in plans.items()
@@ -158,13 +158,13 @@ class MergeEngine:
 
 
 def _largest(dtype: torch.dtype) -> float:
-    # Kernels multiply votes by up to 2**96 before they divide by it again.
+    # Kernels multiply votes by up to 2**96 and divide by it again.
     return min(torch.finfo(dtype).max, 2.0**31)
 
 
 def _bound(plan: Plan, statistics: TensorStatistics) -> float:
-    # No merged entry and no vote is larger, rounding included. |delta| <= |base| + |parent|; a mean
-    # of those who agree is no larger than the sum of votes over the smallest weight.
+    # Upper bound on merged entries and votes, with rounding. |delta| <= |base| + |parent|; a mean
+    # of votes that agree is at most the sum of votes over the smallest weight.
     base = statistics.largest(BASE)
     sizes = [statistics.largest(parent) for parent in plan.parents]
     if isinstance(plan, Combination):
@@ -183,7 +183,7 @@ def _smallest_divisor(plan: Consensus) -> float:
 def _is_finite(tensor: Tensor) -> bool:
     if tensor.numel() == 0:
         return True
-    return bool(torch.stack(tensor.aminmax()).isfinite().all())  # NaN goes through both
+    return bool(torch.stack(tensor.aminmax()).isfinite().all())  # NaN propagates through both
 
 
 def check_fit(recipe: Recipe, parents: ParentSet) -> None:
@@ -194,7 +194,7 @@ def check_fit(recipe: Recipe, parents: ParentSet) -> None:
     """
     if set(recipe.parents) != set(parents.names):
         raise ValueError(
-            f"a recipe must name the parents that are loaded, got {', '.join(recipe.parents)} for "
+            f"a recipe must name the opened parents, got {', '.join(recipe.parents)} for "
             f"{', '.join(parents.names)}; give a parent weight 0 to leave it out"
         )
     groups = parents.groups(recipe.grouping)

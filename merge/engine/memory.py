@@ -1,4 +1,4 @@
-"""How much memory there is, and how much this process holds.
+"""Measure free memory and the memory of this process.
 
 Host memory means anonymous pages, which the kernel cannot take back. Pages of files that are
 mapped for reading (weights, cached statistics) are dropped when memory is short and do not count.
@@ -14,15 +14,15 @@ import torch
 
 __all__ = ["Tidy", "device_free", "give_back", "host_free", "process_bytes"]
 SLACK = 1 << 23
-"""Bytes of growth that are not worth looking at."""
+"""Bytes of growth that are ignored."""
 _PROC = Path("/proc/self")
 _CGROUPS = Path("/sys/fs/cgroup")
-_UNLIMITED = 1 << 60  # a limit above this is none: version 1 writes the largest page count
+_UNLIMITED = 1 << 60  # no limit: version 1 writes the largest page count
 
 
 def process_bytes() -> int:
-    """Anonymous memory that this process holds now, in bytes (RssAnon; elsewhere than on Linux
-    all resident memory)."""
+    """Return the anonymous memory of this process in bytes (RssAnon; all resident memory if not
+    on Linux)."""
     status = _PROC / "status"
     if status.is_file():
         for line in status.read_text().splitlines():
@@ -32,7 +32,7 @@ def process_bytes() -> int:
 
 
 def give_back() -> None:
-    """Return to the system what the heap has freed; only glibc keeps it and can be asked to."""
+    """Return freed heap memory to the system; only glibc keeps it and has a function for this."""
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:
@@ -40,29 +40,29 @@ def give_back() -> None:
 
 
 class Tidy:
-    """Keeps the heap from growing by what has been freed, at some 0.1 ms per call.
+    """Keeps the heap from growing by freed memory, at some 0.1 ms per call.
 
-    glibc before 2.38 seldom finds freed aligned blocks again: eager arithmetic over a model of 310
-    MB left up to 54 MB of them behind, called every 16 M entries 8 MB.
+    glibc before 2.38 seldom reuses freed aligned blocks: eager arithmetic over a model of 310 MB
+    left up to 54 MB of them, 8 MB if this is called every 16 M entries.
     """
 
     def __init__(self) -> None:
         self._before = process_bytes()
 
     def __call__(self) -> None:
-        """Give freed memory back if the process has grown by SLACK since it last did."""
+        """Return freed memory if the process has grown by SLACK since the last time."""
         if process_bytes() > self._before + SLACK:
             give_back()
             self._before = process_bytes()
 
 
 def host_free() -> int:
-    """Bytes of host memory that this process can still take: the machine's or its cgroup's."""
+    """Return the free host memory in bytes: the machine's or that of the control group."""
     return max(min([psutil.virtual_memory().available, *_cgroup_rooms()]), 0)
 
 
 def device_free(device: torch.device) -> int:
-    """Bytes that this process can still take on a device; the host's on a CPU."""
+    """Return the free memory of a device in bytes; that of the host for a CPU."""
     if device.type == "cpu":
         return host_free()
     if device.type == "cuda":
@@ -74,7 +74,7 @@ def device_free(device: torch.device) -> int:
 
 
 def _cgroup_rooms() -> list[int]:
-    # Room below each limit on the way from the process's control group to the root.
+    # Free memory below each limit from the process's control group to the root.
     rooms = []
     for line in _lines(_PROC / "cgroup"):
         _, controllers, path = line.split(":", 2)
@@ -93,7 +93,7 @@ def _room(folder: Path, limit_name: str, usage_name: str) -> int | None:
     limit, usage = (_lines(folder / name) for name in (limit_name, usage_name))
     if not limit or not usage or limit[0] == "max" or int(limit[0]) > _UNLIMITED:
         return None
-    # Cached file pages count as used, but the kernel takes them back first.
+    # Cached file pages count as used, but the kernel reclaims them first.
     stat = {key: int(count) for key, count in map(str.split, _lines(folder / "memory.stat"))}
     kinds = ("inactive_file", "active_file")
     cached = sum(stat.get(f"total_{kind}", stat.get(kind, 0)) for kind in kinds)

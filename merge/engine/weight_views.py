@@ -1,9 +1,9 @@
-"""Which part of which parameter each file tensor fills, whatever the architecture.
+"""Views of the parameters that correspond to the tensors of a file, for any architecture.
 
-transformers turns the tensors of a checkpoint into a model's parameters by renaming, stacking,
-joining, splitting and transposing them, and turns them back when it saves. Here it turns them back
-on tensors that refuse to be copied: what comes out under a file's name is a view of a parameter,
-or of several that lie behind each other. Knows nothing of parents; reads no weights.
+transformers converts the tensors of a checkpoint into parameters by renaming, stacking, joining,
+splitting and transposing them, and converts them back to save them. Here it converts them back on
+tensors that refuse to be copied, so that the result under a file's name is a view of a parameter,
+or of several adjacent ones. Knows nothing of parents; reads no weights.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,15 +18,15 @@ __all__ = ["file_views", "storage_of"]
 
 
 class _View(Tensor):
-    """A tensor whose conversions stay views where torch's own would copy."""
+    """A tensor whose conversions are views where torch's would copy."""
 
     def contiguous(self, *_: Any, **__: Any) -> "_View":  # pyright: ignore
-        """This very tensor, whatever its strides."""
+        """Return this tensor, with any strides."""
         return self
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """What torch does, except that joining what lies together in memory copies nothing."""
+        """Do as torch, but join tensors that are adjacent in memory without a copy."""
         kwargs = kwargs or {}
         if func is torch.cat and kwargs.get("dim", args[1] if len(args) > 1 else 0) == 0:
             joined = _rejoined(args[0])
@@ -36,39 +36,38 @@ class _View(Tensor):
 
 
 def storage_of(tensor: Tensor) -> int:
-    """The same number for tensors that share memory, on any device (also one without data)."""
+    """Return a number that is equal for tensors that share memory, also on device "meta"."""
     return tensor.untyped_storage()._cdata
 
 
 @torch.no_grad()
 def file_views(model: PreTrainedModel, names: Iterable[str]) -> dict[str, Tensor | None]:
-    """The view of the model's weights that each tensor of its files fills.
+    """Return the view of the model's weights for each tensor of its files.
 
     Args:
-        model: A model that transformers has loaded from such files.
+        model: A model loaded from such files by transformers.
         names: File tensor names, with or without the prefix of the base model.
 
     Returns:
-        Name -> detached tensor that shares memory with a parameter, or None where there is no
-        such tensor or no view that has its entries.
+        Name -> detached tensor that shares memory with a parameter, or None if there is no such
+        tensor or no view with its entries.
     """
     state = model.state_dict(keep_vars=True)
     views = {name: tensor.detach().as_subclass(_View) for name, tensor in state.items()}
-    found: Mapping[str, Tensor] = revert_weight_conversion(model, views)
-    held = {storage_of(tensor) for tensor in state.values()}
+    reverted: Mapping[str, Tensor] = revert_weight_conversion(model, views)
+    owned = {storage_of(tensor) for tensor in state.values()}
     prefix = f"{model.base_model_prefix}."
-    chosen = {}
+    result = {}
     for name in names:
-        view = found.get(name, found.get(prefix + name, found.get(name.removeprefix(prefix))))
-        if view is not None and storage_of(view) in held:
-            chosen[name] = view.as_subclass(Tensor)
-        else:
-            chosen[name] = None
-    return chosen
+        saved_as = (name, prefix + name, name.removeprefix(prefix))
+        view = next((reverted[n] for n in saved_as if n in reverted), None)
+        is_view = view is not None and storage_of(view) in owned
+        result[name] = view.as_subclass(Tensor) if view is not None and is_view else None
+    return result
 
 
 def _rejoined(parts: Sequence[Tensor]) -> Tensor | None:
-    # The loader splits a file's tensor into parameters without copying it: back to the whole.
+    # Join parameters that the loader has split from one tensor of a file without copying it.
     first = parts[0]
     end = first.storage_offset()
     for part in parts:

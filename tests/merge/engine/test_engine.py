@@ -213,7 +213,7 @@ def test_threads_are_given_back(parents, engine):
 
 def test_recipes_that_do_not_fit_are_refused(parents, engine):
     groups = parents.groups()
-    with pytest.raises(ValueError, match="parents that are loaded, got a, b for a, b, c"):
+    with pytest.raises(ValueError, match="name the opened parents, got a, b for a, b, c"):
         engine.load(Recipe.uniform("linear", ("a", "b"), groups, 0.5))
     with pytest.raises(ValueError, match=r"each of the 11 layer groups .* got 10: head is missing"):
         engine.load(Recipe.uniform("linear", parents.names, groups[:-1], 0.5))

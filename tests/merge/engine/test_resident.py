@@ -404,7 +404,7 @@ def test_each_weight_is_settled_on_its_device(family):
 
 def test_devices_that_are_not_there_are_refused(parents):
     missing = f"cuda:{torch.cuda.device_count()}"
-    with pytest.raises(ValueError, match=f"a device must be there, got {missing} for the model"):
+    with pytest.raises(ValueError, match=f"a device must exist, got {missing} for the model"):
         build_resident(parents, dtype="float32", device=missing)
     pytest.importorskip("accelerate")
     with pytest.raises(ValueError, match=f"got {missing} for lm_head .*; use cpu, or a torch"):
