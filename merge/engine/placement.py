@@ -1,8 +1,8 @@
-"""Where base and parents are held during a search, and how much memory that takes.
+"""Placement of base and parents during a search, and the memory that it takes.
 
 Placements are rows of a table: on the device, in pinned host memory streamed to it, or memory-
-mapped from disk. A plan is measured before anything large is built; what it states is kept within
-5 % by the process (see `MemoryPlan`). Knows no recipes and no methods.
+mapped from disk. A plan is made before anything large is built; the process keeps to it within 5 %
+(see `MemoryPlan`). Knows no recipes and no methods.
 
 Shapes: none; all figures are bytes.
 """
@@ -28,60 +28,60 @@ PLACEMENTS = {
     "mapped": "base and parents are memory-mapped from disk",
 }
 HEADROOM = 0.1
-"""Share of the free memory of an accelerator that "auto" leaves for scoring: the activations of a
+"""Share of an accelerator's free memory that "auto" reserves for scoring: the activations of a
 batch, which the scorer makes smaller when memory runs out."""
 COMPILER = 75_000_000
-"""Bytes that torch.compile takes for good: Inductor's modules and the first kernel 66 MB, two more
+"""Bytes that torch.compile keeps: Inductor's modules and the first kernel 66 MB, two more
 kernels 12 MB (measured on a CPU, torch 2.13); Triton's share on a GPU has not been measured."""
 CPU_WORKSPACE = 12_000_000
-"""Bytes that merging takes on a CPU, whatever the model: blocks, packs, and what `Tidy` lets stay
-in the heap (measured, eager)."""
+"""Bytes that merging takes on a CPU, for any model: blocks, packs, and what `Tidy` leaves in the
+heap (measured, eager)."""
 GPU_PACK = 64 << 20
 """Bytes of a pack of small tensors on an accelerator: 2**20 entries, some 16 numbers each."""
 GPU_TEMPORARIES = 8
-"""Temporaries of one block that eager kernels hold at a time."""
+"""Simultaneous temporaries of one block in eager kernels."""
 STATISTICS = dict.fromkeys(("gram", "magnitudes", "variances", "importance"), 40 << 20) | {
     "ranks": 50 << 20
 }
 """Bytes per thread while a kind of statistics is computed, once (quantiles.py, maps.py)."""
 MAPS = frozenset({"ranks", "importance"})
-"""Statistics of one byte per entry and parent."""
+"""Statistics with one byte per entry and parent."""
 TIDY_EVERY = 1 << 22
-"""Entries of the base that are served between two looks at the heap."""
+"""Entries of the base that are served between two checks of the heap."""
 HOST = torch.device("cpu")
 
 
 @dataclass(frozen=True)
 class Place:
-    """Bytes at one place: what is free now, what the search will hold, what passes through."""
+    """Bytes at one place: free now, held by the search, held for a moment."""
 
     free: int
     now: int
-    """What the process holds before the search: libraries, compiled kernels, tokenised tasks."""
+    """Bytes of the process before the search: libraries, compiled kernels, tokenised tasks."""
     held: Mapping[str, int]
-    """What -> bytes held from the build on."""
+    """Purpose -> bytes held from the build on."""
     passing: Mapping[str, int]
-    """What -> bytes held for a moment, never two of these at a time."""
+    """Purpose -> bytes held for a moment, one at a time."""
 
     @property
     def needed(self) -> int:
-        """Bytes to be taken at the worst moment, beside what the process holds now."""
+        """Return the bytes needed at the peak, in addition to those in use now."""
         return sum(self.held.values()) + max(self.passing.values(), default=0)
 
     @property
     def peak(self) -> int:
-        """Bytes of the process at the worst moment."""
+        """Return the bytes of the process at the peak."""
         return self.now + self.needed
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """What a search will hold, and where, while it builds the resident model and loads recipes.
+    """Memory use of a search by place, while it builds the resident model and loads recipes.
 
-    The peak at the host is anonymous memory (`memory.process_bytes`) of this process alone. File
-    pages that are mapped for reading (``mapped``: safetensors, cached statistics) stand apart: the
-    kernel keeps them while there is room and drops them when there is none, which costs speed
-    only. Not in the plan: what scoring takes.
+    The peak of the host is anonymous memory (`memory.process_bytes`) of this process alone. File
+    pages that are mapped for reading (``mapped``: safetensors, cached statistics) are separate: the
+    kernel drops them when memory is short, which only costs speed. The plan does not include the
+    memory of scoring.
     """
 
     placement: str
@@ -105,7 +105,7 @@ class MemoryPlan:
         return lines
 
     def shortage(self, headroom: float = 0.0) -> torch.device | None:
-        """The first place where the plan does not fit, if any.
+        """Return the first place where the plan does not fit, or None.
 
         Args:
             headroom: Share of an accelerator's free memory that must stay free, in ``[0, 1)``.
@@ -128,21 +128,21 @@ def plan_memory(
     is_compiling: bool = False,
     are_statistics_on_disk: bool = True,
 ) -> MemoryPlan:
-    """Measure what is free, state what will be held, and choose where base and parents are held.
+    """Measure free memory, plan the use of a search, and choose the placement of base and parents.
 
     Args:
         parents: The base and its fine-tunes.
-        dtype: Of the resident model.
-        device: Where the resident model will live.
-        device_map: Module name -> device, or "auto", in place of ``device``.
-        placement: "auto", or one of `PLACEMENTS`, which is then honoured or refused.
-        needs: What the methods of the search ask about deltas (`Method.needs`, all of them).
-        is_compiling: Whether kernels go through `torch.compile`.
+        dtype: Dtype of the resident model.
+        device: Device of the resident model.
+        device_map: Module name -> device, or "auto", instead of ``device``.
+        placement: "auto", or one of `PLACEMENTS`, which is used or refused.
+        needs: Statistics that the methods of the search use (`Method.needs` of all).
+        is_compiling: Whether kernels are compiled.
         are_statistics_on_disk: Whether statistics are memory-mapped from the cache.
 
     Raises:
-        ValueError: Unknown placement or device, or a search that does not fit into memory; with
-            the figures.
+        ValueError: Unknown placement or device, or too little memory for the search; with the
+            figures.
         ParentError: A base that cannot be built (`resident.outline`).
     """
     if placement not in ("auto", *PLACEMENTS):
@@ -150,7 +150,7 @@ def plan_memory(
             f"`placement` must be one of auto, {', '.join(PLACEMENTS)}, got {placement!r}"
         )
     shape = outline(parents, dtype=dtype, device=device, device_map=device_map)
-    give_back()  # what others have freed would count as held
+    give_back()  # freed memory would count as used
     sizes = _Sizes(parents, shape, frozenset(needs), is_compiling, are_statistics_on_disk)
     is_host = set(shape.targets.values()) == {HOST}
     if placement == "pinned" and is_host:
@@ -158,8 +158,8 @@ def plan_memory(
             "`placement: pinned` streams base and parents to an accelerator, the resident model "
             "is on the cpu; use mapped or device"
         )
-    wishes = [placement] if placement != "auto" else ["mapped"] if is_host else list(PLACEMENTS)
-    plans = [sizes.plan(wish) for wish in wishes]
+    options = [placement] if placement != "auto" else ["mapped"] if is_host else list(PLACEMENTS)
+    plans = [sizes.plan(option) for option in options]
     headroom = HEADROOM if placement == "auto" else 0.0
     for plan in plans:
         if plan.shortage(headroom) is None:
@@ -168,7 +168,7 @@ def plan_memory(
 
 
 def _least(plans: list[MemoryPlan]) -> MemoryPlan:
-    # The most modest plan without headroom; refused with its figures if that does not fit either.
+    # The smallest plan without headroom; refused with its figures if it does not fit either.
     plan = plans[-1]
     short = plan.shortage()
     if short is None:
@@ -195,7 +195,7 @@ def _mb(size: int) -> str:
 
 
 class _Sizes:
-    """Sizes of base and parents, tensor by tensor, from which plans are put together."""
+    """Sizes of base and parents by tensor, from which plans are made."""
 
     def __init__(
         self,
@@ -220,7 +220,7 @@ class _Sizes:
         self._are_facts_on_disk = are_statistics_on_disk
 
     def plan(self, placement: str) -> MemoryPlan:
-        """What the search takes with base and parents placed so."""
+        """Return the memory plan of one placement."""
         devices = {HOST, *self._shape.targets.values(), *self._shape.devices}
         places = {
             device: self._host(placement) if device == HOST else self._device(placement, device)
@@ -254,7 +254,7 @@ class _Sizes:
         if placement == "device":
             held["base and parents"] = sum(self._held[name] for name in here)
         elif placement == "pinned":
-            merging += 2 * layer_bytes(self._held, here)  # what is used, and what is on its way
+            merging += 2 * layer_bytes(self._held, here)  # in use, and in transfer
         else:
             merging += max((self._held[name] for name in here), default=0)
         merging += max((self._added[name] for name in here), default=0)
@@ -262,24 +262,24 @@ class _Sizes:
         return Place(device_free(device), _device_bytes(device), held, passing)
 
     def _workspace(self) -> int:
-        # On an accelerator: packs, and float32 temporaries of a block where kernels run eager.
+        # On an accelerator: packs, and float32 temporaries of a block if kernels run eager.
         eager = 0 if self._is_compiling else min(self._largest, GPU_BLOCK)
         return GPU_PACK + 4 * GPU_TEMPORARIES * eager
 
     def _made(self, placement: str, names: list[str]) -> int:
-        # What is computed on the host for one tensor's merge.
+        # Tensors computed on the host to merge one tensor.
         moved = self._moved if placement == "mapped" else {}
         return max((self._added[name] + moved.get(name, 0) for name in names), default=0)
 
 
 def _added_bytes(parents: ParentSet, owner: str, name: str) -> int:
-    # The sum that an adapter makes, float32, computed at each fetch.
+    # The float32 sum of an adapter, computed at each fetch.
     is_added = owner != BASE and parents.low_rank(owner, name) is not None
     return 4 * parents.tensors[name].n_entries if is_added else 0
 
 
 def _moved_bytes(parents: ParentSet, owner: str, name: str) -> int:
-    # Rows in another vocabulary's order, outside the layers, are computed when they are read.
+    # Tensors whose rows are reordered for another vocabulary are computed at each read.
     is_base = owner != BASE and parents.is_base(owner, name)
     if layer_group(name).layer is not None or is_base or _added_bytes(parents, owner, name):
         return 0
@@ -292,34 +292,34 @@ def _device_bytes(device: torch.device) -> int:
 
 
 class Sources:
-    """Serves tensors of base and parents from where they are held; they must not be written to."""
+    """Serves tensors of base and parents from their placement; they are read-only."""
 
     def __init__(self, parents: ParentSet, placement: str, names: Iterable[str]) -> None:
-        """Hold what the placement holds; "pinned" reads everything now, "device" at first use.
+        """Take what to serve; "pinned" reads everything now, "device" at the first use.
 
         Args:
             parents: The base and its fine-tunes.
             placement: One of `PLACEMENTS`.
-            names: The tensors that may be asked for: those of the resident model's targets.
+            names: The tensors to serve: those of the resident model's targets.
         """
         assert placement in PLACEMENTS
         self._parents, self._placement = parents, placement
         self._held: dict[Wanted, tuple[Tensor, ...]] = {}
         self._stream = Stream(parents, list(names)) if placement == "pinned" else None
-        self._base: tuple[Wanted, Tensor] | None = None  # the last one, for adapters to add to
+        self._base: tuple[Wanted, Tensor] | None = None  # the last one, to which adapters add
         self._tidy, self._n_served = Tidy(), 0
 
     def order(self, wanted: Iterable[Wanted]) -> None:
-        """Say what will be fetched, in this order: where tensors are streamed, they set out now.
+        """Announce the next fetches, in this order; if tensors are streamed, transfers start now.
 
-        What was ordered before and not fetched is forgotten. Other fetches are served as well.
+        Earlier orders that were not fetched are cancelled. Other tensors can be fetched as well.
         """
         self._base = None
         if self._stream is not None:
             self._stream.order(wanted)
 
     def fetch(self, owner: str, name: str, device: torch.device) -> Tensor:
-        """A tensor of "base" or a parent, on a device; float32 where an adapter makes it."""
+        """Return a tensor of "base" or a parent, on a device; float32 if an adapter computes it."""
         key = (owner, name, device)
         if owner == BASE:
             if self._base is None or self._base[0] != key:

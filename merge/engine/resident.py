@@ -1,9 +1,9 @@
-"""The resident model: built from the base by transformers' own loader, ready to be overwritten.
+"""The resident model: built from the base by transformers' loader, ready to be overwritten.
 
-It equals what `from_pretrained` gives, to the bit, but is fed tensor by tensor from the parent
-set, whose vocabulary may be another than that of the base's directory. Built without weights it
-tells sizes beforehand (`outline`). Knows nothing of recipes; where base and parents are held
-during a search is placement.py's.
+It is bitwise equal to the result of `from_pretrained`, but loaded tensor by tensor from the parent
+set, whose vocabulary may differ from that of the base's directory. `outline` builds it without
+weights to determine sizes. Knows nothing of recipes; placement.py holds base and parents during a
+search.
 """
 
 import contextlib
@@ -36,10 +36,10 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True)
 class Resident:
-    """A model and, by file tensor name in model order, the view of its weights that each fills.
+    """A model and, by file tensor name in model order, the views of its weights (targets).
 
     A target is detached, has the shape of the file's tensor and may be a slice of a larger
-    parameter, then perhaps not contiguous. Tensors that the architecture ties appear once.
+    parameter, so perhaps not contiguous. Tied tensors appear once.
     """
 
     model: PreTrainedModel
@@ -48,23 +48,23 @@ class Resident:
 
 @dataclass(frozen=True)
 class Outline:
-    """What a resident model will take, known without loading it."""
+    """Sizes and devices of a resident model, known without loading it."""
 
     devices: Mapping[torch.device, int]
     """Device -> bytes of parameters and buffers there."""
     sample: int
-    """Bytes that transformers loads in its own way, on the host, to compare with (`_sample`)."""
+    """Bytes that transformers loads itself, on the host, for comparison (`_sample`)."""
     targets: Mapping[str, torch.device]
-    """File tensors that will be merged, in model order -> where each will be written."""
+    """File tensors that will be merged, in model order -> device of their target."""
 
 
 def resident_dtype(dtype: str | torch.dtype) -> torch.dtype:
-    """A dtype that a resident or exported model may have; ValueError for any other."""
-    found = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if found not in DTYPES.values():
+    """Return a dtype of resident or exported models; ValueError for any other."""
+    result = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if result not in DTYPES.values():
         raise ValueError(f"`dtype` must be one of {', '.join(DTYPES)}, got {dtype!r}")
-    assert found is not None
-    return found
+    assert result is not None
+    return result
 
 
 def build_resident(
@@ -74,18 +74,18 @@ def build_resident(
     device: str | torch.device = "cpu",
     device_map: DeviceMap | None = None,
 ) -> Resident:
-    """Build the model that holds the base's weights.
+    """Build the resident model with the base's weights.
 
     Args:
-        parents: The base and its fine-tunes; architecture and tensors are read from it.
-        dtype: Of the model: float32, bfloat16 or float16.
-        device: Where the model lives; where ``device_map`` is given, that decides.
-        device_map: "auto" or module name -> device, as transformers takes it; needs accelerate.
+        parents: The base and its fine-tunes; the base gives architecture and tensors.
+        dtype: Dtype of the model: float32, bfloat16 or float16.
+        device: Device of the model, unless ``device_map`` is given.
+        device_map: "auto" or module name -> device, as in transformers; needs accelerate.
 
     Raises:
         ValueError: Unknown dtype, or a ``device_map`` that would keep weights off their devices.
         ParentError: A base whose tensors are not those of its architecture, or an architecture
-            that lays out its weights in a way that cannot be written in place.
+            whose weights cannot be overwritten in place.
     """
     dtype = resident_dtype(dtype)
     homes = find_homes(torch.device(device), device_map, lambda: _skeleton(parents, dtype))
@@ -93,7 +93,7 @@ def build_resident(
     model = _load(parents, dtype, sample)
     views = _views(model, parents)
     _check_sample(model, parents, {name: views[name] for name in sample})
-    give_back()  # the pieces of what transformers has stacked
+    give_back()  # the parts that transformers has stacked
     settle(model, homes)
     views = _views(model, parents)
     _fill(parents, {name: view for name, view in views.items() if name not in sample})
@@ -108,11 +108,11 @@ def outline(
     device: str | torch.device = "cpu",
     device_map: DeviceMap | None = None,
 ) -> Outline:
-    """Sizes of what `build_resident` will build with the same arguments; reads no weights.
+    """Return the sizes of the result of `build_resident`; reads no weights.
 
     Raises:
         ValueError: As `build_resident`.
-        ParentError: As `build_resident`, values apart.
+        ParentError: As `build_resident`, except for faulty values.
     """
     dtype = resident_dtype(dtype)
     homes = find_homes(torch.device(device), device_map, lambda: _skeleton(parents, dtype))
@@ -129,7 +129,7 @@ def outline(
 
 
 class _Source:
-    """A tensor of the base as the loader of transformers takes it: read when it is asked for."""
+    """A tensor of the base for the loader of transformers, read on request."""
 
     def __init__(self, parents: ParentSet, name: str, has_data: bool) -> None:
         self._parents, self._name, self._has_data = parents, name, has_data
@@ -138,7 +138,7 @@ class _Source:
         return self
 
     def to(self, device: Any = None, dtype: torch.dtype | None = None) -> Tensor:
-        """The tensor in memory of its own, or one without data."""
+        """Return a copy of the tensor, or one without data."""
         if self._has_data:
             return self._parents.tensor(BASE, self._name).to(device, dtype, copy=True)
         return torch.empty(self._parents.tensors[self._name].shape, dtype=dtype, device="meta")
@@ -147,8 +147,8 @@ class _Source:
 def _load(
     parents: ParentSet, dtype: torch.dtype, sample: frozenset[str] = frozenset()
 ) -> PreTrainedModel:
-    # The model as from_pretrained builds it, on the host, with the data of a sample of its tensors
-    # and of buffers that no file holds; all others are on device "meta".
+    # The model as built by from_pretrained, on the host, with the data of a sample of its tensors
+    # and of buffers that are in no file; all others are on device "meta".
     folder = parents.folders[BASE]
     settings = transformers.CONFIG_MAPPING[parents.config["model_type"]]
     config = settings.from_dict(dict(parents.config))
@@ -181,20 +181,20 @@ def _skeleton(parents: ParentSet, dtype: torch.dtype) -> PreTrainedModel:
 
 
 def _sample(parents: ParentSet) -> frozenset[str]:
-    # Of tensors that differ by layer only, the first layer's; all that are in no layer.
+    # Of tensors that differ only by layer, the first layer's; all tensors outside the layers.
     first: dict[str, int] = {}
-    found = []
+    rows = []
     for name in parents.tensors.keys() - _aliases(parents):
         number = re.search(r"\d+", name)
         layer = int(number[0]) if number else 0
         kind = re.sub(r"\d+", "#", name, count=1)
         first[kind] = min(first.get(kind, layer), layer)
-        found.append((name, kind, layer))
-    return frozenset(name for name, kind, layer in found if layer == first[kind])
+        rows.append((name, kind, layer))
+    return frozenset(name for name, kind, layer in rows if layer == first[kind])
 
 
 def _model_class(config: PretrainedConfig, folder: Path) -> Any:
-    # The class that the files were saved from if it generates text, else the architecture's.
+    # The class in config.json if it generates text, else the architecture's.
     named = [getattr(transformers, name, None) for name in config.architectures or ()]
     for kind in named:
         if isinstance(kind, type) and issubclass(kind, PreTrainedModel) and kind.can_generate():
@@ -203,14 +203,14 @@ def _model_class(config: PretrainedConfig, folder: Path) -> Any:
         return transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     except KeyError:
         raise ParentError(
-            f"base: {folder} has architecture {config.model_type}, of which transformers has no "
+            f"base: {folder} has architecture {config.model_type}, for which transformers has no "
             f"model that generates text; use a language model"
         ) from None
 
 
 def _aliases(parents: ParentSet) -> set[str]:
-    # Copies, in the files, of a tensor that the architecture ties: all but the first of equal
-    # tensors outside the layers. Left out, the loader ties them without holding them twice.
+    # Copies of tied tensors in the files: all but the first of equal tensors outside the layers.
+    # The loader ties those that are missing and does not allocate them twice.
     if not parents.config.get("tie_word_embeddings", True):
         return set()
     outside = [n for n, info in parents.tensors.items() if layer_group(n).name in ("embed", "head")]
@@ -234,7 +234,7 @@ def _generation_config(folder: Path) -> GenerationConfig | None:
 
 @contextlib.contextmanager
 def _without_threads() -> Iterator[None]:
-    # What threads of the loader have freed cannot be given back.
+    # Memory freed by threads of the loader cannot be returned to the system.
     switch = "HF_DEACTIVATE_ASYNC_LOAD"
     before = os.environ.get(switch)
     os.environ[switch] = "1"
@@ -279,14 +279,14 @@ def _check_complete(parents: ParentSet, model: PreTrainedModel, info: Mapping[st
 
 
 def _views(model: PreTrainedModel, parents: ParentSet) -> dict[str, Tensor]:
-    # File tensor -> the part of the weights that it fills, in model order.
+    # File tensor -> its part of the weights, in model order.
     names = sorted(parents.tensors, key=lambda name: layer_group(name).order)
     views = {}
     for name, view in file_views(model, names).items():
         shape = parents.tensors[name].shape
         if view is None or tuple(view.shape) != shape:
             raise ParentError(
-                f"base: tensor {name} of shape {'x'.join(map(str, shape))} has no place of its own "
+                f"base: tensor {name} of shape {'x'.join(map(str, shape))} has no part of its own "
                 f"in {type(model).__name__}, whose weights transformers rearranges when it loads "
                 f"them; such a model cannot be searched, `heterosis merge` merges its files"
             )
@@ -296,7 +296,7 @@ def _views(model: PreTrainedModel, parents: ParentSet) -> dict[str, Tensor]:
 
 
 def _check_covered(model: PreTrainedModel, views: Mapping[str, Tensor]) -> None:
-    # What no file tensor fills must have been filled by transformers.
+    # Weights that no file tensor fills must have been filled by transformers.
     filled: Counter[int] = Counter()
     for place, view in {_place(view): view for view in views.values()}.items():
         filled[place[0]] += view.nbytes
@@ -315,7 +315,7 @@ def _place(view: Tensor) -> tuple[int, int, tuple[int, ...], tuple[int, ...]]:
 
 
 def _targets(views: Mapping[str, Tensor], parents: ParentSet) -> dict[str, Tensor]:
-    # What is merged; of tensors that are tied, the first.
+    # The tensors to merge; of tied tensors, the first.
     owners: dict[Any, str] = {}
     targets = {}
     for name, view in views.items():
@@ -330,18 +330,18 @@ def _targets(views: Mapping[str, Tensor], parents: ParentSet) -> dict[str, Tenso
 
 @torch.no_grad()
 def _check_sample(model: PreTrainedModel, parents: ParentSet, views: Mapping[str, Tensor]) -> None:
-    # Transformers has loaded these: where a view is the right one, it holds the file's values.
+    # transformers has loaded these: a correct view has the file's values.
     for name, view in views.items():
         base, flat = parents.tensor(BASE, name).reshape(-1), view.reshape(-1)
         for run in blocks(flat.numel(), view.device):
             if not torch.equal(_bits(flat[run]), _bits(base[run].to(view.dtype))):
                 raise ParentError(
-                    f"base: tensor {name} does not come to lie unchanged in "
+                    f"base: tensor {name} is changed when it is loaded into "
                     f"{type(model).__name__}; such a model cannot be searched, `heterosis merge` "
                     f"merges its files"
                 )
 
 
 def _bits(tensor: Tensor) -> Tensor:
-    # As whole numbers, so that NaN equals NaN and -0.0 differs from 0.0.
+    # As integers, so that NaN equals NaN and -0.0 differs from 0.0.
     return tensor.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()])

@@ -1,7 +1,7 @@
-"""Base and parents in pinned host memory, sent to the device ahead of the work that needs them.
+"""Base and parents in pinned host memory, transferred to the device ahead of their use.
 
-Also what is held of a tensor at all: an adapter's factors rather than the sum they make. Knows no
-recipes and no plans; that a tensor is needed is said by whoever orders it.
+Of an adapter, the factors are held instead of their product. Knows no recipes and no plans; callers
+order the tensors that they need.
 """
 
 import weakref
@@ -18,11 +18,11 @@ from ..recipe.groups import layer_group
 
 __all__ = ["Stream", "Wanted", "held_bytes", "layer_bytes", "stored"]
 Wanted = tuple[str, str, torch.device]
-"""A tensor to come: "base" or a parent, its name, where it is to be."""
+"""A tensor to transfer: "base" or a parent, its name, its device."""
 
 
 def stored(parents: ParentSet, owner: str, name: str) -> tuple[Tensor, ...]:
-    """What is held of a tensor: itself, or the two factors of an adapter's change to the base's."""
+    """Return what is held of a tensor: itself, or the two factors of an adapter."""
     low_rank: LowRank | None = None if owner == BASE else parents.low_rank(owner, name)
     if low_rank is not None:
         return low_rank.a, low_rank.b
@@ -30,7 +30,7 @@ def stored(parents: ParentSet, owner: str, name: str) -> tuple[Tensor, ...]:
 
 
 def held_bytes(parents: ParentSet, owner: str, name: str) -> int:
-    """Bytes that `stored` takes; 0 where a parent's tensor is known to be the base's own."""
+    """Return the bytes of `stored`; 0 if a parent's tensor is known to be the base's."""
     low_rank = None if owner == BASE else parents.low_rank(owner, name)
     if low_rank is not None:
         return low_rank.a.nbytes + low_rank.b.nbytes
@@ -39,7 +39,7 @@ def held_bytes(parents: ParentSet, owner: str, name: str) -> int:
 
 
 def layer_bytes(sizes: Mapping[str, int], names: Iterable[str]) -> int:
-    """Bytes of the largest layer, or of the largest tensor outside the layers."""
+    """Return the bytes of the largest layer, or of the largest tensor outside the layers."""
     layers: Counter[Any] = Counter()
     for name in names:
         layer = layer_group(name).layer
@@ -48,7 +48,7 @@ def layer_bytes(sizes: Mapping[str, int], names: Iterable[str]) -> int:
 
 
 class Stream:
-    """Base and parents in one stretch of pinned host memory, sent ahead about one layer."""
+    """Base and parents in one block of pinned host memory, transferred one layer ahead."""
 
     def __init__(self, parents: ParentSet, names: list[str]) -> None:
         owners = (BASE, *parents.names)
@@ -57,15 +57,15 @@ class Stream:
         self._queue: deque[Wanted] = deque()
         self._coming: dict[Wanted, _Transfer] = {}
         self._sides: dict[torch.device, torch.cuda.Stream] = {}
-        whose = [(o, n) for n in names for o in owners if o == BASE or not parents.is_base(o, n)]
-        n_bytes = sum(_aligned(t.nbytes) for key in whose for t in stored(parents, *key))
-        # One stretch, since torch's own pinned allocator rounds each size up to a power of two.
+        keys = [(o, n) for n in names for o in owners if o == BASE or not parents.is_base(o, n)]
+        n_bytes = sum(_aligned(t.nbytes) for key in keys for t in stored(parents, *key))
+        # One block, since torch's pinned allocator rounds each size up to a power of two.
         memory = torch.empty(n_bytes, dtype=torch.uint8)
         if torch.cuda.is_available():
             _pin(self, memory)
         self._tensors: dict[tuple[str, str], tuple[Tensor, ...]] = {}
         start = 0
-        for key in whose:
+        for key in keys:
             kept = []
             for tensor in stored(parents, *key):
                 room = memory[start : start + tensor.nbytes].view(tensor.dtype)
@@ -74,13 +74,13 @@ class Stream:
             self._tensors[key] = tuple(kept)
 
     def order(self, wanted: Iterable[Wanted]) -> None:
-        """Forget what was ordered before and send what will be fetched first."""
+        """Cancel earlier orders and start the transfer of the first tensors."""
         self._coming.clear()
         self._queue = deque(key for key in wanted if key[:2] in self._tensors)
         self._send_ahead()
 
     def fetch(self, key: Wanted) -> tuple[Tensor, ...]:
-        """What is stored of a tensor, on its device; the next ones set out."""
+        """Return what is stored of a tensor, on its device; start the next transfers."""
         transfer = self._coming.pop(key, None)
         if transfer is None:
             if key in self._queue:
@@ -105,24 +105,24 @@ class Stream:
 
 
 class _Transfer:
-    """Tensors on their way to a device, beside the work that is queued there."""
+    """Transfer of tensors to a device, concurrent with the work that is queued there."""
 
     def __init__(
         self, tensors: tuple[Tensor, ...], device: torch.device, side: torch.cuda.Stream | None
     ) -> None:
         self.n_bytes = sum(tensor.nbytes for tensor in tensors)
         self._device = device
-        with torch.cuda.stream(side):  # does nothing where there is none
+        with torch.cuda.stream(side):  # does nothing for None
             self._tensors = tuple(t.to(device, non_blocking=True, copy=True) for t in tensors)
             self._done = None if side is None else side.record_event()
 
     def arrived(self) -> tuple[Tensor, ...]:
-        """The tensors, for work queued from now on."""
+        """Return the tensors, for work that is queued from now on."""
         if self._done is not None:
             current = torch.cuda.current_stream(self._device)
             current.wait_event(self._done)
             for tensor in self._tensors:
-                tensor.record_stream(current)  # else their memory is reused before it is read
+                tensor.record_stream(current)  # else their memory could be reused before it is read
         return self._tensors
 
 
@@ -131,7 +131,7 @@ def _aligned(n_bytes: int) -> int:
 
 
 def _pin(owner: object, memory: Tensor) -> None:
-    # Locks the pages for as long as the owner lives.
+    # Locks the pages during the lifetime of the owner.
     cudart: Any = torch.cuda.cudart()
     code = cudart.cudaHostRegister(memory.data_ptr(), memory.nbytes, 0)
     if code != cudart.cudaError.success:

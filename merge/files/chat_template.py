@@ -1,4 +1,4 @@
-"""Chat templates: which one a merged model gets where mergekit's YAML asks for one.
+"""Choose the chat template of a merged model by mergekit's `chat_template`.
 
 Templates are text in a model's directory; nothing is rendered here.
 """
@@ -24,21 +24,22 @@ _NAMED = MappingProxyType(
 
 
 def choose_template(asked: str, folders: Sequence[Path]) -> str | None:
-    """The text of a chat template.
+    """Return the text of a chat template.
 
     Args:
-        asked: `auto` (the commonest among the models, on a tie the first), a name, or Jinja text.
+        asked: `auto` (the most common one of the models, the first on a tie), a name, or Jinja
+        text.
         folders: The models' directories, base first.
 
     Returns:
-        None where `auto` finds no template.
+        None if `auto` finds no template.
 
     Raises:
-        MergekitError: If it is neither.
+        MergekitError: For any other text.
     """
     if asked == "auto":
-        found = [template for folder in folders if (template := template_of(folder))]
-        return Counter(found).most_common(1)[0][0] if found else None
+        templates = [text for folder in folders if (text := template_of(folder))]
+        return Counter(templates).most_common(1)[0][0] if templates else None
     if asked in _NAMED:
         return _NAMED[asked]
     if "{" not in asked:
@@ -50,7 +51,7 @@ def choose_template(asked: str, folders: Sequence[Path]) -> str | None:
 
 
 def template_of(folder: Path) -> str | None:
-    """The chat template of a model directory, or None."""
+    """Return the chat template of a model directory, or None."""
     if (folder / TEMPLATE_FILE).is_file():
         return (folder / TEMPLATE_FILE).read_text(encoding="utf-8")
     try:

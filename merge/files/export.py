@@ -1,8 +1,8 @@
-"""Exports the resident model, and keeps the record from which any merge can be made again.
+"""Export the resident model, with a record from which the merge can be reproduced.
 
-Weights are those that were scored, to the bit. recipe.json says what was merged: the recipe, base
-and parents with their SHA-256, versions. mergekit_config.yml says the same to mergekit, where it
-has words for it. Knows nothing of scores: the model card comes in as text.
+Weights are bitwise those that were scored. recipe.json records the recipe, base and parents with
+their SHA-256, and versions. mergekit_config.yml is the same merge for mergekit, if it can express
+it. Knows nothing of scores: the model card is an argument.
 """
 
 import json
@@ -43,13 +43,12 @@ _PACKAGES = ("heterosis", "torch", "transformers", "safetensors")
 
 @dataclass(frozen=True)
 class Record:
-    """What recipe.json says of a merge.
+    """Contents of recipe.json.
 
     ``models`` maps "base" and each parent to its path or hub id and the SHA-256 of its weights;
-    it is empty in a file that holds a bare recipe. ``weights`` maps each tensor that was written to
-    the SHA-256 of its bytes, ``versions`` packages to theirs. ``dtype`` is that of the weights
-    written, None where they kept the base's own; ``template`` is a chat template other than the
-    base's.
+    it is empty for a bare recipe. ``weights`` maps each written tensor to the SHA-256 of its bytes,
+    ``versions`` packages to theirs. ``dtype`` is that of the written weights, None if they keep the
+    base's; ``template`` is a chat template other than the base's.
     """
 
     recipe: Recipe
@@ -77,18 +76,18 @@ def export_model(
     """Save the resident model as a directory that transformers and vLLM load.
 
     Args:
-        targets: File tensor name -> the resident model's weights, holding the recipe's; left
-            unchanged. Tensors that are tied to one of these are not written.
-        recipe: Of these weights.
-        parents: Whose base gives settings and tensor names.
-        out: The directory to make; it may exist if it is empty.
+        targets: File tensor name -> the resident model's weights, merged by the recipe; left
+            unchanged. Tensors tied to one of these are not written.
+        recipe: The recipe of these weights.
+        parents: Its base gives settings and tensor names.
+        out: The directory to create; it may exist if it is empty.
         card: The text of README.md.
-        tokenizer: The policy by which the parents were opened.
+        tokenizer: The policy with which the parents were opened.
         extra_files: File name -> text, written beside the weights.
-        max_shard_size: Largest weight file, as transformers reads it ("5GB").
-        provenance: More for recipe.json (command, scores, date); JSON values.
-        verify: Called with the complete directory before it is moved to `out`; what it raises
-            withdraws the export.
+        max_shard_size: Largest weight file, as in transformers ("5GB").
+        provenance: Additions to recipe.json (command, scores, date); JSON values.
+        verify: Called with the complete directory before it is moved to `out`; an exception
+            cancels the export.
 
     Returns:
         The directory, absolute.
@@ -155,19 +154,19 @@ def model_files(
     extra_files: Mapping[str, str] | None = None,
     provenance: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, str], Callable[[Mapping[str, str]], dict[str, str]]]:
-    """The texts that lie beside a model: card and, if it can be, mergekit's YAML; recipe.json.
+    """Return the texts beside a model: its card, mergekit's YAML if possible, and recipe.json.
 
-    recipe.json is made last, by a function that is given the SHA-256 of every tensor.
+    recipe.json is made last, by a function that takes the SHA-256 of every tensor.
 
     Args:
-        recipe: Of the model.
-        parents: What was merged.
+        recipe: The recipe of the model.
+        parents: The merged models.
         card: The text of README.md.
-        dtype: Of the weights written; None where each keeps the base's.
-        tokenizer: The policy by which the parents were opened.
+        dtype: Dtype of the written weights; None if each keeps the base's.
+        tokenizer: The policy with which the parents were opened.
         template: The text of a chat template other than the base's.
         extra_files: File name -> text, written beside the weights.
-        provenance: More for recipe.json; JSON values.
+        provenance: Additions to recipe.json; JSON values.
 
     Raises:
         ExportError: If an extra file has the name of another one.
@@ -175,23 +174,23 @@ def model_files(
     try:
         mergekit = mergekit_text(recipe, parents, dtype, tokenizer)
     except InexpressibleError as error:
-        files, said = {}, f"not expressible: {error}"
+        files, note = {}, f"not expressible: {error}"
     else:
-        files, said = {MERGEKIT_FILE: mergekit}, MERGEKIT_FILE
+        files, note = {MERGEKIT_FILE: mergekit}, MERGEKIT_FILE
     if template is not None:
         files[TEMPLATE_FILE] = template
     record = _record(recipe, parents) | {
         "dtype": dtype,
         "tokenizer": tokenizer,
         "chat_template": template,
-        "mergekit": said,
+        "mergekit": note,
         "versions": versions_here(),
         "provenance": dict(provenance or {}),
     }
 
     def recipe_file(digests: Mapping[str, str]) -> dict[str, str]:
-        whole = record | {"weights": dict(sorted(digests.items()))}
-        return {RECIPE_FILE: json.dumps(whole, indent=2, allow_nan=False) + "\n"}
+        complete = record | {"weights": dict(sorted(digests.items()))}
+        return {RECIPE_FILE: json.dumps(complete, indent=2, allow_nan=False) + "\n"}
 
     files[CARD_FILE] = card
     _check_extra(extra_files or {}, files)
@@ -219,17 +218,17 @@ def mergekit_text(
     tokenizer: str | None = None,
     named: Callable[[Place], str] = lambda place: place.text,
 ) -> str:
-    """The YAML by which mergekit merges the same.
+    """Return the YAML with which mergekit makes the same merge.
 
     Args:
-        recipe: To be expressed.
-        parents: What is merged.
-        dtype: Of the weights written; None where each keeps the base's.
-        tokenizer: The policy by which the parents were opened.
-        named: How a model is called; by default as mergekit finds it here.
+        recipe: The recipe to express.
+        parents: The models to merge.
+        dtype: Dtype of the written weights; None if each keeps the base's.
+        tokenizer: The policy with which the parents were opened.
+        named: Returns the reference to a model; by default a path or hub id that is valid here.
 
     Raises:
-        InexpressibleError: If mergekit has no words for it; the message says why.
+        InexpressibleError: If mergekit cannot express it; the message says why.
     """
     tensors = [name for name, info in parents.tensors.items() if info.is_floating]
     if dtype is None:
@@ -242,11 +241,11 @@ def mergekit_text(
 
 
 def _reference(parents: ParentSet, owner: str, named: Callable[[Place], str]) -> str:
-    """How mergekit finds a model; it takes `@` and `+` in a path for a revision and an adapter."""
+    """Return mergekit's reference to a model, in which `@` is a revision and `+` an adapter."""
     place = parents.places[owner]
     if place.text == str(place.folder) and {"@", "+"} & set(place.text):
         raise InexpressibleError(
-            f"mergekit takes `@` and `+` in {place.text} for a revision and an adapter"
+            f"mergekit reads `@` and `+` in {place.text} as a revision and an adapter"
         )
     if owner != BASE and is_adapter(owner, place.folder):
         return f"{_reference(parents, BASE, named)}+{named(place)}"
@@ -254,7 +253,7 @@ def _reference(parents: ParentSet, owner: str, named: Callable[[Place], str]) ->
 
 
 def versions_here() -> dict[str, str]:
-    """Package -> its version here, of those that decide what a merge writes."""
+    """Return package -> version of those that determine the result of a merge."""
     return {package: _version(package) for package in _PACKAGES}
 
 
@@ -266,7 +265,7 @@ def _version(package: str) -> str:
 
 
 def read_record(path: Path | str) -> Record:
-    """Read a merge back from an exported directory, its recipe.json, or a bare recipe file.
+    """Read a record from an exported directory, its recipe.json, or a bare recipe file.
 
     Raises:
         ExportError: If there is no such file, or it is not JSON.
@@ -292,7 +291,7 @@ def read_record(path: Path | str) -> Record:
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ExportError(
-            f"{path} does not say where base and parents lie, or holds no digests of weights "
+            f"{path} has no valid paths of base and parents, or no digests of weights "
             f"({error!r}); export the model again"
         ) from None
     dtype, tokenizer, template = (data.get(k) for k in ("dtype", "tokenizer", "chat_template"))

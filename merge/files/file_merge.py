@@ -1,9 +1,8 @@
-"""Merges files to files, tensor by tensor: one tensor of each model in memory, whatever the size.
+"""Merge files to files, tensor by tensor: one tensor of each model is in memory at a time.
 
-Reads what is to be merged from mergekit's YAML or from recipe.json, opens the models it names, and
-writes a directory through writer.py. There is no resident model, so that architectures which
-transformers does not know can be merged, too. Prints nothing: remarks for the
-user are in `notes`.
+Reads the merge from mergekit's YAML or from recipe.json, opens its models, and writes a directory
+with writer.py. There is no resident model, so that architectures unknown to transformers can be
+merged too. Prints nothing: remarks for the user are in `notes`.
 """
 
 import os
@@ -37,11 +36,11 @@ __all__ = ["FileMerge", "merge_files", "merged_digests", "open_merge"]
 
 @dataclass(frozen=True)
 class FileMerge:
-    """A merge that a file asks for, checked against the models it names.
+    """A merge as requested by a file, checked against its models.
 
     ``dtype`` is that of the weights to write, None keeps the base's. ``template`` is the text of a
-    chat template other than the base's. ``source`` is the file, ``notes`` say what is not quite as
-    it asks, one line each.
+    chat template other than the base's. ``source`` is the file, ``notes`` are differences from it,
+    one line each.
     """
 
     source: Path
@@ -62,21 +61,21 @@ def open_merge(
     download: bool = False,
     models: Mapping[str, str] | None = None,
 ) -> FileMerge:
-    """Read a file that asks for a merge, and open the models that it names.
+    """Read the file of a merge, and open its models.
 
-    Relative paths of models are taken from the file's own directory and, where they are not there,
-    from the working directory (mergekit's rule).
+    Relative paths of models are relative to the file's directory or, if they do not exist there,
+    to the working directory (as in mergekit).
 
     Args:
-        source: mergekit's YAML, a recipe.json, or a directory that holds one of them.
-        mask_seed: Of random masks; default: the recipe's, 0 for YAML.
-        dtype: Of the weights to write; default: what the file says, else the base's.
-        tokenizer: "base" or "union" where vocabularies differ; default: what the file says.
-        download: Fetch models from the hub that the local cache lacks.
-        models: Of a recipe.json: "base" or a parent -> where it is now.
+        source: mergekit's YAML, a recipe.json, or a directory with one of them.
+        mask_seed: Seed of random masks; default: the recipe's, 0 for YAML.
+        dtype: Dtype of the weights to write; default: the file's, else the base's.
+        tokenizer: "base" or "union" if vocabularies differ; default: the file's.
+        download: Download models from the hub that the local cache lacks.
+        models: For a recipe.json: "base" or a parent -> its path now.
 
     Raises:
-        ValueError: What cannot be read, opened or honoured; one line with the remedy.
+        ValueError: If it cannot be read, opened or honoured; one line with the remedy.
     """
     path = _file_of(Path(source))
     given = None if dtype is None else resident_dtype(dtype)
@@ -91,7 +90,7 @@ def open_merge(
 
 
 def _moved(path: Path, record: Record, models: Mapping[str, str]) -> Record:
-    """The record with models in other places than it says."""
+    """Return the record with other paths of some models."""
     for owner in models:
         if owner not in record.models:
             raise MergekitError(f"{path} names no model `{owner}`; {hint(owner, record.models)}")
@@ -101,14 +100,14 @@ def _moved(path: Path, record: Record, models: Mapping[str, str]) -> Record:
 
 def _file_of(source: Path) -> Path:
     if source.is_dir():
-        found = [
+        files = [
             source / name for name in (RECIPE_FILE, MERGEKIT_FILE) if (source / name).is_file()
         ]
-        if not found:
+        if not files:
             raise MergekitError(
                 f"no {RECIPE_FILE} nor {MERGEKIT_FILE} in {source}; give the file of a merge"
             )
-        return found[0]
+        return files[0]
     if not source.is_file():
         raise MergekitError(f"no such file: {source}; give mergekit's YAML or a {RECIPE_FILE}")
     return source
@@ -124,7 +123,7 @@ def _from_record(
 ) -> FileMerge:
     if not record.models:
         raise MergekitError(
-            f"{path} holds a recipe alone and names no models; give the {RECIPE_FILE} of an export"
+            f"{path} has only a recipe and names no models; give the {RECIPE_FILE} of an export"
         )
     tokenizer = tokenizer or record.tokenizer
     notes: list[str] = []
@@ -137,9 +136,9 @@ def _from_record(
     for owner, digest in parents.digests().items():
         if digest != record.models[owner][1]:
             raise ParentError(
-                f"{owner}: the weights in {parents.folders[owner]} are not those that {path} was "
-                f"made from (SHA-256 {digest[:12]}, there {record.models[owner][1][:12]}); restore "
-                f"them, or write the right path into it"
+                f"{owner}: the weights in {parents.folders[owner]} are not those of {path} "
+                f"(SHA-256 {digest[:12]}, there {record.models[owner][1][:12]}); restore "
+                f"them, or correct the path there"
             )
     recipe = record.recipe
     check_fit(recipe, parents)
@@ -179,14 +178,14 @@ def _from_mergekit(
 
 
 def _locate(owner: str, ref: ModelRef, folder: Path, notes: list[str]) -> Path | str:
-    """The directory of a model, else its id on the hub."""
+    """Return the directory of a model, else its id on the hub."""
     path = Path(os.path.expanduser(ref.path))  # noqa: PTH111 - an unknown ~user is left as it is
     for root in (folder, Path.cwd()):
         if (root / path).is_dir():
             if ref.revision is not None:
                 notes.append(f"{ref} is a directory, its revision is ignored")
             if root != folder and not path.is_absolute():
-                notes.append(f"{ref.path} is taken from the working directory, {root}")
+                notes.append(f"{ref.path} is relative to the working directory, {root}")
             return root / path
     if path.is_absolute() or ref.path.startswith("~"):
         raise ParentError(f"{owner}: no directory {path}; give the path of a model, or a hub id")
@@ -217,17 +216,17 @@ def merge_files(
     provenance: Mapping[str, Any] | None = None,
     on_tensor: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Merge, and write a model directory; whole or not at all.
+    """Merge, and write a model directory atomically.
 
     Args:
-        merge: As opened.
-        out: The directory to make; it may exist if it is empty.
+        merge: The opened merge.
+        out: The directory to create; it may exist if it is empty.
         card: The text of README.md.
-        device: Where tensors are merged, one at a time.
-        max_shard_size: Largest weight file, as transformers reads it ("5GB").
+        device: Device on which tensors are merged, one at a time.
+        max_shard_size: Largest weight file, as in transformers ("5GB").
         extra_files: File name -> text, written beside the weights.
-        provenance: More for recipe.json; JSON values.
-        on_tensor: Called before each tensor with the bytes that are done and those of the whole.
+        provenance: Additions to recipe.json; JSON values.
+        on_tensor: Called before each tensor with the finished bytes and the total.
 
     Returns:
         The directory, absolute.
@@ -270,11 +269,11 @@ def merged_digests(
     device: str = "cpu",
     on_tensor: Callable[[int, int], None] | None = None,
 ) -> dict[str, str]:
-    """Merge, and write nothing: tensor name -> SHA-256, hex, of the bytes a file would hold.
+    """Merge without writing: return tensor name -> SHA-256, hex, of its bytes in a file.
 
     Args:
-        merge: As opened.
-        device: Where tensors are merged, one at a time.
+        merge: The opened merge.
+        device: Device on which tensors are merged, one at a time.
         on_tensor: As in `merge_files`.
 
     Raises:
@@ -292,25 +291,25 @@ def _device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(
-            f"`device` must be cpu or a card that this torch sees, got {name!r} "
+            f"`device` must be cpu or a device that torch supports here, got {name!r} "
             f"({reason(error)}); use cpu"
         ) from None
     return device
 
 
 def _announced(weights: list[Weight], on_tensor: Callable[[int, int], None]) -> list[Weight]:
-    """The same weights, each of which says when its turn comes."""
+    """Return the weights with a callback before each is made."""
     total = sum(weight.n_bytes for weight in weights)
 
     def make(weight: Weight, done: int) -> Tensor:
         on_tensor(done, total)
         return weight.make()
 
-    done, heard = 0, []
+    done, result = 0, []
     for weight in weights:
-        heard.append(replace(weight, make=partial(make, weight, done)))
+        result.append(replace(weight, make=partial(make, weight, done)))
         done += weight.n_bytes
-    return heard
+    return result
 
 
 def _weights(merge: FileMerge, device: torch.device) -> list[Weight]:
@@ -331,7 +330,7 @@ def _weights(merge: FileMerge, device: torch.device) -> list[Weight]:
 
 
 def _tied_heads(parents: ParentSet) -> frozenset[str]:
-    """Heads that are their model's input embeddings once more; the resident model has them once."""
+    """Return heads that are equal to their model's input embeddings (tied)."""
     if not is_tied(parents.config):
         return frozenset()
     tables = {
@@ -342,15 +341,15 @@ def _tied_heads(parents: ParentSet) -> frozenset[str]:
         ]
         for kind in (EMBED, HEAD)
     }
-    found = set()
+    heads = set()
     for head in tables[HEAD]:
         for table in tables[EMBED]:
             if parents.tensors[head].shape == parents.tensors[table].shape and torch.equal(
                 parents.tensor(BASE, head), parents.tensor(BASE, table)
             ):
                 parents.check_tied(table, head)
-                found.add(head)
-    return frozenset(found)
+                heads.add(head)
+    return frozenset(heads)
 
 
 def _merged(

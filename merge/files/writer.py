@@ -1,9 +1,8 @@
-"""Writes a model as a Hugging Face directory: weights, settings, tokenizer; whole or not at all.
+"""Write a model as a Hugging Face directory, atomically: weights, settings, tokenizer.
 
-Weights come as a list of names and sizes whose values are made one at a time, so that one tensor
-is in memory, whatever the size of the model. All else that the base's directory has to give (its
-tokenizer, chat template, generation settings, licences) comes along byte for byte. Knows neither
-recipes nor resident models.
+Weights are a list of names and sizes whose values are made one at a time, so that only one tensor
+is in memory. Other files of the base's directory (tokenizer, chat template, generation settings,
+licences) are copied byte for byte. Knows neither recipes nor resident models.
 """
 
 import contextlib
@@ -27,11 +26,11 @@ from ..parents.parent_set import BASE, ParentSet
 
 try:
     import fcntl
-except ImportError:  # Windows: what a killed process has left behind stays
+except ImportError:  # Windows: drafts of killed processes stay
     fcntl = None
 __all__ = ["ExportError", "Weight", "check_goal", "shard_bytes", "tensor_digest", "write_model"]
 CONFIG = "config.json"
-# What the base's directory gives to the model, where it has it, beside its tokenizer's files.
+# Files to copy from the base's directory if they exist, beside those of its tokenizer.
 _KEPT = (
     *("generation_config.json", "preprocessor_config.json", "processor_config.json"),
     *("image_processor_config.json", "video_preprocessor_config.json"),
@@ -50,12 +49,12 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B", re.IGNORECASE)
 
 
 class ExportError(ValueError):
-    """A directory that cannot be written as asked; one line with the remedy."""
+    """A directory that cannot be written as requested; one line with the remedy."""
 
 
 @dataclass(frozen=True)
 class Weight:
-    """A tensor to be written: what it is now, its values when its turn comes.
+    """A tensor to write, whose values are made later.
 
     ``make`` is called once and returns a tensor of this shape and dtype, on any device.
     """
@@ -67,7 +66,7 @@ class Weight:
 
     @property
     def n_bytes(self) -> int:
-        """Size in the file."""
+        """Return the size in the file."""
         return torch.Size(self.shape).numel() * self.dtype.itemsize
 
 
@@ -84,18 +83,18 @@ def write_model(
 ) -> Path:
     """Write a model directory that transformers and vLLM load.
 
-    Files are written into a draft beside the goal, which is moved there when all are complete.
-    Drafts of this goal that dead processes have left are removed.
+    Files are written into a draft beside the goal, which is renamed when it is complete. Drafts of
+    this goal by dead processes are removed.
 
     Args:
-        goal: The directory to make; it may exist if it is empty.
-        weights: In the order in which they are made and filled into shards.
-        parents: Whose base gives the settings, the tokenizer and the licences.
-        dtype: Written into config.json; None leaves what the base's says.
-        max_shard_size: Largest weight file, as transformers reads it ("5GB", decimal).
-        texts: File name -> text, written beside the weights; they win over the base's files.
-        record: Given tensor name -> SHA-256 of its bytes, hex, returns more of such texts.
-        verify: Called with the complete draft; what it raises withdraws the model.
+        goal: The directory to create; it may exist if it is empty.
+        weights: In the order in which they are made and put into shards.
+        parents: Its base gives the settings, the tokenizer and the licences.
+        dtype: Dtype for config.json; None keeps the base's.
+        max_shard_size: Largest weight file, as in transformers ("5GB", decimal).
+        texts: File name -> text, written beside the weights; they replace files of the base.
+        record: Takes tensor name -> SHA-256 of its bytes, hex, and returns more such texts.
+        verify: Called with the complete draft; an exception cancels the export.
 
     Returns:
         The directory, absolute.
@@ -135,7 +134,7 @@ def check_goal(out: Path | str) -> None:
     if goal.is_symlink():
         raise ExportError(f"{goal} is a symbolic link; give the directory's own path")
     if goal.exists() and not goal.is_dir():
-        raise ExportError(f"{goal} is a file; give the name of a directory to make")
+        raise ExportError(f"{goal} is a file; give the name of a directory to create")
     if goal.is_dir() and any(goal.iterdir()):
         raise ExportError(
             f"{goal} exists and is not empty, nothing is overwritten; give another name or "
@@ -144,10 +143,10 @@ def check_goal(out: Path | str) -> None:
 
 
 def shard_bytes(size: str) -> int:
-    """Bytes of a size as transformers reads it: "5GB" is 5e9, "5GiB" 5 * 2**30.
+    """Return the bytes of a size as in transformers: "5GB" is 5e9, "5GiB" 5 * 2**30.
 
     Raises:
-        ExportError: If it is no size, or none.
+        ExportError: If it is not a size, or 0.
     """
     match = _SIZE.fullmatch(size.strip())
     if match is not None:
@@ -178,26 +177,26 @@ def _check_space(folder: Path, needed: int) -> None:
 
 @contextlib.contextmanager
 def _draft(goal: Path) -> Iterator[Path]:
-    """A new folder beside the goal; what of it is still there at the end is removed."""
+    """Yield a new folder beside the goal; remove it at the end unless it was renamed."""
     goal.parent.mkdir(parents=True, exist_ok=True)
     _remove_stale(goal)
     draft = Path(tempfile.mkdtemp(prefix=_prefix(goal), dir=goal.parent))
-    held = _hold(draft)
+    lock = _lock(draft)
     try:
         draft.chmod(0o755)
         yield draft
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-        if held is not None:
-            os.close(held)
+        if lock is not None:
+            os.close(lock)
 
 
 def _prefix(goal: Path) -> str:
     return f".{goal.name}.draft-"
 
 
-def _hold(folder: Path) -> int | None:
-    """Lock a folder as long as this process lives; None where another holds it, or none can."""
+def _lock(folder: Path) -> int | None:
+    """Lock a folder for the lifetime of this process; None if it is locked or cannot be."""
     if fcntl is None:
         return None
     handle = os.open(folder, os.O_RDONLY)
@@ -212,10 +211,10 @@ def _hold(folder: Path) -> int | None:
 def _remove_stale(goal: Path) -> None:
     for path in goal.parent.iterdir():
         if path.name.startswith(_prefix(goal)) and path.is_dir() and not path.is_symlink():
-            held = _hold(path)
-            if held is not None:
+            lock = _lock(path)
+            if lock is not None:
                 shutil.rmtree(path, ignore_errors=True)
-                os.close(held)
+                os.close(lock)
 
 
 def _write_weights(folder: Path, weights: Sequence[Weight], limit: int) -> dict[str, str]:
@@ -238,7 +237,7 @@ def _write_weights(folder: Path, weights: Sequence[Weight], limit: int) -> dict[
 
 
 def _shards(weights: Sequence[Weight], limit: int) -> list[list[Weight]]:
-    """Filled in order; a tensor above the limit has a shard of its own."""
+    """Fill shards in order; a tensor above the limit has its own shard."""
     shards: list[list[Weight]] = [[]]
     filled = 0
     for weight in weights:
@@ -279,7 +278,7 @@ def _write_tensor(file: BinaryIO, weight: Weight) -> str:
 
 
 def tensor_digest(weight: Weight) -> str:
-    """SHA-256, hex, of the bytes that a weight file would hold of it."""
+    """Return the SHA-256, hex, of a tensor's bytes in a weight file."""
     return hashlib.sha256(_bytes(weight)).hexdigest()
 
 
@@ -309,9 +308,9 @@ def _set_vocabulary(settings: dict[str, Any], merged: Mapping[str, Any]) -> None
 
 
 def _set_dtype(settings: dict[str, Any], dtype: str) -> None:
-    # `torch_dtype` is what it was called before transformers 5; parts may have their own.
-    known = [key for key in ("dtype", "torch_dtype") if key in settings]
-    settings.update(dict.fromkeys(known or ["dtype"], dtype))
+    # Before transformers 5 the key was `torch_dtype`; parts may have their own.
+    keys = [key for key in ("dtype", "torch_dtype") if key in settings]
+    settings.update(dict.fromkeys(keys or ["dtype"], dtype))
     for part in settings.values():
         if isinstance(part, dict):
             part.update({key: dtype for key in ("dtype", "torch_dtype") if key in part})
@@ -333,7 +332,7 @@ def _keep_files(folder: Path, parents: ParentSet) -> None:
 
 
 def _open_to_readers(folder: Path) -> None:
-    # Copies have the mode of what they were copied from; all get that of an ordinary new file.
+    # Copies keep the mode of their source; all get that of an ordinary new file.
     mode = (folder / CONFIG).stat().st_mode
     for path in folder.rglob("*"):
         if path.is_file():

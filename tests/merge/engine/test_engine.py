@@ -92,7 +92,7 @@ def test_another_process_and_order_of_loads_gives_the_same_bytes(family, parents
     here = [digest(engine.load(r)) for r in made]
     (tmp_path / "recipes").write_text("\n".join(r.to_json() for r in reversed(made)))
     code = (
-        "import sys; from pathlib import Path; from tests.merge.test_engine import *\n"
+        "import sys; from pathlib import Path; from tests.merge.engine.test_engine import *\n"
         "base, a, b, c, recipes = map(Path, sys.argv[1:])\n"
         "parents = ParentSet.open(base, {'c': c, 'a': a, 'b': b})\n"
         "engine = MergeEngine(parents, dtype='float32')\n"

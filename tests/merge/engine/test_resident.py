@@ -282,7 +282,7 @@ def test_a_base_that_does_not_fit_its_architecture_is_refused(change, fault, tmp
 def test_an_architecture_that_writes_no_text_is_refused(tmp_path):
     model = transformers.ViTModel(transformers.ViTConfig(**VISION, num_channels=3))
     model.save_pretrained(tmp_path / "base")
-    with pytest.raises(ParentError, match="architecture vit, of which transformers has no model"):
+    with pytest.raises(ParentError, match="architecture vit, for which transformers has no model"):
         build_resident(ParentSet.open(tmp_path / "base", {"a": tmp_path / "base"}), dtype="float32")
 
 
@@ -344,8 +344,8 @@ def converted() -> Iterator[Callable[[ConversionOps], None]]:
 @pytest.mark.parametrize(
     ("operation", "fault"),
     [
-        (Interleave(dim=0), f"tensor {GATE} of shape 64x32 has no place of its own in LlamaFor"),
-        (Shuffled(dim=0), f"tensor {GATE} does not come to lie unchanged in LlamaForCausalLM"),
+        (Interleave(dim=0), f"tensor {GATE} of shape 64x32 has no part of its own in LlamaFor"),
+        (Shuffled(dim=0), f"tensor {GATE} is changed when it is loaded into LlamaForCausalLM"),
         (Broken(), "transformers cannot build LlamaForCausalLM from"),
     ],
 )

@@ -135,7 +135,7 @@ def test_a_place_that_mergekit_would_misread_is_told(engine, family, tmp_path):
     odd.symlink_to(family["a"])
     parents = ParentSet.open(family["base"], dict.fromkeys(("a", "b", "c"), odd))
     out = export_model(engine.targets, recipe(parents), parents, tmp_path / "out", card="")
-    assert "takes `@` and `+` in" in json.loads((out / "recipe.json").read_text())["mergekit"]
+    assert "reads `@` and `+` in" in json.loads((out / "recipe.json").read_text())["mergekit"]
 
 
 def test_records_read_back(engine, tmp_path):
@@ -161,9 +161,9 @@ def test_records_read_back(engine, tmp_path):
         ('{"recipe": 3}', "recipe: must be a mapping with keys method, .*; got 3"),
         (
             '{"recipe": RECIPE, "base": {}, "parents": {}}',
-            "does not say where base and parents lie",
+            "has no valid paths of base and parents",
         ),
-        ('{"recipe": RECIPE, "base": 3}', "does not say where base and parents lie"),
+        ('{"recipe": RECIPE, "base": 3}', "has no valid paths of base and parents"),
     ],
 )
 def test_broken_records(engine, tmp_path, text, message):

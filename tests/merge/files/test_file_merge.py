@@ -165,7 +165,7 @@ def test_paths_are_those_beside_the_file_then_those_of_the_working_directory(
     merge = open_merge(path)
     assert merge.parents.folders["a"] == tmp_path / "there" / "a"
     assert merge.parents.folders["b"] == tmp_path / "here" / "b"
-    assert merge.notes == (f"b is taken from the working directory, {tmp_path / 'here'}",)
+    assert merge.notes == (f"b is relative to the working directory, {tmp_path / 'here'}",)
     path.write_text(re.sub("[<>]", "", MEAN.replace("<b>", "b@main")))
     assert "b@main is a directory, its revision is ignored" in open_merge(path).notes
 
@@ -214,7 +214,7 @@ def test_a_record_whose_models_are_other_ones_is_refused(family, tmp_path):
     tensors[NORM][0] += 1
     save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(
-        ParentError, match=r"b: the weights in .* are not those that .* was made from"
+        ParentError, match=r"b: the weights in .* are not those of .*recipe.json .SHA-256"
     ):
         open_merge(tmp_path / "out")
     shutil.rmtree(copy)
@@ -225,7 +225,7 @@ def test_a_record_whose_models_are_other_ones_is_refused(family, tmp_path):
 def test_a_bare_recipe_names_no_models(parents, tmp_path):
     made = Recipe.uniform("linear", parents.names, parents.groups(), 0.3)
     (tmp_path / "bare.json").write_text(made.to_json())
-    with pytest.raises(MergekitError, match="holds a recipe alone and names no models; give the"):
+    with pytest.raises(MergekitError, match="has only a recipe and names no models; give the"):
         open_merge(tmp_path / "bare.json")
 
 
@@ -362,7 +362,7 @@ def test_goal_size_and_device_are_checked_first(family, tmp_path):
         run(merge, tmp_path / "out", max_shard_size="x")
     for device in ("cuda:7", "nonsense"):
         with pytest.raises(
-            ValueError, match=r"`device` must be cpu or a card that this torch sees"
+            ValueError, match=r"`device` must be cpu or a device that torch supports here"
         ):
             run(merge, tmp_path / "out", device=device)
 

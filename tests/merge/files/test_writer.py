@@ -208,7 +208,7 @@ def test_nothing_is_overwritten(parents, tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     for name, message in (
         ("full", "exists and is not empty, nothing is overwritten; give another name"),
-        ("file", "is a file; give the name of a directory to make"),
+        ("file", "is a file; give the name of a directory to create"),
         ("link", "is a symbolic link; give the directory's own path"),
     ):
         with pytest.raises(ExportError, match=message):

@@ -85,7 +85,7 @@ def test_moved_and_changed_parents(heterosis, exported, tmp_path):
     assert heterosis("reproduce", path, "--model", f"base={there}")[0] == 0
     other = record["parents"]["java"]["path"]
     changed = refused(heterosis("reproduce", path, "--model", f"base={other}"))
-    assert "are not those that" in changed
+    assert "are not those of" in changed
     unknown = refused(heterosis("reproduce", path, "--model", f"bsae={there}"))
     assert "did you mean `base`?" in unknown
     assert "`--model` must be NAME=PATH" in refused(heterosis("reproduce", path, "--model", "base"))
