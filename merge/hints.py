@@ -1,10 +1,10 @@
-"""Parts of error messages: the nearest known word, unknown keys, the first line of an exception."""
+"""Parts of error messages: the nearest known word, unknown keys, exceptions and values in short."""
 
 from collections.abc import Collection, Iterable, Mapping, Set
 from difflib import get_close_matches
 from typing import Any
 
-__all__ = ["check_keys", "hint", "reason"]
+__all__ = ["check_keys", "hint", "reason", "short"]
 
 
 def hint(word: str, known: Iterable[str], *, all_of: str = "known:") -> str:
@@ -52,3 +52,9 @@ def check_keys(
 def reason(error: BaseException, limit: int = 200) -> str:
     """Return the first line of an exception's message, or its repr if it has none."""
     return (str(error).strip() or repr(error)).splitlines()[0][:limit]
+
+
+def short(value: object, limit: int = 80) -> str:
+    """Return the repr of a value, cut to a length."""
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."

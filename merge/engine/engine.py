@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from ..kernels.launcher import Job, Launcher, maps_of
 from ..parents.parent_set import BASE, ParentSet
-from ..recipe.plans import Combination, Consensus, Plan
+from ..recipe.plans import Combination, Plan
 from ..recipe.recipe import Recipe, plan_tensor
 from ..statistics.cache import default_folder
 from ..statistics.parent_statistics import ParentStatistics, TensorStatistics
@@ -173,11 +173,8 @@ def _bound(plan: Plan, statistics: TensorStatistics) -> float:
     votes = sum(abs(s) * (base + size) for s, size in zip(plan.scales, sizes, strict=True))
     if plan.keep == "ranked":
         votes /= 1.0 - max(plan.low)
-    return 1.01 * max(base + abs(plan.factor) * votes / _smallest_divisor(plan), votes)
-
-
-def _smallest_divisor(plan: Consensus) -> float:
-    return min(plan.weights) if plan.combine == "elect_mean" else 1.0
+    divisor = min(plan.weights) if plan.combine == "elect_mean" else 1.0
+    return 1.01 * max(base + abs(plan.factor) * votes / divisor, votes)
 
 
 def _is_finite(tensor: Tensor) -> bool:

@@ -3,8 +3,6 @@
 Placements are rows of a table: on the device, in pinned host memory streamed to it, or memory-
 mapped from disk. A plan is made before anything large is built; the process keeps to it within 5 %
 (see `MemoryPlan`). Knows no recipes and no methods.
-
-Shapes: none; all figures are bytes.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -183,11 +181,8 @@ def _least(plans: list[MemoryPlan]) -> MemoryPlan:
 
 
 def _parts(place: Place) -> list[tuple[str, int]]:
-    return [("in use now", place.now), *place.held.items(), *_largest(place.passing)]
-
-
-def _largest(passing: Mapping[str, int]) -> list[tuple[str, int]]:
-    return [max(passing.items(), key=lambda item: item[1])] if passing else []
+    largest = sorted(place.passing.items(), key=lambda item: -item[1])[:1]
+    return [("in use now", place.now), *place.held.items(), *largest]
 
 
 def _mb(size: int) -> str:

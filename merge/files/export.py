@@ -25,16 +25,6 @@ from ..recipe.recipe import Recipe
 from .chat_template import TEMPLATE_FILE
 from .writer import FLOATS, ExportError, Weight, write_model
 
-__all__ = [
-    "MERGEKIT_FILE",
-    "RECIPE_FILE",
-    "InexpressibleError",
-    "Record",
-    "export_model",
-    "mergekit_text",
-    "model_files",
-    "read_record",
-]
 RECIPE_FILE = "recipe.json"
 MERGEKIT_FILE = "mergekit_config.yml"
 CARD_FILE = "README.md"
@@ -135,14 +125,6 @@ def _weight(name: str, targets: Mapping[str, Tensor], parents: ParentSet) -> Wei
     return Weight(name, parents.tensors[name].shape, read().dtype, read)
 
 
-def _check_extra(extra_files: Mapping[str, str], files: Mapping[str, str]) -> None:
-    for name in extra_files:
-        if name in (*files, RECIPE_FILE, MERGEKIT_FILE):
-            raise ExportError(
-                f"an extra file needs a plain name of its own, got {name!r}; rename it"
-            )
-
-
 def model_files(
     recipe: Recipe,
     parents: ParentSet,
@@ -193,7 +175,11 @@ def model_files(
         return {RECIPE_FILE: json.dumps(complete, indent=2, allow_nan=False) + "\n"}
 
     files[CARD_FILE] = card
-    _check_extra(extra_files or {}, files)
+    for name in extra_files or {}:
+        if name in (*files, RECIPE_FILE, MERGEKIT_FILE):
+            raise ExportError(
+                f"an extra file needs a plain name of its own, got {name!r}; rename it"
+            )
     return {**(extra_files or {}), **files}, recipe_file
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -52,6 +52,15 @@ class FileMerge:
     notes: tuple[str, ...] = ()
 
 
+class _Options(NamedTuple):
+    """Arguments of `open_merge` that override the file."""
+
+    mask_seed: int | None
+    dtype: torch.dtype | None
+    tokenizer: str | None
+    download: bool
+
+
 def open_merge(
     source: Path | str,
     *,
@@ -79,12 +88,13 @@ def open_merge(
     """
     path = _file_of(Path(source))
     given = None if dtype is None else resident_dtype(dtype)
+    options = _Options(mask_seed, given, tokenizer, download)
     if path.suffix == ".json":
         record = _moved(path, read_record(path), models or {})
-        return _from_record(path, record, mask_seed, given, tokenizer, download)
+        return _from_record(path, record, options)
     file = parse(path)
     try:
-        return _from_mergekit(path, file, mask_seed or 0, given, tokenizer, download)
+        return _from_mergekit(path, file, options)
     except MergekitError as error:
         raise MergekitError(f"{path}: {error}") from None
 
@@ -113,26 +123,19 @@ def _file_of(source: Path) -> Path:
     return source
 
 
-def _from_record(
-    path: Path,
-    record: Record,
-    mask_seed: int | None,
-    dtype: torch.dtype | None,
-    tokenizer: str | None,
-    download: bool,
-) -> FileMerge:
+def _from_record(path: Path, record: Record, options: _Options) -> FileMerge:
     if not record.models:
         raise MergekitError(
             f"{path} has only a recipe and names no models; give the {RECIPE_FILE} of an export"
         )
-    tokenizer = tokenizer or record.tokenizer
+    tokenizer = options.tokenizer or record.tokenizer
     notes: list[str] = []
     folders = {
         owner: _locate(owner, ModelRef(text), path.parent, notes)
         for owner, (text, _) in record.models.items()
     }
     base = folders.pop(BASE)
-    parents = _open(base, folders, tokenizer, download)
+    parents = _open(base, folders, tokenizer, options.download)
     for owner, digest in parents.digests().items():
         if digest != record.models[owner][1]:
             raise ParentError(
@@ -142,34 +145,28 @@ def _from_record(
             )
     recipe = record.recipe
     check_fit(recipe, parents)
-    if mask_seed is not None:
-        recipe = Recipe.from_dict(recipe.to_dict() | {"mask_seed": mask_seed})
-    chosen = resident_dtype(record.dtype) if dtype is None and record.dtype else dtype
-    return FileMerge(path, recipe, parents, chosen, tokenizer, record.template, tuple(notes))
+    if options.mask_seed is not None:
+        recipe = replace(recipe, mask_seed=options.mask_seed)
+    dtype = options.dtype or (resident_dtype(record.dtype) if record.dtype else None)
+    return FileMerge(path, recipe, parents, dtype, tokenizer, record.template, tuple(notes))
 
 
-def _from_mergekit(
-    path: Path,
-    file: MergekitFile,
-    mask_seed: int,
-    dtype: torch.dtype | None,
-    tokenizer: str | None,
-    download: bool,
-) -> FileMerge:
+def _from_mergekit(path: Path, file: MergekitFile, options: _Options) -> FileMerge:
     models = models_of(file)
     notes: list[str] = []
-    tokenizer = tokenizer or file.tokenizer
+    tokenizer = options.tokenizer or file.tokenizer
     base = _locate("base_model", models.base, path.parent, notes)
     folders = {
         name: _locate(name, ref.lora or ref, path.parent, notes)
         for name, ref in models.parents.items()
     }
     named = file.out_dtype or file.dtype
-    if dtype is None and named is not None:
-        dtype = resident_dtype(named.removeprefix("torch."))
-    parents = _open(base, folders, tokenizer, download)
+    dtype = options.dtype or (
+        None if named is None else resident_dtype(named.removeprefix("torch."))
+    )
+    parents = _open(base, folders, tokenizer, options.download)
     floating = [name for name, info in parents.tensors.items() if info.is_floating]
-    read = translate(file, floating, mask_seed=mask_seed)
+    read = translate(file, floating, mask_seed=options.mask_seed or 0)
     template = None
     if file.chat_template:
         template = choose_template(file.chat_template, list(parents.folders.values()))

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from ..recipe.plans import Combination, Consensus, Plan
-from .kernels import LIFT, Scalars, rank_window, write_combination, write_consensus
+from .kernels import LIFT, rank_window, write_combination, write_consensus
 from .masks import CHUNK, REGION, chunk_word, stream_keys, threshold
 
 Kernel = Callable[..., None]
@@ -32,9 +32,14 @@ def kernel_variant(plan: Plan) -> tuple[Any, ...]:
 
 def make_kernel(plan: Plan) -> Kernel:
     """Return the kernel of a plan."""
+    options = kernel_variant(plan)
     if isinstance(plan, Combination):
-        return partial(_combination, has_base=plan.base_share != 0.0)
-    return partial(_consensus, options=kernel_variant(plan))
+        return partial(_combination, options[0])
+    return lambda *arguments: write_consensus(*arguments, *options)
+
+
+def _combination(has_base: bool, out: Tensor, base: Tensor, parents: Any, *more: Any) -> None:
+    write_combination(out, base if has_base else None, parents, more[1])
 
 
 def copy_source(plan: Plan) -> int | None:
@@ -85,31 +90,3 @@ def int_rows(plan: Plan, tensor: str, start: int) -> list[int]:
 
 def _at(numbers: tuple[float, ...], i: int) -> float:
     return numbers[i] if i < len(numbers) else 0.0
-
-
-def _combination(
-    out: Tensor,
-    base: Tensor,
-    parents: list[Tensor],
-    maps: list[Tensor],  # noqa: ARG001 - both kernels have one signature
-    floats: Scalars,
-    ints: Scalars | None,  # noqa: ARG001
-    hashed: Tensor | None,  # noqa: ARG001
-    *,
-    has_base: bool,
-) -> None:
-    write_combination(out, base if has_base else None, parents, floats)
-
-
-def _consensus(
-    out: Tensor,
-    base: Tensor,
-    parents: list[Tensor],
-    maps: list[Tensor],
-    floats: Scalars,
-    ints: Scalars | None,
-    hashed: Tensor | None,
-    *,
-    options: tuple[str, str, bool, bool],
-) -> None:
-    write_consensus(out, base, parents, maps, floats, ints, hashed, *options)

@@ -139,7 +139,6 @@ class Launcher:
             if job.out.numel() > SMALL:
                 self._launch_alone(job)
                 continue
-            # Small tensors wait for others of their kind.
             packs.setdefault(job.kind, []).append(job)
             entries[job.kind] += job.out.numel()
             # A full pack is launched early, which bounds the memory for joining it.
@@ -172,7 +171,7 @@ class Launcher:
         kernel, device = make_kernel(job.plan), job.out.device
         floats = _row(float_rows(job.plan), np.float32, device)
         # Blocks keep the temporaries of elementwise steps in the cache.
-        for run in blocks(flat.n, device):
+        for run in blocks(flat.out.numel(), device):
             self.launches += 1
             kernel(*flat.cut(run), floats, *_random_rows(job, run))
 
@@ -181,9 +180,9 @@ class Launcher:
         floats = _row(float_rows(job.plan), np.float32, device)
         # Random masks on a CPU read a table of one chunk; otherwise keys change with the region.
         step = CHUNK if job.is_random and device.type == "cpu" else REGION
-        for start in range(0, flat.n, step):
+        for start in range(0, flat.out.numel(), step):
             self.launches += 1
-            run = slice(start, min(start + step, flat.n))
+            run = slice(start, min(start + step, flat.out.numel()))
             arguments = (*flat.cut(run), floats, *_random_rows(job, run))
             # Codes of rank maps are compared as floats.
             ranks = bool(job.maps) and job.is_random
@@ -225,14 +224,9 @@ class _Flat:
     parents: tuple[Tensor, ...]
     maps: tuple[Tensor, ...]
 
-    @property
-    def n(self) -> int:
-        """Number of entries N."""
-        return self.out.numel()
-
     def cut(self, run: slice) -> tuple[Any, ...]:
         """Return the arguments for a block of entries."""
-        if run.stop - run.start == self.n:
+        if run.stop - run.start == self.out.numel():
             return self.out, self.base, list(self.parents), list(self.maps)
         parents = [tensor[run] for tensor in self.parents]
         return self.out[run], self.base[run], parents, [one[run] for one in self.maps]

@@ -9,7 +9,6 @@ from decimal import Context, Decimal
 
 from .text import Number
 
-__all__ = ["EXACT", "GroupSetting", "InexpressibleError", "Row", "decimal"]
 EXACT = Context(prec=400)
 """1 - p keeps every digit of a float p above 1e-380."""
 

@@ -14,7 +14,6 @@ from .at_tensor import At
 from .parameters import MergekitError
 from .text import Number
 
-__all__ = ["ONE", "Deltas", "coefficients", "divided", "read_linear", "write_linear"]
 ONE = Decimal(1)
 MOST_GROWTH = 10
 """Largest factor on deltas that dividing by a sum of weights of both signs may give."""

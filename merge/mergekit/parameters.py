@@ -9,6 +9,7 @@ so that 1 - density has the digits that a user would write. Knows no methods and
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -35,6 +36,9 @@ _WORDS |= dict.fromkeys(("0", "false", "no", "off", "f", "n"), False)
 
 class MergekitError(ValueError):
     """A mergekit configuration that cannot be honoured; one line: place, fault, remedy."""
+
+
+check_keys = partial(hints.check_keys, error=MergekitError)
 
 
 @dataclass(frozen=True)
@@ -150,12 +154,3 @@ def _number(value: Any) -> Decimal | None:
     except InvalidOperation:
         return None
     return number if number.is_finite() and abs(number) < Decimal(2) ** 1023 else None
-
-
-def check_keys(where: str, data: Any, known: Sequence[str]) -> None:
-    """Refuse what is not a mapping, and unknown keys.
-
-    Raises:
-        MergekitError: Naming the nearest known key.
-    """
-    hints.check_keys(where, data, known, error=MergekitError)

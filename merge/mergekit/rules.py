@@ -170,7 +170,7 @@ RULES = MappingProxyType(
             ),
         ),
         "arcee_fusion": Rule(
-            vectors.read_arcee_fusion,
+            vectors.read_equal,
             vectors.write_arcee_fusion,
             most=1,
             are_amounts=True,

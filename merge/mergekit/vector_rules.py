@@ -110,8 +110,8 @@ def write_sce(group: GroupSetting) -> Row:
     return Row(_write_equal(group).own, {"select_topk": select_topk})
 
 
-def read_arcee_fusion(at: At) -> Coefficients:
-    """Read `arcee_fusion` of one model."""
+def read_equal(at: At) -> Coefficients:
+    """Read a method without parameters, with equal weights."""
     return coefficients(_equal(at))
 
 

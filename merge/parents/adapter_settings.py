@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..hints import short
 from .checkpoint import Checkpoint
 from .headers import INDEX, WEIGHTS, ParentError, read_json
 
@@ -115,20 +116,16 @@ def _check_variant(who: str, data: Mapping[str, Any]) -> None:
         if value and key not in _HARMLESS:
             what = _NAMES.get(key, "an unknown variant of LoRA")
             raise ParentError(
-                f"{who}: its adapter has {key} = {_short(value)} ({what}), which cannot be "
+                f"{who}: its adapter has {key} = {short(value)} ({what}), which cannot be "
                 f"computed as base + scale * B @ A; {REMEDY}"
             )
     start = data.get("init_lora_weights")
     if start not in _CLEAN_STARTS:
         raise ParentError(
-            f"{who}: its adapter has init_lora_weights = {_short(start)}, which changes the base's "
+            f"{who}: its adapter has init_lora_weights = {short(start)}, which changes the base's "
             f"weights before training; convert it (peft's save_pretrained with "
             f"path_initial_model_for_weight_conversion), or {REMEDY}"
         )
-
-
-def _short(value: Any) -> str:
-    return repr(value)[:60]
 
 
 def _check_numbers(who: str, data: Mapping[str, Any]) -> None:
@@ -140,21 +137,21 @@ def _check_numbers(who: str, data: Mapping[str, Any]) -> None:
     for key, value in [("r", data.get("r")), *ranks.items()]:
         if type(value) is not int or value < 1:
             raise ParentError(
-                f"{who}: a rank must be a whole number from 1, got {key} = {_short(value)} in "
+                f"{who}: a rank must be a whole number from 1, got {key} = {short(value)} in "
                 f"{CONFIG}; fetch it again"
             )
     for key, value in [("lora_alpha", data.get("lora_alpha")), *alphas.items()]:
         if type(value) not in (int, float) or not abs(value) < _MAX_ALPHA:
             raise ParentError(
                 f"{who}: an alpha must be a number below {_MAX_ALPHA:g}, got {key} = "
-                f"{_short(value)} in {CONFIG}; fetch it again"
+                f"{short(value)} in {CONFIG}; fetch it again"
             )
     for pattern in (*ranks, *alphas):
         # Repeated groups are refused: matching them can take exponential time.
         if re.search(r"\)[*+?{]", pattern) or not _is_expression(pattern):
             raise ParentError(
                 f"{who}: a rank or alpha pattern must be a regular expression without repeated "
-                f"groups, got {_short(pattern)} in {CONFIG}; {REMEDY}"
+                f"groups, got {short(pattern)} in {CONFIG}; {REMEDY}"
             )
 
 

@@ -268,17 +268,15 @@ def _pair_up(
         pairs[name] = _Pair(keys["A"], keys["B"], scale, layouts[name][0])
     # The layout of a square weight is ambiguous: it is that of the other layers, else the flag's.
     shown = {
-        found[0] for name, found in layouts.items() if len(found) == 1 and _is_layer(pairs, name)
+        fitting[0]
+        for name, fitting in layouts.items()
+        if len(fitting) == 1 and "lora_embedding_" not in pairs[name].a
     }
     flipped = shown.pop() if len(shown) == 1 else settings.is_flipped
     return {
         name: replace(pair, is_transposed=flipped) if len(layouts[name]) == 2 else pair
         for name, pair in pairs.items()
     }
-
-
-def _is_layer(pairs: Mapping[str, _Pair], name: str) -> bool:
-    return "lora_embedding_" not in pairs[name].a
 
 
 def _layouts(

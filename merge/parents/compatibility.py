@@ -12,7 +12,7 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig
 
-from ..hints import reason
+from ..hints import reason, short
 from .headers import ParentError, TensorInfo, read_json
 
 # Settings that do not affect the meaning of the weights: bookkeeping, training, generation.
@@ -114,7 +114,7 @@ def _check_raw(who: str, path: Path, raw: Mapping[str, Any]) -> None:
     for key, value in _settings(raw):
         if isinstance(value, int) and value > MAX_LENGTH and _LENGTHS.search(key):
             raise ParentError(
-                f"{who}: {path} has {key} = {_short(value)}, more than {MAX_LENGTH}; fetch the "
+                f"{who}: {path} has {key} = {short(value)}, more than {MAX_LENGTH}; fetch the "
                 f"file again"
             )
 
@@ -162,8 +162,8 @@ def check_config(
         elif not (is_vocabulary_free and key == "vocab_size"):
             policy = f", or {POLICIES}" if key == "vocab_size" else ""
             raise ParentError(
-                f"{who}: config.json has {prefix}{key} = {_short(ours)}, the base has "
-                f"{_short(theirs)}; use a fine-tune of this base{policy}"
+                f"{who}: config.json has {prefix}{key} = {short(ours)}, the base has "
+                f"{short(theirs)}; use a fine-tune of this base{policy}"
             )
 
 
@@ -172,8 +172,3 @@ def is_tied(config: Mapping[str, Any]) -> bool:
     part = config.get("text_config")
     is_part_tied = isinstance(part, Mapping) and bool(part.get("tie_word_embeddings"))
     return bool(config.get("tie_word_embeddings", is_part_tied))
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

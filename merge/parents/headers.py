@@ -23,6 +23,8 @@ MAX_JSON_BYTES = 100_000_000
 largest tokenizer.json in use (Gemma 3: 33 MB)."""
 MAX_MESSAGE = 1000
 """Characters of one error line: tensor names come from the file and may be megabytes long."""
+BASE = "base"
+"""The name of the base in digests and messages; no parent may have it."""
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 FLOAT_DTYPES = MappingProxyType({"F16": 2, "BF16": 2, "F32": 4, "F64": 8})
 """Dtypes that can be merged, with bytes per entry."""
@@ -70,6 +72,11 @@ class TensorInfo:
         return self.dtype in FLOAT_DTYPES
 
 
+def who_is(owner: str) -> str:
+    """Return how messages name the base or a parent."""
+    return owner if owner == BASE else f"parent {owner}"
+
+
 def read_tensors(who: str, folder: Path) -> dict[str, TensorInfo]:
     """Read the tensors of a model directory, sharded or not, by name.
 
@@ -95,13 +102,11 @@ def read_tensors(who: str, folder: Path) -> dict[str, TensorInfo]:
 
 
 def _no_weights(who: str, folder: Path) -> str:
-    pickles = sorted(p.name for p in folder.glob("*.bin")) + sorted(
-        p.name for p in folder.glob("*.pt*")
-    )
+    pickles = [*sorted(folder.glob("*.bin")), *sorted(folder.glob("*.pt*"))]
     if pickles:
         return (
-            f"{who}: {folder} has only pickled weights ({pickles[0]}), which are never read since "
-            f"they can run code; save it again with save_pretrained, which writes {WEIGHTS}"
+            f"{who}: {folder} has only pickled weights ({pickles[0].name}), which are never read "
+            f"since they can run code; save it again with save_pretrained, which writes {WEIGHTS}"
         )
     return f"{who}: no {WEIGHTS} nor {INDEX} in {folder}; save the model there with save_pretrained"
 

@@ -20,14 +20,12 @@ from ..recipe.groups import Grouping, layer_group
 from .adapters import Adapter, is_adapter
 from .checkpoint import Checkpoint, LowRank, Source
 from .compatibility import check_config, check_tensors, read_config
-from .headers import ParentError, TensorInfo, read_json
+from .headers import BASE, ParentError, TensorInfo, read_json, who_is
 from .hub import Place, locate
 from .tokens import check_same, tokenizer_paths
 from .vocabulary import plan_vocabulary, resized
 
 __all__ = ["BASE", "ParentError", "ParentSet", "TensorInfo"]
-BASE = "base"
-"""The name of the base in digests and messages; no parent may have it."""
 
 
 class ParentSet:
@@ -82,15 +80,17 @@ class ParentSet:
         """
         _check_names(parents)
         given = {BASE: base, **parents}
-        places = {o: locate(_who(o), place, download=download) for o, place in given.items()}
+        places = {o: locate(who_is(o), place, download=download) for o, place in given.items()}
         read = partial(read_config, architecture_required=architecture_required)
         base_model = _open_base(places[BASE].folder)
         config = read(BASE, places[BASE].folder)
         sources = {BASE: base_model, **_open_parents(places, base_model, config)}
         for owner, source in sources.items():
             if owner != BASE and isinstance(source, Checkpoint):
-                theirs = read(_who(owner), places[owner].folder)
-                check_config(_who(owner), theirs, config, is_vocabulary_free=tokenizer is not None)
+                theirs = read(who_is(owner), places[owner].folder)
+                check_config(
+                    who_is(owner), theirs, config, is_vocabulary_free=tokenizer is not None
+                )
         return cls._with_vocabulary(places, sources, config, tokenizer)
 
     @classmethod
@@ -104,14 +104,14 @@ class ParentSet:
         folders = {owner: place.folder for owner, place in places.items()}
         if tokenizer is None:
             for owner in list(folders)[1:]:
-                check_same(_who(owner), folders[owner], folders[BASE])
+                check_same(who_is(owner), folders[owner], folders[BASE])
             files = tokenizer_paths(folders[BASE])
         else:
             vocabulary = plan_vocabulary(tokenizer, folders, sources, config)
             sources, files = vocabulary.mapped(sources), vocabulary.files
             config = resized(config, vocabulary.size)
         for owner in list(folders)[1:]:
-            check_tensors(_who(owner), sources[owner].tensors, sources[BASE].tensors)
+            check_tensors(who_is(owner), sources[owner].tensors, sources[BASE].tensors)
         opened = cls(places, sources, config, files)
         opened._check_whole_tensors()
         return opened
@@ -206,10 +206,6 @@ class ParentSet:
                 )
 
 
-def _who(owner: str) -> str:
-    return owner if owner == BASE else f"parent {owner}"
-
-
 def _open_base(folder: Path) -> Checkpoint:
     if is_adapter(BASE, folder):
         raise ParentError(
@@ -225,7 +221,7 @@ def _open_parents(
     base_names = [home.name, *_names_in_config(home.folder)]
     sources: dict[str, Source] = {}
     for owner, place in places.items():
-        who, folder = _who(owner), place.folder
+        who, folder = who_is(owner), place.folder
         if owner == BASE:
             continue
         if is_adapter(who, folder):

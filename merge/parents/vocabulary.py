@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ..recipe.groups import layer_group
 from .checkpoint import LowRank, Source
-from .headers import ParentError, TensorInfo
+from .headers import ParentError, TensorInfo, who_is
 from .tokens import FAST, Tokens, add_tokens, check_core, read_tokens, tokenizer_paths
 
 log = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ def plan_vocabulary(
             f"base: no tensor outside the layers has one row for each of the {stated} tokens of "
             f"config.json's vocab_size; correct config.json, or leave `tokenizer` out"
         )
-    sizes = {owner: _n_rows(_who(owner, base), sources[owner], names) for owner in folders}
+    sizes = {owner: _n_rows(who_is(owner), sources[owner], names) for owner in folders}
     tokens = {base: _base_tokens(folders[base])}
     for parent in parents:
         tokens[parent] = _parent_tokens(parent, folders[parent], tokens[base], sizes, base)
@@ -103,10 +103,6 @@ def plan_vocabulary(
     same = torch.arange(size)
     changed = {o: r for o, r in rows.items() if sizes[o] != size or not torch.equal(r, same)}
     return Vocabulary(size, names, changed, files)
-
-
-def _who(owner: str, base: str) -> str:
-    return owner if owner == base else f"parent {owner}"
 
 
 def vocabulary_size(config: Mapping[str, Any]) -> int | None:

@@ -9,17 +9,11 @@ summed delta. Parents that take part are sorted by name and have nonzero weights
 Shapes: P parents that take part.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from .plans import BASE_ONLY, Combination, Consensus, Plan, Statistics
-
-if TYPE_CHECKING:
-    from .plans import Setting
+from .plans import BASE_ONLY, Combination, Consensus, Plan, Setting, Statistics
 
 _GRID = 1000  # steps of the magnitude grid
 _MOST_DROPPED = 0.999  # DELLA's largest drop probability: survivors are scaled by 1000 at most

@@ -6,18 +6,13 @@ are in arithmetic.py (deltas, entry by entry) and spherical.py (whole vectors). 
 files or search; no torch.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 from ..recipe import arithmetic, spherical
-from .plans import Plan, Statistics
-
-if TYPE_CHECKING:
-    from .plans import Setting
+from .plans import Plan, Setting, Statistics
 
 __all__ = ["METHODS", "Method", "Parameter"]
 
@@ -81,6 +76,8 @@ _NO_DELTAS = Parameter("deltas", 0.0, 1.0, 0.0, True, "switch", _DELTAS.summary)
 _GRAM = frozenset({"gram"})
 _MAGNITUDES = frozenset({"magnitudes"})
 _RANKS = frozenset({"ranks"})
+_dropping = partial(Method, uses_drop_rate=True, uses_lambda=True)
+_random = partial(_dropping, is_random=True)
 _ROWS = (
     Method(
         "linear",
@@ -95,74 +92,56 @@ _ROWS = (
         "base plus lambda times the weighted sum of deltas",
         uses_lambda=True,
     ),
-    Method(
+    _dropping(
         "ties",
         arithmetic.ties,
         "arXiv:2306.01708",
         "keep the largest delta entries, elect a sign, average the parents that agree",
-        uses_drop_rate=True,
-        uses_lambda=True,
         parameters=(_NORMALIZE,),
         needs=_MAGNITUDES,
     ),
-    Method(
+    _random(
         "dare_linear",
         arithmetic.dare_linear,
         "arXiv:2311.03099",
         "drop delta entries at random, rescale the rest, then task arithmetic",
-        uses_drop_rate=True,
-        uses_lambda=True,
-        is_random=True,
     ),
-    Method(
+    _random(
         "dare_ties",
         arithmetic.dare_ties,
         "arXiv:2311.03099",
         "drop delta entries at random, rescale the rest, then elect and average",
-        uses_drop_rate=True,
-        uses_lambda=True,
-        is_random=True,
         parameters=(_NORMALIZE,),
     ),
-    Method(
+    _random(
         "della",
         arithmetic.della,
         "arXiv:2406.11617",
         "drop small delta entries more often than large ones, then elect and average",
-        uses_drop_rate=True,
-        uses_lambda=True,
-        is_random=True,
         parameters=(_EPSILON, _NORMALIZE),
         needs=_RANKS,
     ),
-    Method(
+    _random(
         "della_linear",
         arithmetic.della_linear,
         "arXiv:2406.11617",
         "drop small delta entries more often than large ones, then task arithmetic",
-        uses_drop_rate=True,
-        uses_lambda=True,
-        is_random=True,
         parameters=(_EPSILON,),
         needs=_RANKS,
     ),
-    Method(
+    _dropping(
         "breadcrumbs",
         arithmetic.breadcrumbs,
         "arXiv:2312.06795",
         "cut the largest and the smallest delta entries, then task arithmetic",
-        uses_drop_rate=True,
-        uses_lambda=True,
         parameters=(_GAMMA,),
         needs=_MAGNITUDES,
     ),
-    Method(
+    _dropping(
         "breadcrumbs_ties",
         arithmetic.breadcrumbs_ties,
         "arXiv:2312.06795",
         "cut the largest and the smallest delta entries, then elect and average",
-        uses_drop_rate=True,
-        uses_lambda=True,
         parameters=(_GAMMA, _NORMALIZE),
         needs=_MAGNITUDES,
     ),

@@ -15,16 +15,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..hints import check_keys
 from .coefficients import Coefficients, check_coefficients, known_method, listed, number
 from .groups import Grouping, LayerGroup
 from .methods import METHODS, Method
 from .plans import BASE_ONLY, SMALLEST, Plan, Setting, Statistics
-
-if TYPE_CHECKING:
-    from .plans import Setting
 
 __all__ = ["Coefficients", "Recipe", "plan_tensor"]
 _KEYS = ("method", "parents", "coefficients", "lambda", "mask_seed", "layer_groups")

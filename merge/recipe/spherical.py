@@ -11,16 +11,10 @@ Points x_i are the deltas or, where `deltas` is 0, the full weights. Knows no te
 Shapes: P parents; gram (P, P) are inner products of the points.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from .plans import BASE_ONLY, Combination, Plan, Statistics
-
-if TYPE_CHECKING:
-    from .plans import Setting
+from .plans import BASE_ONLY, Combination, Plan, Setting, Statistics
 
 Gram = Sequence[Sequence[float]]
 _NO_RATIO = 1e-6  # |sum of weights| below this share of sum |weights| gives no ratio

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ..blocks import one_thread
-from ..parents.headers import ParentError
+from ..parents.headers import ParentError, who_is
 from ..parents.parent_set import BASE, ParentSet
 from ..recipe.groups import LayerGroup, layer_group
 from .cache import StatisticsCache, StatisticsFile
@@ -291,8 +291,7 @@ class ParentStatistics:
 
 def _check_finite(largest: Tensor, owner: str, what: str) -> None:
     if not bool(largest.isfinite()):
-        who = BASE if owner == BASE else f"parent {owner}"
         raise ParentError(
-            f"{who}: {what} holds NaN or infinity; the training run diverged or the file is "
-            f"damaged, use another checkpoint"
+            f"{who_is(owner)}: {what} holds NaN or infinity; the training run diverged or the file "
+            f"is damaged, use another checkpoint"
         )
