@@ -62,7 +62,7 @@ def test_every_choice_of_the_menu_its_errors_and_ctrl_c(search, again):
     child.sendline("")
     best = read_leaderboard(again).best_parent
     child.expect(f"heterosis compare {re.escape(str(again))} winner {best}")
-    child.expect(f"less {best}, on the same")
+    child.expect(f"minus {best}, on the same")
     child.expect("what next")
     child.sendline("v")
     child.expect("with which trial or name")
@@ -155,7 +155,7 @@ def test_flags_do_without_a_terminal(heterosis, again, tmp_path):
     words = ("--compare", "uniform", "--export", tmp_path / "out")
     code, out, _ = heterosis("search", "--continue", again, *words)
     assert code == 0
-    assert "less uniform, on the same" in out
+    assert "minus uniform, on the same" in out
     assert "what next" not in out
     assert (tmp_path / "out" / "recipe.json").is_file()
 
