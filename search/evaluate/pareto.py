@@ -1,4 +1,4 @@
-"""Who beats whom where several values count: fronts, and how far apart their members stand.
+"""Pareto fronts of several values, and the crowding distance of their members.
 
 Pure. Legend: K candidates, m values; higher is better.
 """
@@ -12,35 +12,35 @@ Floats = NDArray[np.float64]
 
 
 def is_on_front(values: Floats) -> NDArray[np.bool_]:
-    """Whether no other candidate is as good in every value (K, m) and better in one (K,).
+    """Return which candidates (K,) are dominated by no other: as good in all values, better in one.
 
-    Whoever beats another comes before it in the order of the alphabet, highest first: each is held
-    against the members of the front so far alone.
+    In lexicographic order, highest first, a candidate comes after all that dominate it, so each is
+    compared with the members found before it only.
     """
-    found = np.zeros(len(values), dtype=bool)
+    is_member = np.zeros(len(values), dtype=bool)
     front = np.empty_like(values)
     size = 0
     for index in np.lexsort(values.T[::-1])[::-1]:
-        own, members = values[index], front[:size]
-        if not ((members >= own).all(1) & (members > own).any(1)).any():
-            front[size], found[index] = own, True
+        x, members = values[index], front[:size]
+        if not ((members >= x).all(1) & (members > x).any(1)).any():
+            front[size], is_member[index] = x, True
             size += 1
-    return found
+    return is_member
 
 
 def front_members(values: Floats) -> list[int]:
-    """Indices of the front of (K, m), those that stand apart first."""
-    own = np.flatnonzero(is_on_front(values))
-    order = np.argsort(-crowding_distance(values[own]), kind="stable")
-    return own[order].tolist()
+    """Return the indices of the front of (K, m), the least crowded first."""
+    members = np.flatnonzero(is_on_front(values))
+    order = np.argsort(-crowding_distance(values[members]), kind="stable")
+    return members[order].tolist()
 
 
 def place_in_fronts(values: Floats, best: int) -> list[tuple[int, float]]:
-    """Sort keys (front from 0, minus crowding distance) of each candidate (K, m).
+    """Return a sort key for each candidate: its front from 0, and minus its crowding distance.
 
     Args:
-        values: Of the candidates.
-        best: How many are looked for: fronts behind those that hold so many are counted as one.
+        values: Values of the candidates (K, m).
+        best: Number of candidates that must be ranked: the fronts after them count as one.
 
     Source:
         Deb et al., IEEE Trans. Evol. Comput. 6 (2002), Sec. III (NSGA-II).
@@ -51,13 +51,13 @@ def place_in_fronts(values: Floats, best: int) -> list[tuple[int, float]]:
         front[rest if is_last else rest[is_on_front(values[rest])]] = front.max() + 1
     distance = np.empty(len(values))
     for number in range(front.max() + 1):
-        own = np.flatnonzero(front == number)
-        distance[own] = crowding_distance(values[own])
+        members = np.flatnonzero(front == number)
+        distance[members] = crowding_distance(values[members])
     return [(int(f), -float(d)) for f, d in zip(front, distance, strict=True)]
 
 
 def crowding_distance(values: Floats) -> Floats:
-    """How far each member of a front (K, m) stands from its neighbours; infinite at the ends."""
+    """Return each member's distance to its neighbours on a front (K, m); infinite at the ends."""
     distance = np.zeros(len(values))
     for column in values.T:
         order = np.argsort(column, kind="stable")

@@ -1,6 +1,6 @@
 """The Ray cluster that a search joins, or starts on this machine.
 
-Imports Ray only when it is joined.
+Knows Ray, and imports it only to join a cluster.
 """
 
 from __future__ import annotations
@@ -18,27 +18,31 @@ from typing import Any
 from ..config.config import ConfigError
 from ..config.scoring import WorkersSection
 
-KNOCK = 10.0
+CONNECT_TIMEOUT = 10.0
 """Seconds within which a cluster must answer."""
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
-"""Nothing is sent to anyone, and no advice is printed."""
+"""No usage statistics are sent, and no advice is printed."""
 
 
 def check_ray() -> None:
     """Refuse `engine: ray` where Ray is not installed.
 
     Raises:
-        ConfigError: With the remedy.
+        ConfigError: If it is not installed.
     """
     if importlib.util.find_spec("ray") is None:
         raise ConfigError(
             "workers.engine `ray` needs the package ray, which is not installed; run: pip install "
-            "'heterosis[ray]', or take `engine: local`"
+            "'heterosis[ray]', or use `engine: local`"
         )
 
 
 def connect(section: WorkersSection) -> None:
-    """Join the cluster, or start one here."""
+    """Join the configured cluster, or start one on this machine.
+
+    Raises:
+        ConfigError: If the cluster cannot be reached.
+    """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     import ray
@@ -50,7 +54,7 @@ def connect(section: WorkersSection) -> None:
         needed = max(section.num * section.cpus_per_worker, os.cpu_count() or 1)
         options["num_cpus"] = int(-(-needed // 1))
     try:
-        _knock(section.address)
+        _check_reachable(section.address)
         with _own_signals():
             ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
     except (OSError, RuntimeError, ValueError) as error:
@@ -62,23 +66,23 @@ def connect(section: WorkersSection) -> None:
 
 
 def disconnect() -> None:
-    """Leave the cluster; one that was started here ends."""
+    """Leave the cluster; one that was started here is shut down."""
     import ray
 
     with _own_signals():
         ray.shutdown()
 
 
-def _knock(address: str | None) -> None:
-    """Raise OSError unless something listens at ``HOST:PORT``: Ray itself ends the process."""
+def _check_reachable(address: str | None) -> None:
+    """Raise OSError unless ``HOST:PORT`` accepts connections: Ray itself would exit."""
     host, _, port = (address or "").rpartition(":")
     if host and port.isdigit():
-        socket.create_connection((host, int(port)), timeout=KNOCK).close()
+        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT).close()
 
 
 @contextlib.contextmanager
 def _own_signals() -> Iterator[None]:
-    """Keep our handlers of Ctrl-C and SIGTERM: Ray sets its own."""
+    """Restore the handlers of Ctrl-C and SIGTERM: Ray replaces them."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

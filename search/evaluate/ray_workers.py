@@ -1,13 +1,13 @@
 """Workers on other devices and machines, by Ray: one actor per device, its model loaded once.
 
-Knows Ray and the seam; imports Ray only when such workers are made. The driver replaces an actor
-that dies and issues its candidate again. Ray's own restarts (`max_restarts`, `max_task_retries`)
-are off: a restarted actor keeps its candidate while it waits for a device, though others are idle.
-An actor for which there is no device yet waits for one: machines may join and leave at any time.
-One that cannot be made is left out while others are at work.
+Knows Ray and the interface of workers; imports Ray only when such workers are made. The driver
+replaces an actor that dies and submits its candidate again. Ray's own restarts (`max_restarts`,
+`max_task_retries`) are off: a restarted actor keeps its candidate while it waits for a device, even
+if others are idle. An actor without a device waits for one, so machines may join and leave at any
+time. One that cannot be made is dropped while others work.
 
-A candidate goes to a worker that has just answered, so that one which died while it was idle costs
-no candidate a re-issue; a call that never returns tells of a death while nothing is asked.
+A candidate is sent to a worker that has just answered, so that a worker that died while it was idle
+costs the candidate none of its attempts; a call that never returns shows a death at any other time.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from .workers import Job, Keep, Result, Score
 
 log = logging.getLogger(__name__)
 REISSUES = 2
-"""Times that a candidate whose worker died is begun anew."""
+"""Number of new attempts for a candidate whose worker died."""
 MAX_START_FAILURES = 5
-"""Workers in a row that may die before they are ready."""
+"""Number of workers in a row that may die before they are ready."""
 POLL_SECONDS = 0.5
-"""Seconds after which `wait` looks up though nothing has come."""
+"""Seconds after which `wait` returns even without a result."""
 WATCH = "watch"
 RUNGS = "rungs"
-"""Ray's names of the threads of an actor that wait beside the one which scores."""
+"""Concurrency groups of an actor: threads that wait beside the one that scores."""
 WARN_AFTER = 60.0
-"""Seconds without any worker after which a person is told, again and again."""
+"""Seconds without any ready worker after which a warning is logged, repeatedly."""
 
 
 class _Scorer:
-    """What an actor runs: builds its scoring once, then scores."""
+    """The class of the actors: builds what scores once, then scores jobs."""
 
     def __init__(self, build: Callable[[], Score]) -> None:
         self._build = build
@@ -53,7 +53,7 @@ class _Scorer:
         self._rungs: SimpleQueue[tuple[int, ItemScores]] = SimpleQueue()
 
     def ready(self) -> str:
-        """Build, not before it is asked: what is refused then comes back as it was raised.
+        """Build; not in the constructor, so that the driver gets an error as it was raised.
 
         Returns:
             The machine's name, and its address in the cluster.
@@ -64,19 +64,19 @@ class _Scorer:
         return f"{socket.gethostname()} ({ray.util.get_node_ip_address()})"
 
     def here(self) -> None:
-        """Answer: a candidate may come."""
+        """Answer that the worker is alive."""
 
     def score(self, job: Job) -> Result:
-        """Score one candidate."""
+        """Score a candidate."""
         assert self._score is not None
         return self._score(job, lambda *rung: self._rungs.put(rung))
 
     def rung(self) -> tuple[int, ItemScores]:
-        """Wait for the next rung, beside all else; return its candidate's number and scores."""
+        """Wait for the next rung, in its own thread; return its candidate's number and scores."""
         return self._rungs.get()
 
     def watch(self) -> None:
-        """Never return, beside all else: the call fails when the actor is gone."""
+        """Never return, in its own thread: the call fails when the actor dies."""
         threading.Event().wait()
 
 
@@ -86,11 +86,11 @@ class _Worker:
 
     Attributes:
         actor: Ray's handle.
-        task: What it was asked last: to be ready, to answer, to score; None while it is idle.
-        watch: Fails when it is gone.
-        rung: Comes with the next rung; None when it is gone.
-        job: The candidate that it has, or will get once it answers.
-        since: When it got that; None before.
+        task: Its pending call of `ready`, `here` or `score`; None while it is idle.
+        watch: Its pending call of `watch`, which fails when it dies.
+        rung: Its pending call of `rung`; None when it is dead.
+        job: The candidate that it scores, or will score once it answers.
+        since: When scoring began; None before.
         place: Its machine; empty until its model is loaded.
     """
 
@@ -112,10 +112,10 @@ class RayWorkers:
     """Scores jobs on Ray actors.
 
     Args:
-        section: How many, and where.
-        build: Called once in every actor, pickled; returns what scores a job.
-        gpus: Of each actor.
-        keep: Hears of rungs.
+        section: Number of workers, cluster and time limit.
+        build: Returns what scores a job; pickled, and called once in every actor.
+        gpus: Number of GPUs of each actor.
+        keep: Keeps partial scores.
 
     Raises:
         ConfigError: If the cluster cannot be reached.
@@ -126,10 +126,10 @@ class RayWorkers:
     ) -> None:
         self._section, self._build, self._gpus, self._keep = section, build, gpus, keep
         connect(section)
-        self._again: deque[Job] = deque()
-        self._deaths: dict[int, int] = {}
-        self._stillbirths = 0
-        self._last_seen = time.monotonic()
+        self._again: deque[Job] = deque()  # candidates whose worker died
+        self._deaths: dict[int, int] = {}  # by candidate
+        self._failed_starts = 0  # in a row
+        self._last_ready = time.monotonic()
         self._workers = [self._start_worker() for _ in range(section.num)]
 
     def _start_worker(self) -> _Worker:
@@ -164,20 +164,25 @@ class RayWorkers:
         """See `Workers`."""
         import ray
 
+        # Wait until any call returns or POLL_SECONDS are over; then take all that have returned.
         rungs = {w.rung: w for w in self._workers if w.rung is not None}
         tasks = {task: w for w in self._workers for task in (w.task, w.watch) if task is not None}
-        done, _ = ray.wait([*rungs, *tasks], num_returns=1, timeout=POLL_SECONDS)
+        first, _ = ray.wait([*rungs, *tasks], num_returns=1, timeout=POLL_SECONDS)
         more, _ = ray.wait([*rungs, *tasks], num_returns=len(rungs) + len(tasks), timeout=0)
-        come = {*done, *more}
-        for task in come & rungs.keys():
-            self._collect_rungs(rungs[task])
-        heard = {id(tasks[task]): tasks[task] for task in come & tasks.keys()}
-        found = [self._taken(worker) for worker in heard.values()]
-        found += [self._late(w) for w in self._workers if self._is_late(w)]
+        returned = {*first, *more}
+        # Rungs first: if their worker has died, its candidate's next attempt goes on from them.
+        for call in returned & rungs.keys():
+            self._collect_rungs(rungs[call])
+        # Then what workers answered, each once: its `task` and its `watch` both fail when it dies.
+        answered = {id(tasks[call]): tasks[call] for call in returned & tasks.keys()}
+        results = [self._take_answer(worker) for worker in answered.values()]
+        # Break off candidates that take too long.
+        results += [self._time_out(w) for w in self._workers if self._is_late(w)]
+        # Candidates of dead workers come before new ones.
         while self._again and self._free():
             self.submit(self._again.popleft())
-        self._look_around()
-        return [result for result in found if result is not None]
+        self._warn_without_workers()
+        return [result for result in results if result is not None]
 
     def _collect_rungs(self, worker: _Worker) -> None:
         """Keep partial scores: if the worker dies, the next one goes on from there."""
@@ -194,32 +199,34 @@ class RayWorkers:
             worker.job = replace(worker.job, partial=partial)
             self._keep(number, partial)
 
-    def _taken(self, worker: _Worker) -> Result | None:
-        """Take what a worker has sent: a result, that it is ready or there, or that it is gone."""
+    def _take_answer(self, worker: _Worker) -> Result | None:
+        """Take the answer of a worker's call; return the result if it was `score`."""
         import ray
         from ray.exceptions import RayError, RayTaskError
 
         try:
             answer = ray.get(worker.watch if worker.task is None else worker.task)
-        except RayTaskError as error:
-            return self._refused(worker, error)
-        except RayError as error:  # it died, or what it has sent was lost with its machine
+        except RayTaskError as error:  # an exception of our code there
+            return self._take_error(worker, error)
+        except RayError as error:  # it died, or its answer was lost with its machine
             return self._replace_dead(worker, error)
+        # `here`: it is alive, so the candidate can begin.
         if worker.job is not None and worker.since is None:
             worker.since = time.monotonic()
             worker.task = worker.actor.score.remote(worker.job)
             log.info("candidate %d: begun on %s", worker.job.number, worker.place)
             return None
+        # `score` or `ready`: it is idle now.
         worker.task, worker.job, worker.since = None, None, None
         if isinstance(answer, Result):
             return answer
         if not worker.is_ready:
-            worker.place, self._stillbirths = str(answer), 0
+            worker.place, self._failed_starts = str(answer), 0
             log.info("a worker on %s is ready", worker.place)
         return None
 
-    def _refused(self, worker: _Worker, error: Any) -> None:
-        """Take an error of ours from the worker's side: raised, unless others can go on."""
+    def _take_error(self, worker: _Worker, error: Any) -> None:
+        """Raise an exception of a worker, or drop a worker that cannot start if others work."""
         if worker.is_ready or not self._has_others(worker):
             raise error.cause from error
         self._drop(worker, str(error.cause))
@@ -228,20 +235,20 @@ class RayWorkers:
         return any(w.is_ready for w in self._workers if w is not worker)
 
     def _drop(self, worker: _Worker, reason: str) -> None:
-        """Go on without a worker that cannot be made."""
+        """Go on without a worker that cannot start."""
         self._kill(worker)
         self._workers.remove(worker)
         log.warning("%s; the search goes on with %d worker(s)", reason, len(self._workers))
 
     def _replace_dead(self, worker: _Worker, error: Exception) -> Result | None:
-        """Replace a worker that is gone; its candidate is begun anew, or has failed."""
+        """Replace a dead worker; its candidate gets a new attempt, or fails after REISSUES."""
         job, reason = worker.job, " ".join(str(error).split())[:200]
         if not worker.is_ready:
             return self._retry_start(worker, reason)
         self._replace(worker)
         if job is None:
             return None
-        if worker.since is None:  # it had not begun
+        if worker.since is None:  # it had not begun: not an attempt
             self._again.append(job)
             return None
         deaths = self._deaths[job.number] = self._deaths.get(job.number, 0) + 1
@@ -254,17 +261,17 @@ class RayWorkers:
         return Result(job.number, failure, seconds)
 
     def _retry_start(self, worker: _Worker, reason: str) -> None:
-        """Try again for a worker that died before it was ready, but not for ever."""
-        self._stillbirths += 1
-        if self._stillbirths < MAX_START_FAILURES:
+        """Replace a worker that died before it was ready, or drop it after MAX_START_FAILURES."""
+        self._failed_starts += 1
+        if self._failed_starts < MAX_START_FAILURES:
             self._replace(worker)
             return
         if not self._has_others(worker):
             raise StudyError(
-                f"workers must come up, {self._stillbirths} in a row died before: {reason}; look "
-                "into Ray's logs (/tmp/ray/session_latest/logs), or take `engine: local`"
+                f"workers must start, {self._failed_starts} in a row died before: {reason}; look "
+                "into Ray's logs (/tmp/ray/session_latest/logs), or use `engine: local`"
             )
-        count, self._stillbirths = self._stillbirths, 0
+        count, self._failed_starts = self._failed_starts, 0
         self._drop(worker, f"{count} workers in a row died before they were ready: {reason}")
 
     def _replace(self, worker: _Worker) -> None:
@@ -282,8 +289,8 @@ class RayWorkers:
         limit, since = self._section.timeout, worker.since
         return limit is not None and since is not None and time.monotonic() - since > limit
 
-    def _late(self, worker: _Worker) -> Result:
-        """Break a candidate off: it would take as long elsewhere."""
+    def _time_out(self, worker: _Worker) -> Result:
+        """Break off a candidate, without a new attempt: it would take as long elsewhere."""
         job, since = worker.job, worker.since
         assert job is not None
         assert since is not None
@@ -292,21 +299,21 @@ class RayWorkers:
         reason = f"took longer than workers.timeout, {self._section.timeout:g} s"
         return Result(job.number, Failure(FailureKind.TIMEOUT, reason), seconds)
 
-    def _look_around(self) -> None:
-        """Say when there is no worker at all."""
+    def _warn_without_workers(self) -> None:
+        """Warn if no worker is ready for long."""
         now = time.monotonic()
         if any(w.is_ready for w in self._workers):
-            self._last_seen = now
-        elif now - self._last_seen > WARN_AFTER:
-            self._last_seen = now
+            self._last_ready = now
+        elif now - self._last_ready > WARN_AFTER:
+            self._last_ready = now
             log.warning(
-                "no worker is there: waiting for %d with %g CPU(s) and %g GPU(s) each; add a "
+                "no worker is ready: waiting for %d with %g CPU(s) and %g GPU(s) each; add a "
                 "machine by `ray start --address=...`, or lower workers.num",
                 *(self._section.num, self._section.cpus_per_worker, self._gpus),
             )
 
     def close(self) -> None:
-        """See `Workers`; a cluster that was started here ends."""
+        """See `Workers`; a cluster that was started here is shut down."""
         for worker in self._workers:
             self._kill(worker)
         self._workers = []

@@ -266,7 +266,7 @@ def test_a_worker_that_cannot_be_made_costs_the_others_nothing(
 @pytest.mark.slow
 def test_workers_that_never_come_up_end_the_search(with_ray, monkeypatch):
     monkeypatch.setattr("heterosis.search.evaluate.ray_workers.MAX_START_FAILURES", 2)
-    with pytest.raises(StudyError, match=r"workers must come up, 2 in a row died before: .*logs"):
+    with pytest.raises(StudyError, match=r"workers must start, 2 in a row died before: .*logs"):
         scored(dies_at_once, 1)
 
 
@@ -275,7 +275,7 @@ def test_a_worker_waits_for_its_card_and_a_person_is_told(with_ray, monkeypatch,
     monkeypatch.setattr("heterosis.search.evaluate.ray_workers.WARN_AFTER", 1.0)
     workers = RayWorkers(WorkersSection(engine="ray"), tells_its_process, gpus=64, keep=forget)
     try:
-        wait_until(workers, lambda: "no worker is there" in caplog.text)
+        wait_until(workers, lambda: "no worker is ready" in caplog.text)
         assert "waiting for 1 with 1 CPU(s) and 64 GPU(s) each; add a machine" in caplog.text
         assert workers.idle == 0
     finally:
