@@ -186,7 +186,7 @@ def board_fields(board: Leaderboard) -> Fields:
 def compares_guards_to_base(board: Leaderboard) -> bool:
     """Whether the terminal compares guard scores with the base; else with the best parent.
 
-    A guard task stands for what the base could do before anyone tuned it.
+    A guard task measures what the base could do before fine-tuning.
     """
     return any(row.guard_to_base for row in board.rows)
 
@@ -231,7 +231,7 @@ def view_columns(
         group = column.group or column.key
         place = order.index(group) if group in order else place
         title: str | None = getattr(column, view)
-        both = {title: column.kind, "p of that" if view == "page" else "p": column.kind.p}
+        both = {title: column.kind, "p": column.kind.p}
         shown += [
             (place, ViewColumn(head, view, kind, column.value, column.leave_out))
             for head, kind in both.items()

@@ -123,7 +123,7 @@ def _to(
     if not numbers:
         return {}
     differences = paired_differences([items[n] for n in numbers], items[other], objective)
-    return dict(zip(numbers, differences, strict=True))
+    return {n: differences[index] for index, n in enumerate(numbers)}
 
 
 def _corrected(differences: Mapping[Key, Difference]) -> dict[Key, Difference]:

@@ -1,7 +1,7 @@
-"""Model cards: what a merged model is made of, how well it does, and how to check that.
+"""Model cards: parents, scores, configuration and how to check them.
 
 Knows leaderboard rows and the directories of base and parents; writes Markdown with the front
-matter of a Hugging Face model card. Cards name models, never places on a disk.
+matter of a Hugging Face model card. Cards name models, never paths.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 HUB = "https://huggingface.co"
 LONG = 60
-"""Lines of mergekit's YAML from which the card folds it away."""
+"""Lines of mergekit's YAML above which the card folds it."""
 
 
 def model_card(
@@ -41,20 +41,20 @@ def model_card(
     """Return README.md of an exported candidate.
 
     Args:
-        board: Of its study.
-        row: Its line there.
-        parents: What was merged.
-        commands: Shell lines by which lm-eval gives the confirm scores.
-        metrics: Task name -> the metric that is scored.
-        dtype: Of its weights.
-        tokenizer: The policy by which the parents were opened.
+        board: The study's leaderboard.
+        row: The candidate's row.
+        parents: Base and parents.
+        commands: Shell lines with which lm-eval reproduces the confirm scores.
+        metrics: Task name -> its metric.
+        dtype: Data type of the weights.
+        tokenizer: Tokenizer policy with which the parents were opened.
     """
     sections = [
         _front(parents, f"{board.name}-{row.candidate.number}", _results(row, metrics)),
         f"# {board.name}: {row.candidate.name}",
-        f"A merge found by heterosis in the study "
-        f"`{board.name}`: `{recipe_line(row.candidate.recipe)}`. The full recipe is in "
-        "`recipe.json`, how to make it again in `reproduce.md`.",
+        f"A merge found by heterosis in the study `{board.name}`: "
+        f"`{recipe_line(row.candidate.recipe)}`. The full recipe is in `recipe.json`; "
+        "`reproduce.md` says how to reproduce the model.",
         "## Parents",
         _parents(parents),
         "## Scores",
@@ -62,8 +62,8 @@ def model_card(
         _comparison(board, row),
         "## Configuration",
         _configuration(row.candidate.recipe, parents, dtype, tokenizer),
-        "## How to check",
-        "lm-eval's own command line, on the confirm items (which the search never saw); `$MODEL` "
+        "## How to check the scores",
+        "With lm-eval's command line, on the confirm items (which the search never saw); `$MODEL` "
         "is this directory, `$TASKS` the folder of the study's task files:",
         "```sh\n" + "\n".join(commands) + "\n```",
     ]
@@ -74,14 +74,14 @@ def merge_card(merge: FileMerge, name: str) -> str:
     """Return README.md of a merge from files.
 
     Args:
-        merge: As opened.
-        name: Of the directory that is written.
+        merge: The opened merge.
+        name: Name of the output directory.
     """
     sections = [
         _front(merge.parents, name),
         f"# {name}",
         f"Merged by heterosis: `{recipe_line(merge.recipe)}`. The full recipe is in "
-        "`recipe.json`; `heterosis merge` makes the same weights from it again.",
+        "`recipe.json`, from which `heterosis merge` reproduces the weights.",
         "## Parents",
         _parents(merge.parents),
         "## Configuration",
@@ -94,26 +94,26 @@ def merge_card(merge: FileMerge, name: str) -> str:
     ]
     if merge.notes:
         sections += [
-            f"## How this differs from what mergekit would make of `{merge.source.name}`",
+            f"## Differences from mergekit's result for `{merge.source.name}`",
             "\n".join(f"- {note}" for note in merge.notes),
         ]
     return "\n\n".join(sections) + "\n"
 
 
 def licence_texts(parents: ParentSet) -> dict[str, str]:
-    """File name -> text of the licence files of base and parents, to lie beside a merge."""
+    """Return file name -> text of the licence files of base and parents, to ship with a merge."""
     return kept_files(_folders(parents))
 
 
 def _front(parents: ParentSet, name: str, results: Sequence[EvalResult] = ()) -> str:
-    """Front matter, as the hub reads it: it knows its own models alone as lineage."""
+    """Front matter; its `base_model` lists only models on the hub."""
     licence, own_name, link = _licence_fields(parents)
-    known = [hub_id for place in parents.places.values() if (hub_id := _hub_id(place))]
+    hub_ids = [hub_id for place in parents.places.values() if (hub_id := _hub_id(place))]
     data = ModelCardData(
         library_name="transformers",
         tags=["merge", "heterosis"],
-        base_model=list(dict.fromkeys(known)) or None,
-        base_model_relation="merge" if known else None,
+        base_model=list(dict.fromkeys(hub_ids)) or None,
+        base_model_relation="merge" if hub_ids else None,
         eval_results=list(results) or None,
         model_name=name if results else None,
         license=licence,
@@ -124,7 +124,7 @@ def _front(parents: ParentSet, name: str, results: Sequence[EvalResult] = ()) ->
 
 
 def _licence_fields(parents: ParentSet) -> tuple[str | None, str | None, str | None]:
-    """Licence, and name and link of one of its own, as the hub's specification has them."""
+    """The hub's licence fields: licence, and name and link of a custom one."""
     stated = _licences(parents)
     chosen = strictest(licence and licence.name for licence in stated.values())
     for owner, licence in stated.items():
@@ -136,7 +136,7 @@ def _licence_fields(parents: ParentSet) -> tuple[str | None, str | None, str | N
 
 
 def _link(parents: ParentSet, owner: str, licence: Licence) -> str | None:
-    """Where a licence of its own can be read: on the network, or beside the merge."""
+    """URL or file name of a custom licence."""
     place, link = parents.places[owner], licence.link
     if link is not None and "://" in link:
         return link
@@ -161,10 +161,10 @@ def _results(row: Row, metrics: Mapping[str, str]) -> list[EvalResult]:
             dataset_name=task,
             dataset_split="confirm",
             metric_type=metrics.get(task, "score"),
-            metric_value=round(found.value, 6),
-            metric_args={"stderr": round(found.se, 6), "items": found.n},
+            metric_value=round(scored.value, 6),
+            metric_args={"stderr": round(scored.se, 6), "items": scored.n},
         )
-        for task, found in row.confirm_tasks.items()
+        for task, scored in row.confirm_tasks.items()
     ]
 
 
@@ -173,9 +173,9 @@ def _licences(parents: ParentSet) -> dict[str, Licence | None]:
 
 
 def _hub_id(place: Place) -> str | None:
-    """A model's id on the hub; None if it is only known by a place on this disk.
+    """A model's id on the hub; None if only a local path is known.
 
-    A directory inside the hub's local cache tells the id, too.
+    A directory inside the hub's local cache contains the id, too.
     """
     if place.text != str(place.folder):
         return place.text.partition("@")[0]
@@ -186,7 +186,7 @@ def _hub_id(place: Place) -> str | None:
 
 
 def _name(place: Place) -> str:
-    """A model as others know it: its hub id without a commit, or the last part of its path."""
+    """A model's public name: its hub id without a commit, or the last part of its path."""
     return _hub_id(place) or place.name
 
 
@@ -194,13 +194,15 @@ def _parents(parents: ParentSet) -> str:
     licences, digests = _licences(parents), parents.digests()
     lines = []
     for owner, place in parents.places.items():
-        local = "" if _hub_id(place) else f", known by its weights alone: SHA-256 {digests[owner]}"
-        lines.append(f"- {owner}: `{_name(place)}` ({_said(place, licences[owner])}{local})")
+        facts = _licence_text(place, licences[owner])
+        if not _hub_id(place):
+            facts += f", identified by its weights: SHA-256 {digests[owner]}"
+        lines.append(f"- {owner}: `{_name(place)}` ({facts})")
     return "\n".join(lines) + "\n\n" + _licence_line(licences)
 
 
-def _said(place: Place, licence: Licence | None) -> str:
-    """What is known of a model's licence."""
+def _licence_text(place: Place, licence: Licence | None) -> str:
+    """A model's licence in words."""
     if licence is not None:
         return f"licence: {licence.name}"
     files = [path.name for path in licence_files(place.folder)]
@@ -211,37 +213,37 @@ def _licence_line(licences: Mapping[str, Licence | None]) -> str:
     silent = [owner for owner, licence in licences.items() if licence is None]
     if silent:
         return (
-            f"No licence is stated here, because {', '.join(silent)} names none: ask the authors "
-            "before passing this model on."
+            f"No licence is stated here because {', '.join(silent)} does not name one: ask the "
+            "authors before you redistribute this model."
         )
     names = [licence.name for licence in licences.values() if licence is not None]
     chosen, distinct = strictest(names), sorted(set(names))
     if chosen is None:
         return (
-            f"No licence is stated here: which of {', '.join(distinct)} asks most is for a person "
-            "to say. All of them hold."
+            f"No licence is stated here: which of {', '.join(distinct)} is strictest must be "
+            "decided by hand. All of them apply."
         )
     if len(distinct) == 1:
         return f"All of them are under {chosen}."
     others = ", ".join(licence for licence in distinct if licence != chosen)
-    return f"The strictest of these licences is {chosen}; the others ({others}) hold, too."
+    return f"The strictest of these licences is {chosen}; the others ({others}) also apply."
 
 
 def _configuration(
     recipe: Recipe, parents: ParentSet, dtype: str | None, tokenizer: str | None
 ) -> str:
-    """mergekit's YAML of a merge, models by name; or why mergekit has no words for it."""
+    """mergekit's YAML of a merge, models by name; or why there is none."""
     from ...merge.files.export import InexpressibleError, mergekit_text
 
     try:
         text = mergekit_text(recipe, parents, dtype, tokenizer, _name)
     except InexpressibleError as error:
         return (
-            f"mergekit has no words for this recipe ({error}); `heterosis merge recipe.json "
-            "--out DIR` makes it."
+            f"mergekit cannot express this recipe ({error}); use `heterosis merge recipe.json "
+            "--out DIR`."
         )
     local = [owner for owner, place in parents.places.items() if not _hub_id(place)]
-    where = f" Put your own directories in place of {', '.join(local)}." if local else ""
+    where = f" Replace {', '.join(local)} by your own directories." if local else ""
     block = f"```yaml\n{text.strip()}\n```"
     if text.count("\n") > LONG:
         block = f"<details>\n<summary>YAML</summary>\n\n{block}\n\n</details>"

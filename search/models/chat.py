@@ -1,6 +1,6 @@
-"""`heterosis chat`: talk to a candidate that is merged again in memory; nothing is written.
+"""`heterosis chat`: a conversation with a candidate, merged in memory; nothing is written.
 
-Knows transformers' generation; a model and its tokenizer come from model_source.py.
+Knows transformers' generation; model and tokenizer come from source.py.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from transformers import TextStreamer
 
 @dataclass(frozen=True)
 class ChatSettings:
-    """How replies are made.
+    """Settings of generation.
 
     Attributes:
-        system: Text before the first turn; only where there is a chat template.
-        max_new_tokens: Of one reply.
-        temperature: 0 takes the likeliest token each time.
+        system: System text; needs a chat template.
+        max_new_tokens: Largest length of one reply.
+        temperature: 0 is greedy decoding.
     """
 
     system: str | None = None
@@ -29,15 +29,15 @@ class ChatSettings:
 
 
 class Conversation:
-    """Turns with one model: by its chat template, or bare completion where it has none.
+    """A conversation with one model: by its chat template, or plain completion without one.
 
     Args:
         model: A causal language model, in eval mode.
         tokenizer: Its tokenizer.
-        settings: How replies are made.
+        settings: Settings of generation.
 
     Raises:
-        ValueError: If a system text is given and there is no template to hold it.
+        ValueError: If a system text is given and the model has no chat template.
     """
 
     def __init__(self, model: Any, tokenizer: Any, settings: ChatSettings) -> None:
@@ -45,7 +45,7 @@ class Conversation:
         self.has_template = bool(getattr(tokenizer, "chat_template", None))
         if settings.system is not None and not self.has_template:
             raise ValueError(
-                "a system text needs a chat template, and this model has none; leave out --system, "
+                "a system text needs a chat template, and this model has none; leave out --system "
                 "and write the text before the prompt"
             )
         self._turns: list[dict[str, str]] = []
@@ -57,17 +57,17 @@ class Conversation:
         self._turns = [{"role": "system", "content": system}] if system is not None else []
 
     def reply(self, text: str, write: Callable[[str], None]) -> str:
-        """Answer one turn, and remember it where there is a template.
+        """Answer one turn, and remember it if there is a chat template.
 
         Args:
-            text: What the person says.
-            write: Hears the answer piece by piece.
+            text: The user's text.
+            write: Called with each piece of the answer.
 
         Returns:
-            The answer; what there is of it if KeyboardInterrupt ended it.
+            The answer; after a KeyboardInterrupt the part so far.
 
         Raises:
-            ValueError: If prompt and answer are longer than the model reads.
+            ValueError: If prompt and answer exceed the model's context.
         """
         turns = [*self._turns, {"role": "user", "content": text}]
         ids = self._encoded(turns, text)
@@ -95,8 +95,8 @@ class Conversation:
         needed = ids.shape[1] + self._settings.max_new_tokens
         if limit is not None and needed > limit:
             raise ValueError(
-                f"prompt and answer take {needed} tokens, the model reads {limit}; say /clear to "
-                "forget what was said, or give a smaller --max-new-tokens"
+                f"prompt and answer take {needed} tokens, the model's context is {limit}; use "
+                "/clear to forget earlier turns, or a smaller --max-new-tokens"
             )
         return ids.to(self._model.device)
 
@@ -120,7 +120,7 @@ class Conversation:
 
 
 class _Streamer(TextStreamer):
-    """Hands on whole words of the answer as they come, and keeps them."""
+    """Streams complete words of the answer, and keeps them."""
 
     def __init__(self, tokenizer: Any, write: Callable[[str], None]) -> None:
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)

@@ -1,7 +1,7 @@
-"""`heterosis export`: a candidate of a study as a directory, scored again from its own files.
+"""`heterosis export`: a candidate as a model directory, re-scored from its files.
 
-Knows the study's record and how to rebuild engine and scorer from it. The saved files must give
-exactly the candidate's scores, else nothing is left behind.
+Knows the study's record and how to rebuild engine and scorer from it. The saved files must
+reproduce the candidate's scores exactly, or they are deleted.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ from .reproduce import REPRODUCE_FILE, reproduction
 
 
 class ExportMismatchError(RuntimeError):
-    """The saved files do not give the candidate's scores; nothing was left behind."""
+    """The saved files do not reproduce the candidate's scores; nothing is kept."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was exported.
+    """An exported candidate.
 
     Attributes:
         folder: The model directory.
-        row: Its line of the leaderboard.
-        splits: Splits on which the saved files gave exactly the stored scores.
-        commands: Shell lines by which lm-eval's own CLI gives the confirm scores.
+        row: The candidate's row.
+        splits: Splits on which the saved files reproduced the stored scores exactly.
+        commands: Shell lines with which lm-eval reproduces the confirm scores.
     """
 
     folder: Path
@@ -66,11 +66,11 @@ def export(
         study: The study's results folder.
         out: Directory to write; must not exist, or be empty.
         trial: Trial number; default: the leaderboard's best searched candidate.
-        max_shard_size: As in transformers.
+        max_shard_size: Largest file, as in transformers.
 
     Raises:
         ValueError: If the trial cannot be exported, ``out`` is taken, or the parents changed.
-        ExportMismatchError: If the saved files give other scores.
+        ExportMismatchError: If the saved files give different scores.
     """
     check_goal(out)
     shard_bytes(max_shard_size)
@@ -158,7 +158,7 @@ def _verify(
     study: Path,
     row: Row,
 ) -> None:
-    """Load the saved files and score them: every item must come out as it is stored."""
+    """Load the saved files and score them: every item score must equal the stored one."""
     model: PreTrainedModel = type(scored).from_pretrained(
         saved, dtype=resident_dtype(parts.config.merge.dtype), local_files_only=True
     )
@@ -169,30 +169,30 @@ def _verify(
     is_raced = not row.candidate.is_baseline and _opens_race(parts, scorer, study)
     for split, expected in stored.items():
         in_rungs = is_raced and split == SEARCH
-        found = rungs_up_to(scorer, expected.n) if in_rungs else scorer.score(split)
-        _refuse_other_scorer(expected, found)
-        if not np.array_equal(found.value, expected.value):
-            wrong = int((found.value != expected.value).sum())
+        scores = rungs_up_to(scorer, expected.n) if in_rungs else scorer.score(split)
+        _refuse_other_scorer(expected, scores)
+        if not np.array_equal(scores.value, expected.value):
+            wrong = int((scores.value != expected.value).sum())
             raise ExportMismatchError(
-                f"the saved files must give the candidate's scores, but {wrong} of {expected.n} "
-                f"{split} items differ; was the study made on another machine or by other "
-                "versions (see recipe.json)?"
+                f"the saved files must reproduce the candidate's scores, but {wrong} of "
+                f"{expected.n} {split} items differ; was the study made on another machine or with "
+                "other versions (see recipe.json)?"
             )
 
 
 def _opens_race(parts: Parts, scorer: Scorer, study: Path) -> bool:
-    """Plan the rungs by which the study's candidates were scored; False if they were not raced."""
-    known = read_record(study).candidates
+    """Plan the rungs of the study's race; False if it has none."""
+    candidates = read_record(study).candidates
     store, section = ItemStore(study / "items"), parts.config.search
-    return open_race(scorer, store, known, section, parts.objective) is not None
+    return open_race(scorer, store, candidates, section, parts.objective) is not None
 
 
-def _refuse_other_scorer(stored: ItemScores, found: ItemScores) -> None:
-    """Raise ExportMismatchError if the items were scored otherwise, versions aside."""
-    changes = differing(stored.fingerprint, found.fingerprint)
+def _refuse_other_scorer(stored: ItemScores, scores: ItemScores) -> None:
+    """Raise ExportMismatchError if the fingerprints differ in more than versions."""
+    changes = differing(stored.fingerprint, scores.fingerprint)
     names = [name for name in changes if name not in PACKAGES] if stored.fingerprint else []
     if names:
         raise ExportMismatchError(
-            f"the saved files are scored otherwise than the candidate was: {', '.join(names)} "
-            "differ; restore what the study was begun with"
+            f"the saved files must be scored as the candidate was, but {', '.join(names)} differ; "
+            "restore what the study was started with"
         )

@@ -1,7 +1,7 @@
-"""Licences of merged models: what they state, and which of several is the strictest.
+"""Licences of merged models, and the strictest of several.
 
-A merge is a work derived from all its parents. The order here is a reading aid, no legal advice;
-what is not in it is never ranked. Knows model directories; fetches nothing.
+A merge is a work derived from all its parents. The order here is a reading aid, not legal advice;
+licences that are not in it are never ranked. Knows model directories; downloads nothing.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from huggingface_hub import ModelCard
 
 CARD = "README.md"
 FILES = ("LICENSE*", "LICENCE*", "COPYING*", "NOTICE*")
-"""Files that state a licence, or what it wants to be passed on."""
+"""Files with a licence, or with notices that must be redistributed."""
 OTHER = "other"
-"""What the hub calls a licence of a name of its own."""
+"""The hub's name for custom licences."""
 STRICTNESS: tuple[tuple[str, ...], ...] = (
     ("cc0-1.0", "unlicense", "wtfpl", "0bsd", "pddl"),
     ("mit", "isc", "bsd", "bsd-2-clause", "bsd-3-clause", "zlib", "bsl-1.0", "ncsa"),
@@ -33,9 +33,9 @@ STRICTNESS: tuple[tuple[str, ...], ...] = (
      "cc-by-nc-sa-4.0", "fair-noncommercial-research-license", "apple-amlr"),
     ("cc-by-nd-4.0", "cc-by-nc-nd-3.0", "cc-by-nc-nd-4.0"),
 )  # fmt: skip
-"""The hub's licence names by what they ask of who passes the work on: nothing, naming the authors,
-a notice of changes, the same licence for the work's own files, for all of it, for its service too,
-use restrictions, a vendor's terms, no commerce, no derived works."""
+"""The hub's licence names by their conditions on redistribution: none, attribution, a notice of
+changes, the same licence for modified files, for the whole work, for network services too, use
+restrictions, a vendor's terms, non-commercial use, no derived works."""
 _RANK = {name: rank for rank, names in enumerate(STRICTNESS) for name in names}
 TITLES: tuple[tuple[str, str], ...] = (
     ("apache license version 2.0", "apache-2.0"),
@@ -63,18 +63,18 @@ TITLES: tuple[tuple[str, str], ...] = (
     ("llama 4 community license agreement", "llama4"),
     ("gemma terms of use", "gemma"),
 )
-"""How the texts of some licences begin, in lower case, commas and line ends left out -> the hub's
-name. Only the first words of a file count: inside, licences speak of each other."""
+"""First words of licence texts, in lower case, without commas and line ends -> the hub's name.
+Only the first words count: licences mention each other in their texts."""
 
 
 @dataclass(frozen=True)
 class Licence:
-    """A licence as a model states it.
+    """A licence as stated by a model.
 
     Attributes:
-        name: The hub's, or the model's own name for it.
-        is_own: Whether it is not among the hub's: then the card says ``license: other``.
-        link: Of one's own: a URL, or a file of the model.
+        name: The hub's name, or the model's name for a custom licence.
+        is_own: Whether it is a custom licence: then the card says ``license: other``.
+        link: URL or file of a custom licence.
     """
 
     name: str
@@ -83,10 +83,10 @@ class Licence:
 
 
 def licence_of(folder: Path) -> Licence | None:
-    """Return the licence that a model states, or None if it is not known.
+    """Return the licence of a model, or None if it is unknown.
 
-    Its card's front matter counts first, then the title of its LICENSE file. A licence of the name
-    ``other`` is told by its ``license_name``; without one it is not known.
+    It is read from the card's front matter, else from the title of the LICENSE file. A licence
+    named ``other`` is identified by its ``license_name``; without one it is unknown.
     """
     try:
         data = ModelCard.load(folder / CARD, ignore_metadata_errors=True).data
@@ -102,34 +102,34 @@ def licence_of(folder: Path) -> Licence | None:
 
 
 def _by_title(folder: Path) -> Licence | None:
-    """The licence whose title a LICENSE file begins with; None if there are several, or none."""
-    found = set()
+    """The licence whose title begins the LICENSE file; None if there is none or several."""
+    names = set()
     for path in licence_files(folder):
         if not path.name.upper().startswith("NOTICE"):
             with path.open(encoding="utf-8", errors="replace") as file:
                 title = " ".join(file.read(1000).lower().replace(",", " ").split())
-            found.add(next((name for words, name in TITLES if _begins(title, words)), None))
-    name = found.pop() if len(found) == 1 else None
+            names.add(next((name for words, name in TITLES if _begins(title, words)), None))
+    name = names.pop() if len(names) == 1 else None
     return Licence(name) if name else None
 
 
 def _begins(title: str, words: str) -> bool:
-    """Whether a text's first words, up to a few that may stand before them, are these."""
+    """Whether a text begins with these words, perhaps after an article."""
     start = title.lstrip("#=*- ")
     return any(start.startswith(before + words) for before in ("", "the ", "creative commons "))
 
 
 def licence_files(folder: Path) -> list[Path]:
-    """The files of a model that state its licence, by name."""
+    """Return the licence files of a model, sorted."""
     return sorted({p for pattern in FILES for p in folder.glob(pattern) if p.is_file()})
 
 
 def kept_names(folders: Mapping[str, Path]) -> dict[tuple[str, str], str]:
-    """Owner and name of each licence file -> its name beside a merge of these models.
+    """Return (owner, name) of each licence file -> its name in the directory of a merge.
 
     Args:
-        folders: Base, then parents -> their directories. Where texts of one name differ, the first
-            one keeps it, the others get their owner's.
+        folders: Base, then parents -> their directories. If texts of the same name differ, the
+            first one keeps the name; to the others the owner's name is appended.
     """
     first: dict[str, str] = {}
     names = {}
@@ -142,7 +142,7 @@ def kept_names(folders: Mapping[str, Path]) -> dict[tuple[str, str], str]:
 
 
 def kept_files(folders: Mapping[str, Path]) -> dict[str, str]:
-    """Name -> text of what is kept of the models' licence files; see `kept_names`."""
+    """Return name -> text of the licence files in the directory of a merge; see `kept_names`."""
     return {
         kept: _texts(folders[owner])[name] for (owner, name), kept in kept_names(folders).items()
     }
@@ -153,14 +153,14 @@ def _texts(folder: Path) -> dict[str, str]:
 
 
 def strictest(licences: Iterable[str | None]) -> str | None:
-    """Return the strictest of several licences; None if one is not known, or cannot be ranked.
+    """Return the strictest of several licences; None if one is unknown or cannot be ranked.
 
-    Equal licences need no rank. Of equally strict ones the first by name.
+    Of equally strict ones the first by name. A single licence needs no rank.
     """
     distinct = set(licences)
     if len(distinct) == 1:
         return distinct.pop()
-    known = [licence for licence in distinct if licence is not None and licence in _RANK]
-    if len(known) < len(distinct):
+    ranked = [licence for licence in distinct if licence is not None and licence in _RANK]
+    if len(ranked) < len(distinct):
         return None
-    return min(known, key=lambda name: (-_RANK[name], name), default=None)
+    return min(ranked, key=lambda name: (-_RANK[name], name), default=None)

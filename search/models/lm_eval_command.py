@@ -1,7 +1,7 @@
-"""How lm-eval's own command line gives the leaderboard's confirm score of an export.
+"""lm-eval commands that reproduce the confirm scores of an export.
 
-Knows lm-eval's options, nothing of its code. `--samples` takes the doc indices of a split;
-`data_files` are relative to the working directory there, hence the `cd`.
+Knows lm-eval's options, nothing of its code. `--samples` takes the document indices of a split;
+lm-eval resolves `data_files` against the working directory, hence the `cd`.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ CONFIRM_SAMPLES = "confirm_samples.json"
 
 
 def confirm_samples(parts: Parts) -> str:
-    """Return the JSON of lm-eval's ``--samples``: task -> indices of its confirm docs."""
+    """Return the JSON for lm-eval's ``--samples``: task -> indices of its confirm documents."""
     return (
         json.dumps({n: d for task in parts.tasks for n, d in task.samples(CONFIRM).items()}) + "\n"
     )
 
 
 def confirm_commands(parts: Parts, out: Path) -> tuple[str, ...]:
-    """Return shell lines for this machine, one per folder of task files and number of shots."""
+    """Return shell lines for this machine, one per folder of task files and number of few-shots."""
     return tuple(
         _command(parts, shlex.quote(str(out)), shlex.quote(str(folder)), shots, tasks)
         for (folder, shots), tasks in _groups(parts).items()
@@ -35,7 +35,7 @@ def confirm_commands(parts: Parts, out: Path) -> tuple[str, ...]:
 
 
 def portable_commands(parts: Parts) -> tuple[str, ...]:
-    """Return the same lines for a published card: places are $MODEL and $TASKS."""
+    """Return the same lines for a published card: paths are $MODEL and $TASKS."""
     return tuple(
         _command(parts, '"$MODEL"', '"$TASKS"' if folder else "None", shots, tasks)
         for (folder, shots), tasks in _groups(parts).items()
@@ -50,7 +50,7 @@ def _groups(parts: Parts) -> dict[tuple[Path | None, int], list[FrozenTask]]:
 
 
 def _chat_words(options: ChatOptions) -> list[str]:
-    """lm-eval's options on how prompts are wrapped."""
+    """lm-eval's options for chat prompts."""
     words = ["--apply_chat_template"] if options.apply_chat_template else []
     if options.apply_chat_template:
         words += ["--fewshot_as_multiturn", str(options.as_multiturn).lower()]
@@ -60,7 +60,7 @@ def _chat_words(options: ChatOptions) -> list[str]:
 
 
 def _command(parts: Parts, model: str, folder: str, shots: int, tasks: list[FrozenTask]) -> str:
-    """One shell line; ``model`` and ``folder`` are shell words, quoted where they need it."""
+    """One shell line; ``model`` and ``folder`` are quoted shell words."""
     config = parts.config
     words = ["lm-eval run --model hf --model_args", f"pretrained={model}"]
     words += [f"dtype={config.merge.dtype}", "softmax_dtype=float32"]

@@ -1,7 +1,7 @@
-"""`heterosis reproduce`: a merge made again from its recipe.json, and compared to the bit.
+"""`heterosis reproduce`: a merge repeated from its recipe.json and compared bit by bit.
 
-Also writes `reproduce.md`, which tells a person how. Knows the merge room's stand-alone merge and
-rows of a leaderboard; no study on disk.
+Also writes `reproduce.md` with instructions. Knows merges from files and rows of a leaderboard; no
+study on disk.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ REPRODUCE_FILE = "reproduce.md"
 
 @dataclass(frozen=True)
 class Reproduction:
-    """How a merge that was made again compares with its record.
+    """A repeated merge and its record.
 
     Attributes:
-        merge: As opened.
-        record: What recipe.json says.
-        weights: Tensor name -> SHA-256 of the bytes made here.
+        merge: The opened merge.
+        record: Content of recipe.json.
+        weights: Tensor name -> SHA-256 of the repeated bytes.
     """
 
     merge: FileMerge
@@ -35,13 +35,13 @@ class Reproduction:
 
     @property
     def differing(self) -> tuple[str, ...]:
-        """Tensors whose bytes differ, or that one side lacks; by name."""
+        """Names of the tensors whose bytes differ, or that only one side has."""
         names = sorted(self.weights.keys() | self.record.weights.keys())
         return tuple(n for n in names if self.weights.get(n) != self.record.weights.get(n))
 
     @property
     def other_versions(self) -> tuple[str, ...]:
-        """Packages that are of another version here, as ``torch 2.13.0, there 2.12.0``."""
+        """Packages whose version differs, as ``torch 2.13.0, there 2.12.0``."""
         there = self.record.versions
         return tuple(
             f"{package} {here}, there {there[package]}"
@@ -53,22 +53,22 @@ class Reproduction:
 def open_reproduction(
     source: Path, models: Mapping[str, str], *, download: bool = False
 ) -> tuple[FileMerge, Record]:
-    """Read a recipe.json, and open its models: their SHA-256 must be those of the record.
+    """Read a recipe.json and open its models; their SHA-256 must match the record.
 
     Args:
         source: recipe.json, or the directory of an export.
-        models: "base" or a parent -> where it is now.
-        download: Fetch models from the hub that the local cache lacks.
+        models: "base" or a parent -> its path here.
+        download: Download models that are not in the local cache.
 
     Raises:
-        ValueError: If it cannot be read, states no digests, or a model is another.
+        ValueError: If it cannot be read, has no digests, or a model differs.
     """
     path = source / RECIPE_FILE if source.is_dir() else source
     record = read_record(path)
     if not record.weights:
         raise ValueError(
-            f"{path} states no SHA-256 of the weights, so there is nothing to compare with; "
-            "`heterosis merge` makes the model from it"
+            f"{path} has no SHA-256 of the weights to compare with; `heterosis merge` makes the "
+            "model from it"
         )
     return open_merge(path, models=models, download=download), record
 
@@ -82,11 +82,11 @@ def reproduce(
     max_shard_size: str = "5GB",
     on_tensor: Callable[[int, int], None] | None = None,
 ) -> Reproduction:
-    """Make a merge again and compare every tensor; with ``out`` also write it.
+    """Repeat a merge and compare every tensor; with ``out`` also write it.
 
     Raises:
-        ValueError: If ``out`` is taken, or a model holds NaN or infinity.
-        OSError: If writing fails; ``out`` is then as it was.
+        ValueError: If ``out`` is not empty, or a model contains NaN or infinity.
+        OSError: If writing fails; ``out`` is then unchanged.
     """
     if out is None:
         return Reproduction(
@@ -125,24 +125,24 @@ def write_merge(
 
 
 def _packages(versions: Mapping[str, str]) -> tuple[str, str]:
-    """What pip is asked for, and which builds of it were used: indexes list public versions only.
+    """Requirements for pip, and the builds that were used: indexes list public versions only.
 
     Source:
         PEP 440, "Local version identifiers".
     """
     names = [f"{name}=={version.partition('+')[0]}" for name, version in versions.items()]
     local = [f"{name} {version}" for name, version in versions.items() if "+" in version]
-    return " ".join(names), f"\n\nThe build was {', '.join(local)}." if local else ""
+    return " ".join(names), f"\n\nBuilds used: {', '.join(local)}." if local else ""
 
 
 def reproduction(board: Leaderboard, row: Row, parents: ParentSet, commands: Sequence[str]) -> str:
     """Return reproduce.md of an exported candidate.
 
     Args:
-        board: Of its study.
-        row: Its line there.
-        parents: What was merged.
-        commands: Shell lines by which lm-eval gives the confirm scores.
+        board: The study's leaderboard.
+        row: The candidate's row.
+        parents: Base and parents.
+        commands: Shell lines with which lm-eval reproduces the confirm scores.
     """
     digests = parents.digests()
     models = [f"- {owner}: SHA-256 `{digest}`" for owner, digest in digests.items()]
@@ -150,17 +150,17 @@ def reproduction(board: Leaderboard, row: Row, parents: ParentSet, commands: Seq
     options = " ".join(f"--model {owner}=DIR" for owner in digests)
     return "\n\n".join(
         [
-            "# How to make this model again",
+            "# How to reproduce this model",
             f"Trial {row.candidate.number} (`{row.candidate.name}`) of the study `{board.name}`.",
-            "These versions:\n\n```sh\n" + f"pip install {packages}\n```{builds}",
-            "These models (SHA-256 of their weights):",
+            "Install these versions:\n\n```sh\n" + f"pip install {packages}\n```{builds}",
+            "Get these models (SHA-256 of their weights):",
             "\n".join(models),
-            "`recipe.json` states where they lay, all coefficients, the seed of the masks, and the "
-            "SHA-256 of every tensor. This makes the weights again and compares each (exit code 0: "
-            "all equal; 1: some differ, with their names):",
+            "`recipe.json` contains their paths, all coefficients, the mask seed, and the SHA-256 "
+            "of every tensor. This command repeats the merge and compares every tensor (exit code "
+            "0: all are equal; 1: some differ, and it names them):",
             f"```sh\nheterosis reproduce recipe.json {options}\n```",
-            "The scores, by lm-eval's own command line on the confirm items; `$MODEL` is this "
-            "directory, `$TASKS` the folder of the study's task files:",
+            "Reproduce the scores with lm-eval's command line, on the confirm items; `$MODEL` is "
+            "this directory, `$TASKS` the folder of the study's task files:",
             "```sh\n" + "\n".join(commands) + "\n```\n",
         ]
     )

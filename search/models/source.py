@@ -1,13 +1,14 @@
-"""Where a model comes from that is to be evaluated: a directory, or a trial of a study.
+"""The model to evaluate or chat with: a directory, or a trial of a study.
 
-What can be told without weights is checked when it is opened: folders, files, tokenizer, the
-study's record and its parents. Only safetensors are read, and no code of a model is run.
+All that needs no weights is checked on opening: folders, files, tokenizer, the study's record and
+its parents. Only safetensors files are read, and a model's own code is never run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from ...evals.tasks.task_files import did_you_mean
 from ...merge.engine.engine import MergeEngine
 from ...merge.engine.resident import resident_dtype
+from ...merge.hints import reason
 from ...merge.parents.headers import read_tensors
+from ...merge.parents.parent_set import ParentSet
+from ...merge.recipe.recipe import Recipe
 from ..config.config import Config, ConfigError
+from ..config.merge import MergeSection
 from ..leaderboard.board import read_leaderboard
 from ..storage.journal import JOURNAL, Journal
 from ..study.parts import choose_device, load_tokenizer, open_parents
@@ -30,12 +35,12 @@ ADAPTER = "adapter_config.json"
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A model that has been found and not been loaded.
+    """A model that is not loaded yet.
 
     Attributes:
-        name: What results call it: the directory as given, or ``STUDY:TRIAL``.
+        name: Its name in results: the directory as given, or ``STUDY:TRIAL``.
         tokenizer: Its tokenizer.
-        load: Load it, in eval mode, where it shall run.
+        load: Loads it in eval mode on its device.
     """
 
     name: str
@@ -44,13 +49,13 @@ class ModelSource:
 
 
 def open_source(given: str, *, device: str = "auto", dtype: str = "auto") -> ModelSource:
-    """Find a model directory, or a trial of a study.
+    """Open a model directory, or a trial of a study.
 
     Args:
-        given: A Hugging Face directory; a study's folder, which stands for its winner; or
-            ``STUDY:TRIAL``. A folder that exists wins over the reading as a trial.
-        device: As torch names it; ``auto``: CUDA if it is there, or what the study says.
-        dtype: float32, bfloat16, float16; ``auto``: as the files, or the study, have it.
+        given: A Hugging Face directory; a study's folder, for its winner; or ``STUDY:TRIAL``. An
+            existing folder of that name takes precedence over a trial.
+        device: A torch device; ``auto``: the study's, or CUDA if there is any.
+        dtype: float32, bfloat16, float16; ``auto``: that of the files or the study.
 
     Raises:
         ValueError: If there is no such model, it cannot be read, or its parents have changed.
@@ -82,12 +87,12 @@ def _refuse_missing(given: str) -> None:
 
 
 def _open_folder(given: str, device: str, dtype: str) -> ModelSource:
-    """A directory in the form of Hugging Face."""
+    """Open a Hugging Face directory."""
     folder = Path(given)
     if not (folder / "config.json").is_file():
-        what = "is an adapter, no model; merge it into its base first"
+        what = "is an adapter, not a model; merge it into its base first"
         if not (folder / ADAPTER).is_file():
-            what = "holds no model (config.json is missing) and no study (study.journal is missing)"
+            what = "has neither a model (config.json) nor a study (study.journal)"
         raise ConfigError(f"{given} {what}; give a Hugging Face directory or a study's folder")
     read_tensors("model", folder)
     place = _device(device)
@@ -98,71 +103,68 @@ def _open_folder(given: str, device: str, dtype: str) -> ModelSource:
         )
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(
-            f"{given}: its configuration or tokenizer cannot be loaded ({_line(error)}); copy the "
-            "tokenizer's files there; code that a model brings is never run"
+            f"{given}: its configuration or tokenizer cannot be loaded ({reason(error)}); copy the "
+            "tokenizer's files there; a model's own code is never run"
         ) from error
 
-    def load() -> Any:
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=dtype if dtype == "auto" else resident_dtype(dtype),
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-        )
-        return model.to(place).eval()
+    return ModelSource(given, tokenizer, partial(_load_folder, folder, place, dtype))
 
-    return ModelSource(given, tokenizer, load)
+
+def _load_folder(folder: Path, place: torch.device, dtype: str) -> Any:
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=dtype if dtype == "auto" else resident_dtype(dtype),
+        local_files_only=True,
+        trust_remote_code=False,
+        use_safetensors=True,
+    )
+    return model.to(place).eval()
 
 
 def _open_trial(study: Path, trial: int | None, device: str, dtype: str) -> ModelSource:
-    """A candidate, merged again in memory when it is loaded; its export has the same weights."""
+    """Open a candidate; it is merged in memory on loading, with the same weights as its export."""
     row = choose_row(read_leaderboard(study), trial)
     manifest = Journal(study).begun
     config = Config.model_validate(manifest["config"])
     parents = open_parents(config)
     now = {"parents": parents.digests(), "architecture": dict(parents.config)}
     check_identity(manifest["identity"], now, study)
-    tokenizer, recipe = load_tokenizer(parents), row.candidate.recipe
     place = choose_device(config) if device == "auto" else str(_device(device))
+    load = partial(_load_candidate, config.merge, parents, row.candidate.recipe, place, dtype)
+    return ModelSource(f"{study}:{row.candidate.number}", load_tokenizer(parents), load)
 
-    def load() -> Any:
-        engine = MergeEngine(
-            parents,
-            dtype=config.merge.dtype,
-            device=place,
-            device_map=config.merge.device_map,
-            placement=config.merge.placement,
-            compile=config.merge.compile,
-            needs=frozenset().union(*(method.needs for method in recipe.methods)),
-        )
-        model: Any = engine.load(recipe).eval()
-        return model if dtype == "auto" else model.to(resident_dtype(dtype))
 
-    return ModelSource(f"{study}:{row.candidate.number}", tokenizer, load)
+def _load_candidate(
+    section: MergeSection, parents: ParentSet, recipe: Recipe, place: str, dtype: str
+) -> Any:
+    engine = MergeEngine(
+        parents,
+        dtype=section.dtype,
+        device=place,
+        device_map=section.device_map,
+        placement=section.placement,
+        compile=section.compile,
+        needs=frozenset().union(*(method.needs for method in recipe.methods)),
+    )
+    model: Any = engine.load(recipe).eval()
+    return model if dtype == "auto" else model.to(resident_dtype(dtype))
 
 
 def _device(name: str) -> torch.device:
     """The device of that name.
 
     Raises:
-        ConfigError: If it is not here.
+        ConfigError: If this machine does not have it.
     """
     cards = torch.cuda.device_count()
     if name == "auto":
         return torch.device("cuda" if cards else "cpu")
+    why = f"this machine has {cards} CUDA devices"
     try:
-        found = torch.device(name)
-        there = found.type != "cuda" or (found.index or 0) < cards
-        if there:
-            torch.empty(0, device=found)
-            return found
-        reason = f"this machine has {cards} CUDA devices"
+        device = torch.device(name)
+        if device.type != "cuda" or (device.index or 0) < cards:
+            torch.empty(0, device=device)
+            return device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = _line(error)
-    raise ConfigError(f"`device` must be there, got `{name}` ({reason}); use `auto` or `cpu`")
-
-
-def _line(error: BaseException) -> str:
-    """The first line of an exception."""
-    return (str(error).strip() or repr(error)).splitlines()[0][:200]
+        why = reason(error)
+    raise ConfigError(f"`device` must exist, got `{name}` ({why}); use `auto` or `cpu`")

@@ -98,7 +98,7 @@ RACE = {
 
 
 def run(path, should_stop=lambda: False):
-    """Run a search; return its outcome and what a person reads meanwhile."""
+    """Run a search; return its outcome and its progress messages."""
     text = io.StringIO()
     outcome = run_search(
         load_config(path), PlainReporter(Console(file=text, width=200)), should_stop

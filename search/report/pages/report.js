@@ -210,7 +210,7 @@
     DataTable.ext.errMode = "throw";
     const board = new DataTable("#board", {
       order: [], columnDefs: [{ targets: "number", orderSequence: ["desc", "asc", ""] }], pageLength: 25, lengthMenu: [10, 25, 100, { label: "all", value: -1 }], autoWidth: false,
-      language: { search: "Filter:", info: "_START_ to _END_ of _TOTAL_ rows", infoFiltered: "(of _MAX_)", lengthMenu: "_MENU_ rows a page" },
+      language: { search: "Filter:", info: "_START_ to _END_ of _TOTAL_ rows", infoFiltered: "(of _MAX_)", lengthMenu: "_MENU_ rows per page" },
     });
     // The table alone scrolls sideways, not the fields around it.
     const box = document.querySelector(".scroll");

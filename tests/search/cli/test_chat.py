@@ -91,7 +91,7 @@ def test_moved_and_changed_parents(heterosis, exported, tmp_path):
     assert "`--model` must be NAME=PATH" in refused(heterosis("reproduce", path, "--model", "base"))
     del record["weights"]
     path.write_text(json.dumps(record))
-    assert "states no SHA-256 of the weights" in refused(heterosis("reproduce", path))
+    assert "has no SHA-256 of the weights to compare with" in refused(heterosis("reproduce", path))
 
 
 def test_the_card_is_what_the_hub_reads(study, exported):
@@ -160,7 +160,7 @@ def test_turns_are_remembered_by_the_template(talker):
         heard: list[str] = []
         talk = Conversation(model, tokenizer, ChatSettings(system="ab", max_new_tokens=3))
         assert talk.reply("cd", heard.append) == "".join(heard)
-        with pytest.raises(ValueError, match="say /clear to forget"):
+        with pytest.raises(ValueError, match="/clear to forget earlier turns"):
             talk.reply("a" * 5000, heard.append)
     finally:
         tokenizer.chat_template = None

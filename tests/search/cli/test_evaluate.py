@@ -83,13 +83,15 @@ def test_folders_that_are_no_model(heterosis, tmp_path):
     def said(folder: Path) -> str:
         return refused(heterosis("eval", folder, "--tasks", JAVA))
 
-    assert "holds no model (config.json is missing) and no study" in said(folder_of(tmp_path / "a"))
+    assert "has neither a model (config.json) nor a study (study.journal)" in said(
+        folder_of(tmp_path / "a")
+    )
     pickled = folder_of(tmp_path / "b", "config.json")
     (pickled / "pytorch_model.bin").write_bytes(b"")
     assert "only pickled weights (pytorch_model.bin), which are never read" in said(pickled)
     adapter = folder_of(tmp_path / "c")
     (adapter / "adapter_config.json").write_text("{}")
-    assert "is an adapter, no model; merge it into its base first" in said(adapter)
+    assert "is an adapter, not a model; merge it into its base first" in said(adapter)
     assert "did you mean 'java'?" in said(MODEL.with_name("jav"))
     assert "a model is a directory, got the file" in said(JAVA)
 
@@ -101,7 +103,7 @@ def test_a_model_that_brings_code_is_not_run(heterosis, tmp_path):
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     line = refused(heterosis("eval", folder, "--tasks", JAVA))
-    assert "code that a model brings is never run" in line
+    assert "a model's own code is never run" in line
     assert not (tmp_path / "ran").exists()
 
 
@@ -113,8 +115,8 @@ def test_a_model_that_brings_code_is_not_run(heterosis, tmp_path):
         (["--tasks", JAVA, "--limit", 0], "`limit` must be above 0, got 0"),
         (["--tasks", JAVA, "--dtype", "fp16"], "`dtype` must be one of float32, bfloat16"),
         (["--tasks", JAVA, "--softmax-dtype", "half"], "`dtype` must be one of"),
-        (["--tasks", JAVA, "--device", "cuda:7"], "`device` must be there, got `cuda:7`"),
-        (["--tasks", JAVA, "--device", "cpuu"], "`device` must be there, got `cpuu`"),
+        (["--tasks", JAVA, "--device", "cuda:7"], "`device` must exist, got `cuda:7`"),
+        (["--tasks", JAVA, "--device", "cpuu"], "`device` must exist, got `cpuu`"),
         (["--tasks", JAVA, "--apply-chat-template"], "needs a tokenizer with a chat template"),
         (["--tasks", JAVA, "--gen-kwargs", "x"], "`gen_kwargs` must be settings"),
         (["--tasks", JAVA, "--seed", "x"], "`seed` must be one whole number"),

@@ -100,7 +100,7 @@ def test_rows_that_share_a_rank_are_not_told_apart_any_two_of_them():
         for b in ranks:
             if a != b and ranks[a] == ranks[b]:
                 assert (a, b) not in found.worse
-    # By hand: 5 candidates make 10 pairs, so p of any two that are told apart is below 0.005.
+    # By hand: 5 candidates make 10 pairs, so p of any two that differ significantly is below 0.005.
     p = OBJECTIVE.difference(confirmed[3], confirmed[0]).p
     assert (3, 0) in found.worse
     assert p < 0.005

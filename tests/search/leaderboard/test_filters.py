@@ -1,4 +1,4 @@
-"""Leaderboards sorted, filtered and as JSON: what a person asks for, and gets wrong."""
+"""Leaderboards sorted, filtered and as JSON: options and their errors."""
 
 import json
 

@@ -56,7 +56,7 @@ def test_folders_are_no_lineage_on_the_hub_and_are_told_by_their_weights(models,
     assert card.data.get("base_model") is None
     assert card.data.get("base_model_relation") is None
     assert card.data.tags[0] == "merge"
-    assert "- a: `a` (licence: not stated, known by its weights alone: SHA-256 " in card.text
+    assert "- a: `a` (licence: not stated, identified by its weights: SHA-256 " in card.text
 
 
 def test_models_of_the_hub_are_lineage(models, merged):
@@ -76,13 +76,13 @@ def test_mergekits_configuration_names_models_and_no_places(models, merged, tmp_
     assert found["base_model"] == "base"
     assert [m["model"] for m in found["models"] if m["model"] != "base"] == ["some-org/a-1b", "b"]
     assert str(tmp_path) not in card.text
-    assert "Put your own directories in place of base, b." in card.text
+    assert "Replace base, b by your own directories." in card.text
 
 
 def test_a_recipe_that_mergekit_has_no_words_for_says_why(models, merged, monkeypatch):
     monkeypatch.setattr("heterosis.merge.files.export.write_mergekit", _no_words)
     _, card = merged(models)
-    assert "mergekit has no words for this recipe (it rhymes)" in card.text
+    assert "mergekit cannot express this recipe (it rhymes)" in card.text
 
 
 def _no_words(*_, **__):
@@ -134,7 +134,7 @@ def test_a_file_of_another_title_is_pointed_at_and_not_guessed(models, merged):
     _, card = merged(models)
     assert card.data.get("license") is None
     assert "licence: not named; see its LICENSE" in card.text
-    assert "because base, a, b names none: ask the authors" in card.text
+    assert "because base, a, b does not name one: ask the authors" in card.text
 
 
 @pytest.mark.parametrize(
@@ -177,6 +177,6 @@ def test_pip_is_asked_for_versions_that_its_index_has():
     told = _packages({"torch": "2.13.0+cpu", "safetensors": "0.5.0"})
     assert told == (
         "torch==2.13.0 safetensors==0.5.0",
-        "\n\nThe build was torch 2.13.0+cpu.",
+        "\n\nBuilds used: torch 2.13.0+cpu.",
     )
     assert _packages({"torch": "2.13.0"}) == ("torch==2.13.0", "")

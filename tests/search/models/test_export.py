@@ -58,7 +58,7 @@ def test_transformers_loads_it(exported):
 
 def test_the_card_names_parents_scores_and_the_check_without_local_paths(study, exported):
     card = (exported.folder / "README.md").read_text()
-    assert "- java: `java` (licence: not stated, known by its weights alone: SHA-256 " in card
+    assert "- java: `java` (licence: not stated, identified by its weights: SHA-256 " in card
     assert f"{exported.row.confirm_tasks['quickstart_java'].value:.4f}" in card
     assert 'cd "$TASKS" && lm-eval run' in card
     assert str(exported.folder) not in card
@@ -106,7 +106,8 @@ def test_files_that_give_other_scores_are_withdrawn(study, tmp_path, monkeypatch
         verify(parts, scored, saved, *rest)
 
     monkeypatch.setattr(module, "_verify", spoil_then_verify)
-    with pytest.raises(ExportMismatchError, match=r"must give the candidate's scores, but \d+ of"):
+    match = r"must reproduce the candidate's scores, but \d+ of"
+    with pytest.raises(ExportMismatchError, match=match):
         export(study, tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
 
@@ -144,7 +145,7 @@ def test_a_candidate_that_was_scored_otherwise_is_refused(small_search, tmp_path
     requests = journal.manifest["identity"]["requests"] | {"max_length": "7"}
     identity = journal.manifest["identity"] | {"requests": requests}
     journal.write_manifest(journal.manifest | {"identity": identity})
-    match = "scored otherwise than the candidate was: max_length differ; restore what the study"
+    match = "must be scored as the candidate was, but max_length differ; restore what the study"
     with pytest.raises(ExportMismatchError, match=match):
         export(small_search.results, tmp_path / "model", trial=0)
     assert list(tmp_path.glob("model*")) == []

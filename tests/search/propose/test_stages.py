@@ -248,9 +248,9 @@ def test_a_staged_search_in_pieces_equals_one_in_whole(small_search, tmp_path, s
 def test_the_winner_is_taken_apart_in_its_own_stage(small_search):
     path = staged(small_search, dissect=True, trials=7)
     outcome, _ = run(path)
-    dissection = outcome.board.ablation
-    points = {name.rpartition(".")[2] for name in dissection.effects}
-    assert points == ({"0"} if dissection.of.stage == 0 else {"0", "1"})
+    ablation = outcome.board.ablation
+    points = {name.rpartition(".")[2] for name in ablation.effects}
+    assert points == ({"0"} if ablation.of.stage == 0 else {"0", "1"})
 
 
 def test_a_staged_study_goes_on_in_its_last_stage(small_search, heterosis):

@@ -1,4 +1,4 @@
-"""What a dashboard is told of a study, and when: soon, seldom enough, and again after trouble."""
+"""Notes in the dashboard: written soon, not too often, and again after errors."""
 
 import logging
 import threading
@@ -22,7 +22,7 @@ ROWS = [*BASELINES, ("c4", "candidate", 0.9, None), ("c5", "candidate", 0.8, Non
 
 
 class Clock:
-    """Stands still until it is told, or goes on by a step whenever it is looked at."""
+    """A clock that stops, or advances by a step at each call."""
 
     now = step = 0.0
 

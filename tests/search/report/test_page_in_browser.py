@@ -1,4 +1,4 @@
-"""The page in a real browser: it draws, sorts and filters, says nothing wrong and asks nobody.
+"""The page in a real browser: it draws, sorts and filters, without errors or network requests.
 
 HETEROSIS_SCREENSHOTS names a folder in which pictures of it are kept.
 """
@@ -36,7 +36,7 @@ WIDTHS = (375, 1280)
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    """The page of a whole search, raced and taken apart."""
+    """The page of a search with racing and ablation."""
     small = SmallSearch(tmp_path_factory.mktemp("drawn"))
     path = small.write(
         space={"drop_rate": [0.0, 0.5]},

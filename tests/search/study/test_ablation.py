@@ -121,14 +121,14 @@ def test_a_search_ends_with_the_ablation_of_its_winner(ablated):
     assert {c.of for c in variants} == {winner.candidate.number}
     assert {c.kind for c in variants} == set(VARIANTS)
     assert len(board.reroll_scores) == 2
-    dissection = board.ablation
-    assert set(dissection.effects) <= set(gene_groups(open_parts_of(folder).space))
+    ablation = board.ablation
+    assert set(ablation.effects) <= set(gene_groups(open_parts_of(folder).space))
     shown = [row.candidate for row in board.rows if row.place and row.candidate.is_variant]
-    assert shown == ([dissection.simplest] if dissection.simplest else [])
+    assert shown == ([ablation.simplest] if ablation.simplest else [])
     store = ItemStore(folder / "items")
     for candidate in variants:
         assert store.has(candidate.number, SEARCH)
-        is_confirmed = candidate.kind == "reroll" or candidate == dissection.simplest
+        is_confirmed = candidate.kind == "reroll" or candidate == ablation.simplest
         assert store.has(candidate.number, CONFIRM) == is_confirmed
 
 
