@@ -15,6 +15,7 @@ install_import_hook(
         *(f"heterosis.merge.statistics.{name}" for name in ("gram", "importance", "quantiles")),
         *("heterosis.merge.statistics.variance", "heterosis.merge.parents.checkpoint"),
         *("heterosis.merge.kernels.kernels", "heterosis.merge.kernels.masks"),
+        *(f"heterosis.evals.scorer.{name}" for name in ("batches", "forward", "packed")),
     ],
     "beartype.beartype",
 )

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float, Float64, Int64
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -46,7 +47,7 @@ class Scored(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """Layout of packed rows, all (B, T) int64.
+    """Layout of packed rows.
 
     Attributes:
         positions: Position of each token in its request, a shared prefix included.
@@ -54,9 +55,9 @@ class Layout:
         branches: Branch of each token in its group, from 1; 0 for the trunk.
     """
 
-    positions: Tensor
-    groups: Tensor
-    branches: Tensor
+    positions: Int64[Tensor, "B T"]
+    groups: Int64[Tensor, "B T"]
+    branches: Int64[Tensor, "B T"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,28 +65,28 @@ class Batch:
     """Input of one forward pass, and the tokens that it scores.
 
     Attributes:
-        ids: Input ids (B, T), right-padded with 0 as HFLM does.
-        cells: Scored positions as indices into B * T, ascending (S,).
-        entries: Index in ``cells`` for each scored token (E,).
-        targets: Ids of the scored tokens (E,).
+        ids: Input ids, right-padded with 0 as HFLM does.
+        cells: Scored positions as indices into B * T, ascending.
+        entries: Index in ``cells`` for each scored token.
+        targets: Ids of the scored tokens.
         layout: Layout of packed rows; None: each row is one plain sequence.
         prefix: Index of the plan's prefix before every row; None: no prefix.
     """
 
-    ids: Tensor
-    cells: Tensor
-    entries: Tensor
-    targets: Tensor
+    ids: Int64[Tensor, "B T"]
+    cells: Int64[Tensor, " S"]
+    entries: Int64[Tensor, " E"]
+    targets: Int64[Tensor, " E"]
     layout: Layout | None = None
     prefix: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Prefix:
-    """Tokens before every row of some batches, and their ids on the device (1, P)."""
+    """Tokens before every row of some batches, and their ids on the device."""
 
     tokens: tuple[int, ...]
-    ids: Tensor
+    ids: Int64[Tensor, "1 P"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,13 +95,13 @@ class Plan:
 
     Attributes:
         batches: Batches in the order they run.
-        request_of: Request of each scored token, over all batches (E,).
+        request_of: Request of each scored token, over all batches.
         n_requests: Number of requests.
         prefixes: Shared prefixes, each computed once per candidate.
     """
 
     batches: tuple[Batch, ...] = field(repr=False)
-    request_of: NDArray[np.int64] = field(repr=False)
+    request_of: Int64[np.ndarray, " E"] = field(repr=False)
     n_requests: int
     prefixes: tuple[Prefix, ...] = field(default=(), repr=False)
 
@@ -116,14 +117,14 @@ class LogLikelihoods(NamedTuple):
     """Scores of a plan's requests.
 
     Attributes:
-        lls: Log-likelihood of each continuation, nats (R,) float64.
-        greedy: Whether greedy decoding gives exactly the continuation (R,) bool.
-        gaps: Largest gap from the continuation's token to the most likely one, nats (R,) float64.
+        lls: Log-likelihood of each continuation, nats.
+        greedy: Whether greedy decoding gives exactly the continuation.
+        gaps: Largest gap from the continuation's token to the most likely one, nats.
     """
 
-    lls: NDArray[np.float64]
-    greedy: NDArray[np.bool_]
-    gaps: NDArray[np.float64]
+    lls: Float64[np.ndarray, " R"]
+    greedy: Bool[np.ndarray, " R"]
+    gaps: Float64[np.ndarray, " R"]
 
 
 def rows_of(
@@ -137,10 +138,10 @@ def rows_of(
 
 
 def make_batch(
-    ids: NDArray[np.int64],
+    ids: Int64[np.ndarray, "B T"],
     scored: Sequence[Scored],
     device: torch.device,
-    layout: tuple[NDArray[np.int64], ...] | None = None,
+    layout: tuple[Int64[np.ndarray, "B T"], ...] | None = None,
     prefix: int | None = None,
 ) -> Batch:
     """Move one batch to the device; tokens scored at one cell share its logits."""
@@ -169,12 +170,12 @@ def spread_picks(n: int, most: int) -> list[int]:
     return np.unique(np.linspace(0, n - 1, min(n, most)).round().astype(int)).tolist()
 
 
-def score_batches(plan: Plan, logits_of: Callable[[Batch], Tensor]) -> LogLikelihoods:
+def score_batches(plan: Plan, logits_of: Callable[[Batch], Float[Tensor, "S V"]]) -> LogLikelihoods:
     """Score every request of a plan, with a single wait for the device.
 
     Args:
         plan: Plan from `plan_flat` or `plan_packed`.
-        logits_of: Function that returns the logits at a batch's ``cells``, (S, V), floating.
+        logits_of: Function that returns the logits at a batch's ``cells``.
     """
     tokens = [_score_tokens(logits_of(batch), batch) for batch in plan.batches]
     if not tokens:
@@ -182,10 +183,10 @@ def score_batches(plan: Plan, logits_of: Callable[[Batch], Tensor]) -> LogLikeli
     return gather(torch.cat(tokens, dim=1).cpu().double().numpy(), plan)  # the one wait
 
 
-def _score_tokens(logits: Tensor, batch: Batch) -> Tensor:
-    """Return log-likelihood, miss and gap of each scored token of a batch (3, E) float32.
+def _score_tokens(logits: Float[Tensor, "S V"], batch: Batch) -> Float[Tensor, "3 E"]:
+    """Return log-likelihood, miss and gap of each scored token of a batch, in float32.
 
-    Equal to a float32 log-softmax of all ``logits`` (S, V), without a float32 copy of them.
+    Equal to a float32 log-softmax of all ``logits``, without a float32 copy of them.
     """
     device = logits.device
     n_rows = max(1, (_PIECE if device.type == "cpu" else _DEVICE_PIECE) // logits.shape[1])
@@ -203,8 +204,8 @@ def _summary(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return torch.logsumexp(logits, dim=-1), best, token
 
 
-def gather(tokens: NDArray[np.float64], plan: Plan) -> LogLikelihoods:
-    """Sum log-likelihoods and misses of tokens (3, E) per request, and take the largest gaps."""
+def gather(tokens: Float64[np.ndarray, "3 E"], plan: Plan) -> LogLikelihoods:
+    """Sum log-likelihoods and misses of tokens per request, and take the largest gaps."""
     lls, misses = (
         np.bincount(plan.request_of, weights=row, minlength=plan.n_requests).astype(np.float64)
         for row in tokens[:2]

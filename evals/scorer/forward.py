@@ -11,20 +11,21 @@ size, P tokens of a prefix.
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
 
-def scored_logits(model: Any, cells: Tensor, **inputs: Any) -> Tensor:
+def scored_logits(model: Any, cells: Int64[Tensor, " S"], **inputs: Any) -> Float[Tensor, "S V"]:
     """Return a model's logits at some positions only.
 
     Args:
         model: A causal language model of transformers; left unchanged.
-        cells: Positions as indices into B * T (S,).
+        cells: Positions as indices into B * T.
         **inputs: Arguments of the model's forward.
 
     Returns:
-        Logits (S, V) in the model's dtype.
+        Logits in the model's dtype.
 
     Raises:
         NotImplementedError: If the model is no backbone followed by a head.
@@ -57,8 +58,8 @@ def scored_logits(model: Any, cells: Tensor, **inputs: Any) -> Tensor:
 class PrefixLayer(DynamicLayer):
     """Keys and values of a prefix in one layer: put before those of any batch, never changed."""
 
-    def __init__(self, keys: Tensor, values: Tensor) -> None:
-        """Keep keys and values (1, K, P, D)."""
+    def __init__(self, keys: Float[Tensor, "1 K P D"], values: Float[Tensor, "1 K P Dv"]) -> None:
+        """Keep keys and values."""
         super().__init__()
         self.lazy_initialization(keys, values)
         self.keys, self.values = keys, values
@@ -76,12 +77,12 @@ class PrefixLayer(DynamicLayer):
         return torch.cat([prefix.expand(states.shape[0], -1, -1, -1), states], dim=-2)
 
 
-def read_prefix(model: Any, ids: Tensor) -> Cache:
+def read_prefix(model: Any, ids: Int64[Tensor, "1 P"]) -> Cache:
     """Run the model on a prefix, and return the cache of its keys and values.
 
     Args:
         model: A causal language model with attention in every layer.
-        ids: Token ids of the prefix (1, P).
+        ids: Token ids of the prefix.
 
     Raises:
         NotImplementedError: If the model caches anything but keys and values of P tokens.

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers.cache_utils import Cache
@@ -296,11 +297,10 @@ def _logits(model: Any, batch: Batch, caches: Sequence[Cache]) -> Tensor:
     )
 
 
-def visible(layout: Layout, n_prefix: int) -> Tensor:
+def visible(layout: Layout, n_prefix: int) -> Bool[Tensor, "B 1 T K"]:
     """Return which keys each token sees: prefix, its group's trunk and its own branch, none later.
 
-    Returns:
-        Bool (B, 1, T, P + T). Padding sees padding, so that no row of the mask is empty.
+    Padding sees padding, so that no row of the mask is empty. There are K = P + T keys.
     """
     groups, branches = layout.groups, layout.branches
     n_rows, n_tokens = groups.shape
@@ -313,7 +313,7 @@ def visible(layout: Layout, n_prefix: int) -> Tensor:
     return seen.view(n_rows, 1, n_tokens, n_prefix + n_tokens)
 
 
-def attention_mask(model: Any, seen: Tensor) -> Tensor:
+def attention_mask(model: Any, seen: Bool[Tensor, "B 1 T K"]) -> Float[Tensor, "B 1 T K"]:
     """Return the additive mask of a bool mask, in the model's dtype.
 
     SDPA also takes bools, but converts them in every layer.
