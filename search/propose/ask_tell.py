@@ -1,6 +1,6 @@
 """Trials between ask and tell, in the order of their numbers.
 
-Knows the stages of a search, their proposers and their pace. Trials are asked and told in order of
+Knows the stages of a search, their proposers and their pace. Asks and tells come in order of
 number, at moments that follow from the numbers alone; results may come in any order.
 """
 
@@ -114,7 +114,7 @@ class TrialQueue:
         return self._is_closing and self.can_ask
 
     def end_stage(self, used: float) -> bool:
-        """End the stage if it is over; nothing is proposed until all its trials are told.
+        """End the stage if it is over; nothing is proposed until the sampler has all its values.
 
         Args:
             used: Share of the budget that is used.

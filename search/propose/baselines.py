@@ -1,7 +1,7 @@
-"""Null baselines: what anyone would try first. They are trials 0..k of every study.
+"""Null baselines: the merges that anyone would try first, trials 0..k of every study.
 
-Knows recipes and the space; nothing of Optuna. Nothing is called better than these without a
-paired test on items that the search never saw.
+Knows recipes and the space; nothing of Optuna. A candidate is called better than these only by a
+paired test on items that the search has not used.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ class Baseline:
     """A named recipe that needs no search.
 
     Attributes:
-        name: As the leaderboard shows it.
+        name: Name on the leaderboard.
         kind: ``base``, ``parent``, ``uniform``, ``method`` or ``middle``.
-        recipe: What is merged.
-        params: Its genes where the space holds it, else None; samplers are told of those.
+        recipe: Its recipe.
+        params: Its genotype, which samplers get too; None if it is outside the space.
     """
 
     name: str
@@ -37,8 +37,8 @@ class Baseline:
 def null_baselines(space: Space, section: BaselinesSection) -> tuple[Baseline, ...]:
     """Return base, parents, uniform, the task-arithmetic grid, TIES and DARE-TIES.
 
-    The middle of the space comes last where none of these is it: CMA-ES starts from there.
-    With one parent there is no uniform merge.
+    The middle of the space, where CMA-ES starts, comes last if it is none of these. With one parent
+    there is no uniform merge.
     """
     baselines = tuple(_baselines(space, section))
     if not space.middle or any(_is_middle(space, baseline.params) for baseline in baselines):
@@ -82,7 +82,7 @@ def _linear(space: Space, name: str, kind: str, weights: dict[str, float]) -> Ba
 
 
 def _genes(space: Space, weights: dict[str, float]) -> dict[str, float | str] | None:
-    """Genes of a linear merge, in a space that has a method that is linear in the weights."""
+    """Return the genotype of a linear merge; None if the space has no method linear in weights."""
     method = next((name for name in space.methods if name in LINEAR), None)
     return None if method is None else space.constant(weights, method)
 

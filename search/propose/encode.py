@@ -1,6 +1,6 @@
-"""From a recipe to the genotype of a space that makes it, or comes nearest to it.
+"""From a recipe to the nearest genotype of a space.
 
-The inverse of `Space.decode`, for recipes of another space: a coarser stage's, or a former study's.
+The inverse of `Space.decode`, for recipes of another space: of a coarser stage or another study.
 Pure; knows recipes and spaces. Legend: L layer groups, g genes of one curve.
 """
 
@@ -19,31 +19,31 @@ from ...merge.recipe.recipe import Coefficients, Recipe
 from .space import Space
 
 SAME = 1e-9
-"""Largest difference of two numbers of one recipe: what rounding leaves of equal ones."""
+"""Largest difference of two equal numbers after rounding."""
 ROUNDING = 1e-12
-"""Distance from what is asked for below which a curve is not fitted any closer."""
+"""Largest error of a curve that is not fitted any closer."""
 LEFT_OUT, TAKES_PART = 0.25, 0.75
 """Values of a gene `keep.PARENT`: the middles of its halves."""
 Read = Callable[[Coefficients], float | None]
-"""Reads a curve's number of a layer group; None where the group's method has none."""
+"""Reads a curve's number of a layer group; None if the group's method has none."""
 
 
 def encode(space: Space, recipe: Recipe) -> dict[str, float | str]:
-    """Return the genotype of a space whose recipe is nearest to a given one.
+    """Return the genotype of a space whose recipe is nearest to a recipe.
 
-    Curves are fitted by least squares over the layer groups, so that what the space can express
-    comes out as it went in; what lies outside its bounds is put on them. Genes of which the recipe
-    says nothing are in the middle.
+    Curves are fitted by least squares over the layer groups, so recipes that the space can express
+    are reproduced; numbers outside its bounds are clipped. Genes that the recipe does not determine
+    are in the middle.
 
     Args:
-        space: Its parents and layer groups are the recipe's.
-        recipe: Any.
+        space: A space with the recipe's parents and layer groups.
+        recipe: Any recipe.
     """
     numbers: dict[str, float] = {}
-    for head, read in _curves(space, recipe).items():
-        found = [read(recipe.coefficients[group]) for group in space.groups]
+    for head, read in _readers(space, recipe).items():
+        targets = [read(recipe.coefficients[group]) for group in space.groups]
         factors = {gene: f for gene, f in space.curves.factors(head).items() if gene in space.genes}
-        numbers |= _fitted(factors, found, space.genes)
+        numbers |= _fitted(factors, targets, space.genes)
     for parent in space.optional:
         weights = [c.weights[recipe.parents.index(parent)] for c in recipe.coefficients.values()]
         numbers[f"keep.{parent}"] = TAKES_PART if any(weights) else LEFT_OUT
@@ -58,7 +58,7 @@ def encode(space: Space, recipe: Recipe) -> dict[str, float | str]:
 
 
 def expressed(space: Space, recipe: Recipe) -> dict[str, float | str] | None:
-    """Return the genotype of a space that makes exactly a given recipe; None if there is none."""
+    """Return the genotype of a space whose recipe is equal to a recipe; None if there is none."""
     if not _fits(space, recipe):
         return None
     genotype = encode(space, recipe)
@@ -66,14 +66,14 @@ def expressed(space: Space, recipe: Recipe) -> dict[str, float | str] | None:
 
 
 def is_same_merge(a: Recipe, b: Recipe) -> bool:
-    """Whether two recipes say the same of every layer group, but for rounding."""
+    """Return whether two recipes are the same merge in every layer group, up to rounding."""
     if set(a.coefficients) != set(b.coefficients) or a.layer_groups != b.layer_groups:
         return False
-    return all(_is_alike(a.setting(group), b.setting(group)) for group in a.coefficients)
+    return all(_is_equal(a.setting(group), b.setting(group)) for group in a.coefficients)
 
 
 def _fits(space: Space, recipe: Recipe) -> bool:
-    """Whether parents, layer groups and methods are the space's."""
+    """Return whether a recipe has the space's parents, layer groups and methods."""
     return (
         set(recipe.parents) == set(space.parents)
         and set(recipe.coefficients) == set(space.groups)
@@ -82,8 +82,8 @@ def _fits(space: Space, recipe: Recipe) -> bool:
     )
 
 
-def _curves(space: Space, recipe: Recipe) -> dict[str, Read]:
-    """The curves of a space, each with what reads its numbers off a recipe's groups."""
+def _readers(space: Space, recipe: Recipe) -> dict[str, Read]:
+    """Return head of a curve -> reader of its numbers in a recipe's coefficients."""
     places = {parent: recipe.parents.index(parent) for parent in space.parents}
     coefficients, curves = recipe.coefficients.values(), dict[str, Read]()
     for parent, at in places.items():
@@ -93,16 +93,16 @@ def _curves(space: Space, recipe: Recipe) -> dict[str, Read]:
             c.drop_rates[at] if METHODS[c.method or recipe.method].uses_drop_rate else None
         )
     for name in space.parameters:
-        own = (
+        heads = (
             {name: 0} if space.is_shared(name) else {f"{name}.{p}": at for p, at in places.items()}
         )
-        for head, at in own.items():
+        for head, at in heads.items():
             curves[head] = partial(_parameter, recipe.method, name, at)
     return curves
 
 
 def _parameter(method: str, name: str, at: int, c: Coefficients) -> float | None:
-    """A parameter of a group's method, as it is or as the method has it by default."""
+    """Return a parameter of a group's method, or its default; None if the method has none."""
     rows = {row.name: row for row in METHODS[c.method or method].parameters}
     if name not in rows:
         return None
@@ -111,21 +111,21 @@ def _parameter(method: str, name: str, at: int, c: Coefficients) -> float | None
 
 def _fitted(
     factors: dict[str, list[float]],
-    found: Sequence[float | None],
+    targets: Sequence[float | None],
     bounds: Mapping[str, tuple[float, float]],
 ) -> dict[str, float]:
-    """Genes of one curve, by least squares over the groups that say something of it.
+    """Return the genes of one curve, by least squares over the groups that have its number.
 
     Args:
         factors: Gene -> its factor in each layer group (L).
-        found: The curve's number in each group (L).
+        targets: The curve's number in each group (L); None if the group's method has none.
         bounds: Gene -> (low, high).
     """
-    known = [index for index, number in enumerate(found) if number is not None]
-    if not known or not factors:
+    rows = [index for index, number in enumerate(targets) if number is not None]
+    if not rows or not factors:
         return {}
-    v = np.array([found[index] for index in known], dtype=float)
-    a = np.array(list(factors.values())).T[known]
+    v = np.array([targets[index] for index in rows], dtype=float)
+    a = np.array(list(factors.values())).T[rows]
     low, high = np.array([bounds[gene] for gene in factors]).T
     genes = np.clip([_first_guess(gene, a[:, at], v) for at, gene in enumerate(factors)], low, high)
     off = v - a @ genes
@@ -137,14 +137,14 @@ def _fitted(
 
 
 def _first_guess(gene: str, factors: NDArray[np.float64], v: NDArray[np.float64]) -> float:
-    """The number (of L) of the group that a gene moves most: to the bit what a constant has."""
+    """Return the number of the group in which a gene's factor is largest: exact for constants."""
     if gene.startswith("slope."):
         return 0.0
     return float(v[np.argmax(factors)] if factors.any() else v.mean())
 
 
 def _choices(space: Space, recipe: Recipe) -> dict[str, str]:
-    """Each choice of a method as most of its groups have it."""
+    """Return each choice of a method: the method of most of its groups."""
     votes: dict[str, Counter[str]] = {name: Counter() for name in space.choices}
     for group in space.groups if space.choices else ():
         method = recipe.coefficients[group].method or recipe.method
@@ -153,7 +153,7 @@ def _choices(space: Space, recipe: Recipe) -> dict[str, str]:
     return {name: count.most_common(1)[0][0] for name, count in votes.items() if count}
 
 
-def _is_alike(a: Setting, b: Setting) -> bool:
+def _is_equal(a: Setting, b: Setting) -> bool:
     if a.parents != b.parents or (a.parents and a.method != b.method):
         return False
     if a.parents and METHODS[a.method].is_random and a.mask_seed != b.mask_seed:

@@ -93,7 +93,7 @@ def test_normalised_scores_count_from_the_worst_parent_to_the_best():
     assert objective.standard_error(scores) == pytest.approx(expected)
 
 
-def test_where_parents_score_alike_a_point_stays_a_point():
+def test_a_term_with_equal_parents_keeps_its_unit():
     objective = Objective("mean", {"a": 1}, {"a": 1}, normalize=True).scaled([{"a": 0.4}] * 2)
     assert objective.value({"a": 0.5}) == pytest.approx(0.1)
 

@@ -1,4 +1,4 @@
-"""Fronts: who beats whom where several values count."""
+"""Pareto fronts."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def test_fronts_are_peeled_one_by_one(rows):
         assert np.array_equal(is_on_front(values[left]), fronts[left] == number)
 
 
-def test_the_ends_of_a_front_come_first_then_those_that_stand_apart():
+def test_the_ends_of_a_front_come_first_then_the_least_crowded():
     values = np.array([[0.0, 1.0], [0.1, 0.9], [0.2, 0.85], [0.6, 0.5], [1.0, 0.0]])
     assert crowding_distance(values)[[0, 4]].tolist() == [np.inf, np.inf]
     assert set(front_members(values)[:2]) == {0, 4}

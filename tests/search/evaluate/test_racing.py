@@ -1,14 +1,26 @@
-"""Racing in a search: losers stop early, are told to the sampler, and resume alike."""
+"""Racing in a search: losers stop early, the sampler gets estimates, and searches resume."""
 
+import random
+
+import numpy as np
 import pytest
 from heterosis.evals.scores.store import ItemStore
 from heterosis.evals.stats.racing import PROBE
 from heterosis.evals.tasks.splits import CONFIRM, SEARCH
+from heterosis.merge.recipe.recipe import Coefficients, Recipe
 from heterosis.search.config.load import load_config
-from heterosis.search.evaluate.racing import Incumbents, open_race, rungs_up_to
+from heterosis.search.evaluate.pareto import front_members
+from heterosis.search.evaluate.racing import (
+    MOST_INCUMBENTS,
+    IncumbentItems,
+    Incumbents,
+    open_race,
+    rungs_up_to,
+)
 from heterosis.search.leaderboard.views import markdown
 from heterosis.search.models.export import export
-from heterosis.search.storage.candidate import candidate_of
+from heterosis.search.propose.pace import first_searched
+from heterosis.search.storage.candidate import Candidate, candidate_of
 from heterosis.search.storage.journal import Journal, StudyError
 from heterosis.search.study.build import build_engine, make_scorer
 from heterosis.search.study.finalists import REST, search_items
@@ -26,7 +38,7 @@ def raced(tmp_path_factory):
     return small.results, outcome, [candidate_of(t) for t in Journal(small.results).trials]
 
 
-def test_losers_are_stopped_and_told_to_the_sampler_with_an_estimate(raced):
+def test_losers_are_stopped_and_the_sampler_gets_estimates(raced):
     folder, outcome, candidates = raced
     store, trials = ItemStore(folder / "items"), Journal(folder).trials
     stopped = [c for c in candidates if c.raced]
@@ -54,7 +66,7 @@ def test_the_best_by_estimate_are_scored_on_all_items_before_they_are_finalists(
         assert store.read(candidate.number, REST).n == 200 - candidate.items
         assert row.candidate.items == 200
         assert row.verdict != "raced"
-        assert trials[candidate.number].value == candidate.value, "what the sampler was told stays"
+        assert trials[candidate.number].value == candidate.value, "the sampler's value stays"
     finalists = [r for r in rows.values() if r.candidate.is_searched and r.confirm]
     assert len(finalists) == 8
     assert not any(row.candidate.raced for row in finalists)
@@ -92,7 +104,7 @@ def test_raced_candidates_are_no_incumbents(raced):
     assert "Raced candidates were stopped" in markdown(outcome.board)
 
 
-def test_a_raced_search_that_was_interrupted_ends_alike(raced, small_search, tmp_path):
+def test_an_interrupted_raced_search_ends_the_same(raced, small_search, tmp_path):
     folder, _, _ = raced
     results = tmp_path / "parts"
     path = small_search.write(**RACE, results=str(results))
@@ -132,3 +144,47 @@ def test_winner_and_stopped_candidate_are_exported(raced, tmp_path):
     completed = next(c for c in candidates if c.raced and rows[c.number].confirm)
     done = export(folder, tmp_path / "completed", trial=completed.number)
     assert done.splits == (SEARCH, CONFIRM)
+
+
+RECIPE = Recipe("linear", ("a",), {"layers.0.attn": Coefficients((1.0,), (0.0,))})
+
+
+def random_candidates(n: int, n_values: int) -> list[Candidate]:
+    """Baselines, then searched ones, of which some failed, were raced, or are variants."""
+    chance, found = random.Random(n_values), []
+    for number in range(n):
+        kind = "uniform" if number < 4 else chance.choice(["candidate"] * 9 + ["reset"])
+        values = tuple(chance.randrange(12) / 12 for _ in range(n_values))
+        value = None if kind == "candidate" and chance.random() < 0.1 else sum(values) / n_values
+        is_raced = kind == "candidate" and value is not None and chance.random() < 0.4
+        several = values if n_values > 1 and value is not None else ()
+        found.append(
+            Candidate(number, "", kind, RECIPE, value=value, values=several, raced=is_raced)
+        )
+    return found
+
+
+def expected_incumbents(candidates: list[Candidate], known: int) -> list[int]:
+    """The best candidates, by definition."""
+    counted = first_searched(candidates, known)
+    whole = [c for c in counted if c.value is not None and not c.raced and not c.is_variant]
+    if whole and whole[0].values:
+        members = front_members(np.array([c.values for c in whole]))
+        return [whole[index].number for index in members[:MOST_INCUMBENTS]]
+    return [max(whole, key=lambda c: c.value or 0.0).number] if whole else []
+
+
+@pytest.mark.parametrize("n_values", [1, 2, 3])
+def test_incumbents_are_the_best_that_a_proposal_knew(n_values):
+    candidates, read = random_candidates(300, n_values), []
+
+    def items(candidate):
+        read.append(candidate.number)
+        return candidate.number
+
+    incumbents = IncumbentItems(items)
+    for known in range(200):
+        seen = candidates[: known + 60]  # more are finished than the proposal knew
+        assert list(incumbents.of_proposal(seen, known)) == expected_incumbents(seen, known)
+    assert len(read) < 200, "items of the same incumbents are read once"
+    assert len(read) > len(set(read)) * 0.5

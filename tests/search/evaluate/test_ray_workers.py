@@ -44,7 +44,7 @@ def with_ray(monkeypatch):
     monkeypatch.setenv("RAY_worker_niceness", "0")  # other tests run beside
 
 
-def test_without_ray_the_remedy_is_told(monkeypatch, small_search):
+def test_without_ray_the_message_has_the_remedy(monkeypatch, small_search):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError, match=r"pip install 'heterosis\[ray\]'"):
         check_ray()
@@ -271,7 +271,7 @@ def test_workers_that_never_come_up_end_the_search(with_ray, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_worker_waits_for_its_card_and_a_person_is_told(with_ray, monkeypatch, caplog):
+def test_a_worker_waits_for_its_device_and_a_warning_is_logged(with_ray, monkeypatch, caplog):
     monkeypatch.setattr("heterosis.search.evaluate.ray_workers.WARN_AFTER", 1.0)
     workers = RayWorkers(WorkersSection(engine="ray"), tells_its_process, gpus=64, keep=forget)
     try:
@@ -293,7 +293,7 @@ def test_a_worker_waits_for_its_card_and_a_person_is_told(with_ray, monkeypatch,
         ({}, None),
     ],
 )
-def test_workers_that_would_wait_are_told(small_search, given, said):
+def test_workers_that_would_wait_are_reported(small_search, given, said):
     parts = open_parts(load_config(small_search.write(workers=RAY | {"num": 64} | given)))
     notes: list[str] = []
     reporter = type("Reporter", (), {"note": lambda _, text: notes.append(text)})()
@@ -303,7 +303,7 @@ def test_workers_that_would_wait_are_told(small_search, given, said):
 
 
 @pytest.mark.slow
-def test_a_cluster_that_is_not_there_is_told(with_ray):
+def test_an_unreachable_cluster_is_refused(with_ray):
     section = WorkersSection(engine="ray", address="127.0.0.1:1")
     with pytest.raises(ConfigError, match="must be that of a running Ray cluster"):
         RayWorkers(section, sleeps, gpus=0, keep=forget)

@@ -32,7 +32,7 @@ def test_one_worker_and_five_find_the_same_candidates(small_search, tmp_path, sa
 
 
 @pytest.mark.parametrize("sampler", ["CmaEsSampler", "TPESampler", "QMCSampler", "NSGAIISampler"])
-def test_a_study_that_is_stopped_within_a_generation_goes_on_alike(small_search, tmp_path, sampler):
+def test_a_study_stopped_within_a_generation_resumes(small_search, tmp_path, sampler):
     path = raced(small_search, sampler=sampler, **SEARCHES[sampler])
     run_shuffled(path, tmp_path / "whole", 3)
     seeds = iter(range(100))
@@ -46,14 +46,14 @@ def test_a_study_that_is_stopped_within_a_generation_goes_on_alike(small_search,
     assert record(tmp_path / "parts") == record(tmp_path / "whole")
 
 
-def test_a_budget_of_items_ends_alike_with_candidates_in_flight(small_search, tmp_path):
+def test_a_budget_of_items_ends_the_same_with_several_workers(small_search, tmp_path):
     path = raced(small_search, trials=None, items=260)
     run_local(path)
     _, _ = run_shuffled(path, tmp_path / "five", 5)
     assert record(tmp_path / "five") == record(small_search.results)
 
 
-def test_candidates_in_flight_count_against_the_budget():
+def test_pending_candidates_count_against_the_budget():
     assert Budget(Limits(trials=5), 0).spent((), pending=5) == "5 candidates"
     assert Budget(Limits(trials=5), 0).spent((), pending=4) is None
 

@@ -1,4 +1,4 @@
-"""From a recipe to the genotype that makes it: what a space can express comes out as it went in."""
+"""From a recipe to its genotype: recipes that a space can express are reproduced."""
 
 import random
 from typing import Any
@@ -121,7 +121,7 @@ def test_the_order_of_parents_is_no_matter():
     assert is_same_merge(other.decode(expressed(other, recipe)), recipe)
 
 
-def test_recipes_that_differ_are_told_apart():
+def test_different_recipes_are_not_equal():
     space = make_space(method="dare_ties", mask_seed=[0, 9], **EVERY)
     genotype = drawn(space)
     recipe = space.decode(genotype)

@@ -93,7 +93,7 @@ def test_cma_es_learns_across_generations(tmp_path):
     assert sum(late) / len(late) > sum(early) / len(early)
 
 
-def test_a_sampler_of_one_value_is_refused_where_several_are_told():
+def test_a_sampler_of_one_value_is_refused_for_several():
     section = SearchSection(objective="pareto", sampler="CmaEsSampler")
     with pytest.raises(ConfigError, match=r"CmaEsSampler` handles one value.* use NSGAIISampler"):
         rehearse(SPACE, section, 2)
@@ -154,6 +154,6 @@ def test_a_sampler_added_to_the_table_is_searched_with(small_search, monkeypatch
         ),
     ],
 )
-def test_each_mistake_is_told(section, message):
+def test_each_mistake_is_reported(section, message):
     with pytest.raises(ConfigError, match=message):
         rehearse(SPACE, SearchSection(**section))

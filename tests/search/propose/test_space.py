@@ -134,7 +134,7 @@ def test_a_kind_outside_the_layers_has_one_gene_and_leaves_the_mean_alone():
     assert [name for name in lines.genes if "embed" in name] == ["alpha.a.embed", "alpha.b.embed"]
 
 
-def test_kinds_of_ones_own():
+def test_kinds_defined_by_rules():
     groups = tuple(name.replace("attn", "q") for name in GROUPS)
     rules = {"*.layers.{layer}.self_attn.*": "layers.{layer}.q"}
     space = make_space(groups=groups, rules=rules, modules=["q", "mlp"], depth="constant")
@@ -245,7 +245,7 @@ def test_every_method_can_be_searched(method):
         assert Recipe.from_json(recipe.to_json()) == recipe
 
 
-def test_a_space_of_old_is_written_as_it_was():
+def test_the_identity_of_a_space_is_unchanged():
     written = make_space(drop_rate=0.0, depth={"control_points": 2}).to_dict()
     assert written == {
         "parents": ["a", "b"],

@@ -44,7 +44,7 @@ def trials(candidates):
     return [blank for _ in candidates]
 
 
-def test_a_stage_lies_around_the_winner_and_within_the_bounds():
+def test_a_stage_begins_around_the_best_within_the_bounds():
     found = [at(0, 0.4, 0.2), at(1, 0.7, 0.9), at(2, None, 0.5)]
     start = next_stage(Stage(FINE, width=0.4), COARSE, trials(found), found)
     assert start.around is found[1]
@@ -73,7 +73,7 @@ def test_what_the_next_space_cannot_express_is_tried_first():
     assert "tried first as near" in start.line
 
 
-def test_a_stage_with_nothing_to_lie_around_takes_the_whole_space():
+def test_a_stage_without_a_best_candidate_has_the_full_space():
     found = [at(0, None), at(1, 0.4, kind="parent")]
     start = next_stage(Stage(FINE, width=0.4), COARSE, trials(found), found)
     assert (start.space, start.middle, start.line) == (FINE, None, None)
@@ -213,7 +213,7 @@ def asked_into(waiting, queue, budget, journal, found):
 
 @pytest.mark.parametrize("pace", [Pace(), Pace(4, 1)], ids=["one by one", "generations"])
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_stages_that_are_broken_off_anywhere_go_on_alike(tmp_path, sampler, pace):
+def test_stages_interrupted_anywhere_resume_to_the_same_candidates(tmp_path, sampler, pace):
     section = SearchSection(sampler=sampler, sampler_args=SAMPLERS[sampler], run_seed=3)
     whole, params = simulated(tmp_path / "whole", section, pace, interrupted=False)
     pieces, again = simulated(tmp_path / "pieces", section, pace, interrupted=True)
@@ -230,7 +230,7 @@ def test_stages_that_are_broken_off_anywhere_go_on_alike(tmp_path, sampler, pace
 @pytest.mark.parametrize(
     ("sampler", "workers"), [("CmaEsSampler", None), ("TPESampler", {"generation": 2, "ahead": 1})]
 )
-def test_a_staged_search_in_pieces_equals_one_in_whole(small_search, tmp_path, sampler, workers):
+def test_an_interrupted_staged_search_ends_the_same(small_search, tmp_path, sampler, workers):
     shares = [{"depth": "constant", "share": 0.4}, {"width": 0.5}, {"depth": "layers"}]
     search = {"items": 190, "trials": None, "racing": {"first": 10, "alpha": 0.3}}
     search |= {"sampler": sampler, "sampler_args": SAMPLERS[sampler]}
@@ -245,7 +245,7 @@ def test_a_staged_search_in_pieces_equals_one_in_whole(small_search, tmp_path, s
     assert stages_of(tmp_path / "parts") == stages_of(tmp_path / "whole")
 
 
-def test_the_winner_is_taken_apart_in_its_own_stage(small_search):
+def test_the_winner_is_ablated_in_its_stage(small_search):
     path = staged(small_search, dissect=True, trials=7)
     outcome, _ = run(path)
     ablation = outcome.board.ablation
@@ -260,7 +260,7 @@ def test_a_staged_study_goes_on_in_its_last_stage(small_search, heterosis):
 
 
 @pytest.mark.slow
-def test_a_staged_search_that_is_killed_again_and_again_ends_alike(small_search, tmp_path):
+def test_a_staged_search_killed_many_times_ends_the_same(small_search, tmp_path):
     shares = [{"depth": "constant"}, {"width": 0.5}, {"depth": "layers", "width": 0.3}]
     path = staged(small_search, shares, trials=60, finalists=3)
     assert (
@@ -315,19 +315,19 @@ def test_a_staged_search_that_is_killed_again_and_again_ends_alike(small_search,
         ([{"weight": [1, 0]}, {}], r"`stages.0`: weight: must be a number or [low, high]"),
     ],
 )
-def test_each_mistake_is_told(small_search, stages, message):
+def test_each_mistake_is_reported(small_search, stages, message):
     with pytest.raises(ConfigError) as told:
         load_config(small_search.write(stages=stages))
     assert message in str(told.value)
 
 
-def test_a_kind_that_the_model_has_not_is_told_with_its_stage(small_search, heterosis):
+def test_an_unknown_kind_is_reported_with_its_stage(small_search, heterosis):
     stages = [{"modules": ["attn", "vision"]}, {}]
     path = small_search.write(stages=stages, merge={"layer_groups": {"x*": "vision"}})
     assert "`stages.0`: `space.modules` names `vision`" in refused(heterosis("search", path))
 
 
-def test_a_stage_without_genes_is_told(small_search, heterosis):
+def test_a_stage_without_genes_is_refused(small_search, heterosis):
     path = small_search.write(stages=[{"weight": 0.5}, {}])
     told = refused(heterosis("search", path))
     assert "`space` of stage 1 of 2 leaves nothing to search" in told
