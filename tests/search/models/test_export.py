@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from heterosis.evals.scores.store import ItemStore
-from heterosis.evals.tasks.splits import CONFIRM
+from heterosis.evals.tasks.splits import CONFIRM, SEARCH
 from heterosis.merge.files.export import read_record
 from heterosis.merge.files.file_merge import merge_files, open_merge
 from heterosis.merge.files.writer import ExportError
@@ -113,8 +114,6 @@ def test_files_that_give_other_scores_are_withdrawn(study, tmp_path, monkeypatch
 
 
 def test_a_parent_that_has_changed_is_refused(small_search, tmp_path):
-    import shutil
-
     shutil.copytree(small_search.data["parents"]["java"], tmp_path / "java")
     parents = small_search.data["parents"] | {"java": str(tmp_path / "java")}
     run(small_search.write(parents=parents, search={"trials": 1, "finalists": 1}))
@@ -126,28 +125,36 @@ def test_a_parent_that_has_changed_is_refused(small_search, tmp_path):
         export(small_search.results, tmp_path / "model")
 
 
-def test_items_that_are_lost_are_not_called_verified(small_search, tmp_path):
-    run(small_search.write(search={"trials": 1, "finalists": 1}))
-    (small_search.results / "items/items.parquet").unlink()
+@pytest.fixture
+def copied(study, tmp_path):
+    """A copy of the study, to be damaged."""
+    return Path(shutil.copytree(study, tmp_path / "study"))
+
+
+def test_items_that_are_lost_are_not_called_verified(copied, tmp_path):
+    store = ItemStore(copied / "items")
+    items = {key: store.read(*key) for key in store.fingerprints() if key != (0, SEARCH)}
+    shutil.rmtree(copied / "items")
+    for (trial, split), scores in items.items():
+        ItemStore(copied / "items").append(trial, split, scores)
     with pytest.raises(StudyError, match=r"the search items of trial .* are not in the item store"):
-        export(small_search.results, tmp_path / "model", trial=0)
+        export(copied, tmp_path / "model", trial=0)
     assert list(tmp_path.glob("model*")) == []
 
 
-def test_a_candidate_that_was_scored_otherwise_is_refused(small_search, tmp_path):
-    run(small_search.write(search={"trials": 1, "finalists": 1}))
-    store = ItemStore(small_search.results / "items")
+def test_a_candidate_that_was_scored_otherwise_is_refused(copied, tmp_path):
+    store = ItemStore(copied / "items")
     for trial, split in list(store.fingerprints()):
         kept = store.read(trial, split)
         other = re.sub(r"max_length=\d+", "max_length=7", kept.fingerprint)
         store.append(trial, split, replace(kept, fingerprint=other))
-    journal = Journal(small_search.results, write=True)
+    journal = Journal(copied, write=True)
     requests = journal.manifest["identity"]["requests"] | {"max_length": "7"}
     identity = journal.manifest["identity"] | {"requests": requests}
     journal.write_manifest(journal.manifest | {"identity": identity})
     match = "must be scored as the candidate was, but max_length differ; restore what the study"
     with pytest.raises(ExportMismatchError, match=match):
-        export(small_search.results, tmp_path / "model", trial=0)
+        export(copied, tmp_path / "model", trial=0)
     assert list(tmp_path.glob("model*")) == []
 
 
