@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 from heterosis.evals.scorer.architecture import longest_packed
-from heterosis.evals.scorer.batches import Plan, Request
+from heterosis.evals.scorer.batches import Limits, Plan, Request
 from heterosis.evals.scorer.packed import ROW_TOKENS
-from heterosis.evals.scorer.scoring_paths import FLAT, HFLM, PACKED, LikelihoodRequests, Limits
+from heterosis.evals.scorer.scoring_paths import FLAT, HFLM, PACKED, LikelihoodRequests
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 Timer = Callable[[Callable[[], object], str], float]

@@ -18,11 +18,38 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 # Most logits of a forward pass, in entries: 2 GiB in float32.
-MOST_LOGITS = 2**29
+_MOST_LOGITS = 2**29
 # Most logits that are summed at once, in entries: on a CPU they fit its cache (4 MiB in float32),
 # elsewhere few kernels are launched (256 MiB); docs/experiments.md, "Packed scorer".
 _PIECE, _DEVICE_PIECE = 2**20, 2**26
 PAD_MULTIPLE = 8  # tokens; lengths are rounded up to it, so that there are few shapes
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of the batches of one model.
+
+    Attributes:
+        batch_size: Most rows per forward pass of the flat path.
+        batch_tokens: Most tokens per forward pass of the packed path, padding included, but at
+            least one row.
+        max_length: Longest input in tokens; older tokens are cut off, as HFLM does.
+        longest_packed: Longest input that may be packed (sliding windows); others are plain rows.
+        vocabulary: Logits per position, which limit the scored positions of a batch.
+        device: Device of the model.
+    """
+
+    batch_size: int
+    batch_tokens: int
+    max_length: int
+    longest_packed: int
+    vocabulary: int
+    device: torch.device
+
+    @property
+    def most_scored(self) -> int:
+        """Most scored positions of a forward pass."""
+        return max(1, _MOST_LOGITS // self.vocabulary)
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from .batches import (
-    MOST_LOGITS,
     Batch,
+    Limits,
     LogLikelihoods,
     Plan,
     Request,
@@ -30,14 +30,7 @@ from .forward import scored_logits
 Row = tuple[int, ...]
 
 
-def plan_flat(
-    requests: Sequence[Request],
-    *,
-    batch_size: int,
-    max_length: int,
-    vocabulary: int,
-    device: torch.device,
-) -> Plan:
+def plan_flat(requests: Sequence[Request], limits: Limits) -> Plan:
     """Sort, share and pad requests, once: the same batches score every candidate.
 
     Requests with equal inputs (single-token choices of one question) share a row, as in HFLM.
@@ -45,17 +38,14 @@ def plan_flat(
     Args:
         requests: Requests with a context of at least 1 token, a continuation of 1 to
             ``max_length``.
-        batch_size: Most rows per forward pass.
-        max_length: Longest input in tokens; older tokens are cut off, as HFLM does.
-        vocabulary: Logits per position; limits the scored positions of a batch.
-        device: Device of the model.
+        limits: Limits of the model.
     """
-    by_row = rows_of(requests, range(len(requests)), max_length)
+    by_row = rows_of(requests, range(len(requests)), limits.max_length)
     rows = sorted(by_row, key=lambda row: (-len(row), row))  # HFLM's order
     batches: list[Batch] = []
     request_of: list[int] = []
-    for chunk in _chunks(rows, by_row, requests, batch_size, MOST_LOGITS // vocabulary):
-        width = padded(len(chunk[0]), max_length)
+    for chunk in _chunks(rows, by_row, requests, limits):
+        width = padded(len(chunk[0]), limits.max_length)
         scored = [
             Scored(cell, token, r)
             for b, row in enumerate(chunk)
@@ -65,7 +55,7 @@ def plan_flat(
         ids = np.zeros((len(chunk), width), dtype=np.int64)  # causality hides the padding
         for b, row in enumerate(chunk):
             ids[b, : len(row)] = row
-        batches.append(make_batch(ids, scored, device))
+        batches.append(make_batch(ids, scored, limits.device))
         request_of += [s.request for s in scored]
     return Plan(tuple(batches), np.asarray(request_of, dtype=np.int64), len(requests))
 
@@ -77,18 +67,15 @@ def _cells(end: int, request: Request) -> list[tuple[int, int]]:
 
 
 def _chunks(
-    rows: Sequence[Row],
-    by_row: dict[Row, list[int]],
-    requests: Sequence[Request],
-    batch_size: int,
-    most_scored: int,
+    rows: Sequence[Row], by_row: dict[Row, list[int]], requests: Sequence[Request], limits: Limits
 ) -> list[list[Row]]:
-    """Cut rows into batches of at most ``batch_size``, fewer if many positions are scored."""
+    """Cut rows into batches of at most ``batch_size`` rows, fewer if many positions are scored."""
     chunks: list[list[Row]] = []
     n_scored = 0
     for row in rows:
         more = max(len(requests[r].continuation) for r in by_row[row])
-        if not chunks or len(chunks[-1]) == batch_size or n_scored + more > most_scored:
+        is_full = bool(chunks) and len(chunks[-1]) == limits.batch_size
+        if not chunks or is_full or n_scored + more > limits.most_scored:
             chunks.append([])
             n_scored = 0
         chunks[-1].append(row)

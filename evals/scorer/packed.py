@@ -20,9 +20,9 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from .batches import (
-    MOST_LOGITS,
     Batch,
     Layout,
+    Limits,
     LogLikelihoods,
     Plan,
     Prefix,
@@ -94,13 +94,8 @@ class _Piece:
 def plan_packed(
     requests: Sequence[Request],
     tasks: Sequence[int],
-    *,
     prefixes: Mapping[int, Row],
-    batch_tokens: int,
-    max_length: int,
-    longest_packed: int,
-    vocabulary: int,
-    device: torch.device,
+    limits: Limits,
 ) -> Plan:
     """Group, pack and batch requests, once: the same batches score every candidate.
 
@@ -109,16 +104,12 @@ def plan_packed(
             ``max_length``.
         tasks: Task of each request; prefixes are shared within a task.
         prefixes: Shared prefix of each task that has one, from `task_prefixes`.
-        batch_tokens: Most tokens per forward pass, padding included, but at least one row.
-        max_length: Longest input in tokens; older tokens are cut off, as HFLM does.
-        longest_packed: Longest input that may be packed (sliding windows); others are plain rows.
-        vocabulary: Logits per position; limits the scored positions of a batch.
-        device: Device of the model.
+        limits: Limits of the model.
     """
-    builder = _Builder(requests, batch_tokens, vocabulary, device)
+    builder = _Builder(requests, limits)
     loose: dict[Row, list[int]] = {}  # packed without a prefix, across tasks
     alone: dict[Row, list[int]] = {}  # too long to be packed
-    for task, rows in _rows_by_task(requests, tasks, max_length).items():
+    for task, rows in _rows_by_task(requests, tasks, limits.max_length).items():
         prefix = prefixes.get(task, ())
         behind: dict[Row, list[int]] = {}  # packed after the task's prefix
         for row, indices in rows.items():
@@ -127,7 +118,7 @@ def plan_packed(
                 prefix
             )
             kind = behind if prefix and fits else loose
-            kind = kind if len(row) <= longest_packed else alone
+            kind = kind if len(row) <= limits.longest_packed else alone
             kind.setdefault(row, []).extend(indices)
         builder.add(behind, prefix)
     builder.add(loose, ())
@@ -136,15 +127,15 @@ def plan_packed(
 
 
 def task_prefixes(
-    requests: Sequence[Request], tasks: Sequence[int], *, max_length: int, longest_packed: int
+    requests: Sequence[Request], tasks: Sequence[int], limits: Limits
 ) -> dict[int, Row]:
     """Return the prefix of each task that is worth computing once; arguments as in `plan_packed`.
 
     Rows whose oldest tokens are cut off are ignored: they begin anywhere.
     """
     prefixes = {}
-    longest = min(max_length - 1, longest_packed)
-    for task, by_row in _rows_by_task(requests, tasks, max_length).items():
+    longest = min(limits.max_length - 1, limits.longest_packed)
+    for task, by_row in _rows_by_task(requests, tasks, limits.max_length).items():
         rows = [row for row in by_row if len(row) <= longest]
         n_unscored = [_n_unscored(row, by_row[row], requests) for row in rows]
         if prefix := shared_prefix(rows, n_unscored):
@@ -170,11 +161,8 @@ def _n_unscored(row: Row, indices: Sequence[int], requests: Sequence[Request]) -
 class _Builder:
     """Batches of a plan in the making."""
 
-    def __init__(
-        self, requests: Sequence[Request], batch_tokens: int, vocabulary: int, device: torch.device
-    ) -> None:
-        self.requests, self.device = requests, device
-        self.batch_tokens, self.most_scored = batch_tokens, max(1, MOST_LOGITS // vocabulary)
+    def __init__(self, requests: Sequence[Request], limits: Limits) -> None:
+        self.requests, self.limits = requests, limits
         self.batches: list[Batch] = []
         self.prefixes: list[Prefix] = []
         self.request_of: list[int] = []
@@ -190,7 +178,7 @@ class _Builder:
             return
         index = len(self.prefixes) if prefix else None
         if prefix:
-            self.prefixes.append(Prefix(prefix, torch.tensor([prefix], device=self.device)))
+            self.prefixes.append(Prefix(prefix, torch.tensor([prefix], device=self.limits.device)))
         # 1. Cut the prefix off: its keys and values come from a cache.
         rest = {row[len(prefix) :]: indices for row, indices in rows.items()}
         # 2. Group rows with a common beginning, such as the choices of a question.
@@ -217,9 +205,9 @@ class _Builder:
             stop, n_scored = start, 0
             while stop < len(rows):
                 more = sum(piece.n_scored(self.requests) for piece in rows[stop])
-                is_full = (stop - start + 1) * width > self.batch_tokens  # with padding
+                is_full = (stop - start + 1) * width > self.limits.batch_tokens  # with padding
                 is_short = sum(piece.length for piece in rows[stop]) < _FULLNESS * width
-                has_logits = n_scored + more > self.most_scored
+                has_logits = n_scored + more > self.limits.most_scored
                 # A batch has at least one row, whatever the budgets.
                 if stop > start and (is_full or is_short or has_logits):
                     break
@@ -244,7 +232,7 @@ class _Builder:
                 scored += [s._replace(cell=cell + s.cell) for s in piece.scored(self.requests)]
                 column += piece.length
         layout = None if plain else (positions, groups, branches)
-        self.batches.append(make_batch(ids, scored, self.device, layout, prefix))
+        self.batches.append(make_batch(ids, scored, self.limits.device, layout, prefix))
         self.request_of += [s.request for s in scored]
 
 

@@ -15,7 +15,7 @@ import torch
 
 from ..quiet import one_line
 from .architecture import longest_packed, why_not_packed
-from .batches import LogLikelihoods, Plan, Request, spread_picks
+from .batches import Limits, LogLikelihoods, Plan, Request, spread_picks
 from .flat import plan_flat, rehearse_flat, run_flat
 from .packed import ROW_TOKENS, Caches, plan_packed, rehearse_packed, run_packed, task_prefixes
 from .packing import Row
@@ -36,27 +36,6 @@ class PathReport:
     path: str
     reason: str
     max_difference: float
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Limits of the batches of one model.
-
-    Attributes:
-        batch_size: Most rows per forward pass of the flat path.
-        batch_tokens: Most tokens per forward pass of the packed path.
-        max_length: Longest input in tokens.
-        longest_packed: Longest input that may be packed.
-        vocabulary: Logits per position.
-        device: Device of the model.
-    """
-
-    batch_size: int
-    batch_tokens: int
-    max_length: int
-    longest_packed: int
-    vocabulary: int
-    device: torch.device
 
 
 def limits_of(lm: Any, batch_size: int, batch_tokens: int | None) -> Limits:
@@ -98,40 +77,18 @@ class LikelihoodRequests:
     def prefixes(self) -> dict[int, Row]:
         """Prefix of each task that has one."""
         if self._prefixes is None:
-            self._prefixes = task_prefixes(
-                self.requests,
-                self.tasks,
-                max_length=self.limits.max_length,
-                longest_packed=self.limits.longest_packed,
-            )
+            self._prefixes = task_prefixes(self.requests, self.tasks, self.limits)
         return self._prefixes
 
     def plan(self, path: str) -> Plan:
         """Return the batches of the packed or flat path, the same ones at every call."""
         if path not in self._plans:
-            self._plans[path] = self._packed() if path == PACKED else self._flat()
+            self._plans[path] = (
+                plan_packed(self.requests, self.tasks, self.prefixes, self.limits)
+                if path == PACKED
+                else plan_flat(self.requests, self.limits)
+            )
         return self._plans[path]
-
-    def _packed(self) -> Plan:
-        return plan_packed(
-            self.requests,
-            self.tasks,
-            prefixes=self.prefixes,
-            batch_tokens=self.limits.batch_tokens,
-            max_length=self.limits.max_length,
-            longest_packed=self.limits.longest_packed,
-            vocabulary=self.limits.vocabulary,
-            device=self.limits.device,
-        )
-
-    def _flat(self) -> Plan:
-        return plan_flat(
-            self.requests,
-            batch_size=self.limits.batch_size,
-            max_length=self.limits.max_length,
-            vocabulary=self.limits.vocabulary,
-            device=self.limits.device,
-        )
 
     def run(self, path: str, lm: Any, caches: Caches | None = None) -> LogLikelihoods:
         """Score every request with the current weights of an HFLM's model."""

@@ -1,11 +1,12 @@
 """Rows, groups, the block mask and positions of the packed path, looked at directly."""
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from heterosis.evals.scorer.batches import Batch, Layout, Plan, Request
+from heterosis.evals.scorer.batches import Batch, Layout, Limits, Plan, Request
 from heterosis.evals.scorer.packed import ROW_TOKENS, plan_packed, task_prefixes, visible
 from heterosis.evals.scorer.packing import (
     Group,
@@ -18,16 +19,19 @@ from heterosis.evals.scorer.packing import (
 LENGTH = 512
 
 
+LIMITS = Limits(
+    batch_size=4,
+    batch_tokens=4 * ROW_TOKENS,
+    max_length=LENGTH,
+    longest_packed=2**62,
+    vocabulary=1000,
+    device=torch.device("cpu"),
+)
+
+
 def plan(requests: list[Request], prefixes=None, **changes) -> Plan:
-    settings = {
-        "prefixes": prefixes or {},
-        "batch_tokens": 4 * ROW_TOKENS,
-        "max_length": LENGTH,
-        "longest_packed": 2**62,
-        "vocabulary": 1000,
-        "device": torch.device("cpu"),
-    }
-    return plan_packed(requests, [0] * len(requests), **settings | changes)
+    limits = replace(LIMITS, **changes)
+    return plan_packed(requests, [0] * len(requests), prefixes or {}, limits)
 
 
 def questions(n: int, seed: int = 0, before: tuple[int, ...] = ()) -> list[Request]:
@@ -116,8 +120,7 @@ def own_row(batch: Batch, b: int, column: int) -> tuple[list[int], list[int]]:
 def test_each_scored_position_sees_its_request_alone(seed, behind):
     before = tuple(range(1, behind + 1))
     requests = questions(25, seed, before)
-    limits = {"max_length": LENGTH, "longest_packed": 2**62}
-    prefixes = task_prefixes(requests, [0] * len(requests), **limits)
+    prefixes = task_prefixes(requests, [0] * len(requests), LIMITS)
     assert prefixes == ({0: before} if behind else {})
     made = plan(requests, prefixes)
     answers: dict[int, list[int]] = {}
@@ -173,6 +176,6 @@ def test_what_is_too_long_to_pack_stands_alone():
 
 
 def test_few_logits_at_a_time(monkeypatch):
-    monkeypatch.setattr("heterosis.evals.scorer.packed.MOST_LOGITS", 50 * 1000)
+    monkeypatch.setattr("heterosis.evals.scorer.batches._MOST_LOGITS", 50 * 1000)
     made = plan(questions(100))
     assert len(made.batches) > len(plan(questions(100), vocabulary=1).batches)
