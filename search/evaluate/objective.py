@@ -145,7 +145,8 @@ class Objective:
 
     def _gradients(self, values: Mapping[str, float]) -> list[dict[str, float]]:
         gradients = self._rule.gradients(self._scaled(values), self.shares)
-        return [{t: slope * self._step(t) for t, slope in slopes.items()} for slopes in gradients]
+        steps = {term: sign * unit for term, (sign, _, unit) in self._scales.items()}
+        return [{t: slope * steps[t] for t, slope in slopes.items()} for slopes in gradients]
 
     def standard_error(self, scores: Mapping[str, TaskScore]) -> float:
         """Return the standard error of the value, terms independent (delta method).
@@ -187,17 +188,15 @@ class Objective:
     def _scaled(self, scores: Mapping[str, float]) -> dict[str, float]:
         """Return each term's score on the objective's scale; higher is better."""
         return {
-            term: (self.signs[term] * scores[term] - self._zero(term)) * abs(self._step(term))
-            for term in self.weights
+            term: (sign * scores[term] - zero) * unit
+            for term, (sign, zero, unit) in self._scales.items()
         }
 
-    def _zero(self, term: str) -> float:
-        return self.scale[term][0] if self.normalize else 0.0
-
-    def _step(self, term: str) -> float:
-        """Return the change of a term's scaled score when its score grows by 1."""
-        low, high = self.scale[term] if self.normalize else (0.0, 1.0)
-        return self.signs[term] / (high - low)
+    @cached_property
+    def _scales(self) -> dict[str, tuple[int, float, float]]:
+        """Term -> sign, signed score scaled to 0, and change of the scaled score per unit."""
+        ends = {t: self.scale[t] if self.normalize else (0.0, 1.0) for t in self.weights}
+        return {t: (self.signs[t], low, 1 / (high - low)) for t, (low, high) in ends.items()}
 
 
 def task_alone(scores: ItemScores, task: str) -> Objective:
