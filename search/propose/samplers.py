@@ -50,30 +50,23 @@ def _cma_es_population(genes: int) -> int:
     return 4 + math.floor(3 * math.log(max(genes, 1)))
 
 
-def _genetic_population(_: int) -> int:
-    """Return Optuna's default of `population_size`."""
-    return 50
-
-
 UNFIT = {"BaseSampler", "BaseGASampler", "PartialFixedSampler", "GridSampler", "BruteForceSampler"}
 """Names in optuna.samplers that are abstract, wrap another sampler, or need a finite space."""
+_CMA_ES = SamplerRow(
+    optuna.samplers.CmaEsSampler, "popsize", _cma_es_population, learns_choices=False
+)
+_QMC = SamplerRow(optuna.samplers.QMCSampler, learns_choices=False, is_one_sequence=True)
+_GENETIC = "population_size", lambda _: 50
+"""Argument of Optuna's genetic samplers, and its default."""
 SAMPLERS: dict[str, SamplerRow] = {
     name: SamplerRow(cls)
     for name in sorted(set(optuna.samplers.__all__) - UNFIT)
     if inspect.isclass(cls := getattr(optuna.samplers, name)) and issubclass(cls, BaseSampler)
 } | {
-    "CmaEsSampler": SamplerRow(
-        optuna.samplers.CmaEsSampler, "popsize", _cma_es_population, learns_choices=False
-    ),
-    "NSGAIISampler": SamplerRow(
-        optuna.samplers.NSGAIISampler, "population_size", _genetic_population
-    ),
-    "NSGAIIISampler": SamplerRow(
-        optuna.samplers.NSGAIIISampler, "population_size", _genetic_population
-    ),
-    "QMCSampler": SamplerRow(
-        optuna.samplers.QMCSampler, learns_choices=False, is_one_sequence=True
-    ),
+    "CmaEsSampler": _CMA_ES,
+    "NSGAIISampler": SamplerRow(optuna.samplers.NSGAIISampler, *_GENETIC),
+    "NSGAIIISampler": SamplerRow(optuna.samplers.NSGAIIISampler, *_GENETIC),
+    "QMCSampler": _QMC,
 }
 """Name in `search.sampler` -> sampler: Optuna's by class name, and ours."""
 
