@@ -1,4 +1,4 @@
-"""A task of two choices, small enough to be changed in one setting: as a file, as a dictionary."""
+"""A small task of two choices, as a file and as a dictionary, with any setting changed."""
 
 from pathlib import Path
 from typing import Any

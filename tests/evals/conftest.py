@@ -9,7 +9,7 @@ import pytest
 
 @pytest.fixture(scope="session", autouse=True)
 def _private_datasets_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep the person's own cache of data sets out of the tests, and the tests out of it."""
+    """Keep the user's cache of data sets out of the tests, and the tests out of it."""
     from datasets import config
 
     patch = pytest.MonkeyPatch()

@@ -1,4 +1,4 @@
-"""lm-eval's own answers to the tests' tasks: what every certificate compares with."""
+"""lm-eval's results on the tests' tasks, for comparison."""
 
 import json
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ BATCH = 8
 
 @dataclass
 class Case:
-    """A model, tasks whose answers it sometimes gets right, and lm-eval's results on them."""
+    """A model, tasks that it sometimes answers right, and lm-eval's results on them."""
 
     model: Any
     tokenizer: Any

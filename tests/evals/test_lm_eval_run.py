@@ -1,4 +1,4 @@
-"""lm-eval's own evaluation called by us gives what lm-eval gives, and mistakes come before it."""
+"""`run_lm_eval` gives lm-eval's numbers, and mistakes are found before a model is loaded."""
 
 import copy
 import json
@@ -104,7 +104,7 @@ def test_options_reach_lm_eval(tasks_folder, tokenizer):
     assert (results["config"]["random_seed"], results["config"]["fewshot_seed"]) == (7, 7)
 
 
-def test_a_task_that_says_zero_keeps_it_and_the_person_is_told(tasks_folder, tokenizer, caplog):
+def test_a_task_with_zero_examples_keeps_them_with_a_warning(tasks_folder, tokenizer, caplog):
     results, _ = evaluated([tasks_folder["mc"]], tokenizer, num_fewshot=3, limit=2)
     assert results["n-shot"]["mc"] == 0
     assert "task 'mc' has `num_fewshot: 0`, which lm-eval keeps" in caplog.text

@@ -1,4 +1,4 @@
-"""Which models may be packed, up to which length, and the reason where not."""
+"""Models that can be packed, up to which length, and the reason if not."""
 
 import re
 from typing import Any

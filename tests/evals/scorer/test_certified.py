@@ -1,4 +1,4 @@
-"""Our numbers are lm-eval's: every kind of task, against ``evaluate()`` with ``HFLM``, fp32."""
+"""Scores equal lm-eval's: every kind of task, against ``evaluate()`` with ``HFLM``, fp32."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Log-likelihoods of every architecture are lm-eval's, by ``evaluate()`` with ``HFLM``.
+"""Log-likelihoods of every architecture equal lm-eval's, by ``evaluate()`` with ``HFLM``.
 
 Float32 answers are equal but for the order of sums. In bfloat16 a logit between 8 and 16 is known
 to 1/16, so two right ways to score differ by up to `TOLERANCE` nats per scored token; answers are

@@ -1,4 +1,4 @@
-"""Generated answers are lm-eval's, text by text, for every kind of model; ends, ties, audits."""
+"""Generated answers equal lm-eval's for every kind of model; their ends, ties and audits."""
 
 import copy
 import logging
@@ -293,7 +293,7 @@ def test_a_model_that_refuses_the_loop_is_answered_by_hflm(shots, tokenizer, mon
         assert getattr(found, name).tolist() == getattr(expected, name).tolist(), name
 
 
-def test_a_wrong_prefix_gives_way_to_whole_prompts(shots, tokenizer, monkeypatch):
+def test_a_wrong_prefix_path_is_replaced_by_full_prompts(shots, tokenizer, monkeypatch):
     right = generator.run_group
 
     def wrong(lm: Any, group: Any) -> Any:

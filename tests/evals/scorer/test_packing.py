@@ -1,4 +1,4 @@
-"""Rows, groups, the block mask and positions of the packed path, looked at directly."""
+"""Rows, groups, block mask and positions of the packed path."""
 
 import random
 from dataclasses import replace
@@ -166,7 +166,7 @@ def test_the_plan_is_the_same_each_time():
         assert torch.equal(a.cells, b.cells)
 
 
-def test_what_is_too_long_to_pack_stands_alone():
+def test_rows_too_long_to_pack_are_plain_rows():
     requests = [*questions(4), Request(tuple(range(1, 100)), (1, 2)), Request((1,) * 600, (3,))]
     made = plan(requests, longest_packed=60)
     plain = [batch for batch in made.batches if batch.layout is None]

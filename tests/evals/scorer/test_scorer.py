@@ -1,4 +1,4 @@
-"""The scorer: no memory of earlier calls, splits that agree, the fall-back, failures by name."""
+"""The scorer: independent calls, equal splits, the choice of a path, named failures."""
 
 import logging
 import re
@@ -63,7 +63,7 @@ def test_order_of_splits_does_not_matter(tasks_folder, tokenizer):
     assert all(map(same, a, b))
 
 
-def test_a_split_equals_the_same_documents_in_the_whole(scorer, tasks_folder, tokenizer):
+def test_a_split_equals_the_same_documents_in_the_whole_task(scorer, tasks_folder, tokenizer):
     randomise(scorer.model, 1)
     whole = make(tasks_folder, tokenizer, splits=Splits(1.0)).score("search")
     for split in ("search", "confirm"):

@@ -1,4 +1,4 @@
-"""Thread counts are chosen by a clock, and torch's own count is left as it was."""
+"""The number of threads is chosen by timing, and torch's number is left unchanged."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Fingerprints: what they name, what they overlook, and what is said where two differ."""
+"""Fingerprints: what they contain, what they ignore, and the message if two differ."""
 
 import pytest
 from heterosis.evals.scores.fingerprint import (

@@ -1,4 +1,4 @@
-"""The item store: round trips, kills at any instant, torn and foreign files."""
+"""The item store: round trips, kills at any moment, damaged and foreign files."""
 
 import json
 import math
@@ -229,7 +229,7 @@ def test_parts_are_folded_when_there_are_enough_of_them(store):
     assert [path.name for path in store.folder.iterdir()] == ["items.parquet"]
 
 
-def test_fingerprints_are_told_without_reading_items(store):
+def test_fingerprints_are_read_without_items(store):
     store.append(0, "search", some_scores(0))
     store.append(0, "guard", some_scores(1))
     store.compact()

@@ -1,4 +1,4 @@
-"""What an objective looks at, in place of a task's metric."""
+"""Terms of an objective in place of a task's metric."""
 
 import numpy as np
 import pytest

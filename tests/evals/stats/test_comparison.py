@@ -1,4 +1,4 @@
-"""Paired comparisons: against scipy, against loops and a bootstrap written here, under the null."""
+"""Paired comparisons against scipy, and against loops and a bootstrap written here."""
 
 import itertools
 import math

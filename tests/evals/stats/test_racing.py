@@ -1,4 +1,4 @@
-"""Racing: the order of items, the rule that stops losers, and what they would have scored."""
+"""Racing: the order of items, the stopping rule, and estimates of stopped candidates."""
 
 import itertools
 from dataclasses import replace
@@ -113,7 +113,7 @@ def test_without_margins_contested_is_what_the_references_disagree_on():
         assert spread[own & (strata == 1)].min() >= spread[own & (strata == 2)].max()
 
 
-def test_seeds_shuffle_alike_items_differently():
+def test_seeds_shuffle_equal_items_differently():
     references = [scores(0.0, 3, noise_seed=k) for k in (1, 2)]
     assert item_order(references, 1) != item_order(references, 2)
 

@@ -30,7 +30,7 @@ def test_sign_tests_at_once_are_scipys():
 
 
 @pytest.mark.parametrize("kept", [True, False])
-def test_draws_are_whole_and_the_same_again(kept, monkeypatch):
+def test_draws_are_complete_and_repeatable(kept, monkeypatch):
     monkeypatch.setattr(significance, "BLOCK", 70)
     if not kept:
         monkeypatch.setattr(significance, "KEPT", 0)

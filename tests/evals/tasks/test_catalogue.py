@@ -1,4 +1,4 @@
-"""What can run here, and what the rest lacks: looked up without building a task."""
+"""Tasks that can run here, and missing data of the others, without building a task."""
 
 import time
 from pathlib import Path
@@ -24,7 +24,7 @@ def refused(*tasks: object, match: str) -> None:
 
 
 def on_the_hub(folder: Path, name: str = "small", **changes) -> Path:
-    """A task whose data would have to come from the hub."""
+    """A task with data on the hub."""
     hub = {"dataset_path": "nobody/nothing", "dataset_kwargs": None}
     return choice_task(folder, name, **(hub | changes))
 
@@ -58,7 +58,7 @@ def test_data_sets_in_the_cache_are_found_by_name_and_subset(tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("offline", [True, False])
-def test_files_on_the_web_are_out_of_reach_where_it_is_switched_off(monkeypatch, offline):
+def test_files_on_the_web_are_missing_if_it_is_switched_off(monkeypatch, offline):
     from huggingface_hub import constants
 
     monkeypatch.setattr(config, "HF_HUB_OFFLINE", offline)
@@ -75,7 +75,7 @@ def test_a_file_that_has_gone_is_named(tmp_path):
     assert str(missing_data(found)) == f"data file {tmp_path / 'small.jsonl'} does not exist"
 
 
-def test_a_hub_that_cannot_be_reached_is_told_at_once(tmp_path, monkeypatch):
+def test_an_unreachable_hub_is_reported_at_once(tmp_path, monkeypatch):
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")

@@ -1,4 +1,4 @@
-"""Chat templates, system instruction and few-shot turns: the prompts and scores of lm-eval."""
+"""Chat templates, system instruction and few-shot turns: prompts and scores equal lm-eval's."""
 
 import random
 from pathlib import Path

@@ -17,7 +17,7 @@ def test_hash_ignores_key_order_and_nothing_else():
     assert doc_hash({"a": "x"}) != doc_hash({"a": "x "})
 
 
-def test_share_is_met_and_splits_are_disjoint():
+def test_share_is_right_and_splits_are_disjoint():
     sides = Splits(0.3).assign(hashes(4000))
     counts = Counter(sides)
     assert set(counts) == {"search", "confirm"}

@@ -98,7 +98,7 @@ def test_groups_override_and_define_tasks_inline(tasks_folder):
     assert prompts(both[0])[0][0].startswith("Hear: Question:")
 
 
-def test_guard_tasks_stay_whole_and_caps_hold(tasks_folder):
+def test_guard_tasks_are_not_split_and_caps_hold(tasks_folder):
     guard = load_one(tasks_folder["mc"], Splits(0.5), guard=True)
     assert guard.doc_ids == {"guard": tuple(range(24))}
     few = load_one(tasks_folder["mc"], Splits(0.5), max_items=10)
@@ -214,7 +214,7 @@ def test_sampled_generation_is_refused(tmp_path):
         refused(path, "samples its answers, so its scores are not repeatable; set `do_sample")
 
 
-def test_broken_data_are_told_once(tmp_path, caplog, capfd):
+def test_broken_data_are_reported_once(tmp_path, caplog, capfd):
     path = choice_task(tmp_path)
     (tmp_path / "small.jsonl").write_text('{"q": "cut off')
     refused(path, "task 'small': its data cannot be read: ")
