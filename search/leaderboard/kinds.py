@@ -130,8 +130,8 @@ RECIPE = Kind({"": _recipe}, recipe_or_failure, is_number=False)
 _VALUE, _SE = attrgetter("value"), attrgetter("se")
 SCORE = Kind(
     {"": _VALUE, "_se": _SE},
-    lambda found: score(found.value, finite(found.se)),
-    lambda found: short(found.value, found.se),
+    lambda result: score(result.value, finite(result.se)),
+    lambda result: short(result.value, result.se),
 )
 TASK_SCORE = replace(SCORE, parts={"": _VALUE, ":se": _SE, ":n": attrgetter("n")})
 TERM = replace(TASK_SCORE, short=None)

@@ -148,32 +148,32 @@
   function genes() {
     if (!part("genes-part", data.genes.length || data.estimated)) return;
     estimated(data.estimated);
-    const found = data.genes;
-    $("genes-figure").hidden = !found.length;
-    if (!found.length) return;
-    plot("genes", [{ x: found.map((g) => g.value), y: found.map((_, n) => n), mode: "markers", hoverinfo: "text",
-      text: found.map((g) => `${esc(g.name)}: ${g.value?.toFixed(4)}, p ${g.p?.toPrecision(2)}`),
-      error_x: { symmetric: false, array: found.map((g) => g.high - g.value), arrayminus: found.map((g) => g.value - g.low), color: color("grey"), thickness: 1.5, width: 3 },
-      marker: { size: 10, color: color("blue"), symbol: found.map((g) => (g.matters ? "circle" : "circle-open")) } }],
-    { ...byName(found), xaxis: { zeroline: true, zerolinecolor: color("ink"), title: { text: "change when reset" } } });
+    const rows = data.genes;
+    $("genes-figure").hidden = !rows.length;
+    if (!rows.length) return;
+    plot("genes", [{ x: rows.map((g) => g.value), y: rows.map((_, n) => n), mode: "markers", hoverinfo: "text",
+      text: rows.map((g) => `${esc(g.name)}: ${g.value?.toFixed(4)}, p ${g.p?.toPrecision(2)}`),
+      error_x: { symmetric: false, array: rows.map((g) => g.high - g.value), arrayminus: rows.map((g) => g.value - g.low), color: color("grey"), thickness: 1.5, width: 3 },
+      marker: { size: 10, color: color("blue"), symbol: rows.map((g) => (g.matters ? "circle" : "circle-open")) } }],
+    { ...byName(rows), xaxis: { zeroline: true, zerolinecolor: color("ink"), title: { text: "change when reset" } } });
   }
 
   // One row per name, from the top.
   const byName = (rows) => ({ height: 90 + 22 * rows.length, yaxis: { tickvals: rows.map((_, n) => n), ticktext: rows.map((g) => esc(short(g.name, narrow() ? 24 : 50))),
     range: [rows.length - 0.4, -0.6] } });
 
-  function estimated(found) {
-    $("estimated-figure").hidden = !found;
-    if (!found) return;
-    const rows = found.genes;
+  function estimated(estimate) {
+    $("estimated-figure").hidden = !estimate;
+    if (!estimate) return;
+    const rows = estimate.genes;
     plot("estimated", [{ x: rows.map((g) => g.share), y: rows.map((_, n) => n), mode: "markers", hoverinfo: "text",
       text: rows.map((g) => `${esc(g.name)}: ${(100 * g.share).toFixed(1)} % (${(100 * g.low).toFixed(1)} to ${(100 * g.high).toFixed(1)})`),
       error_x: { symmetric: false, array: rows.map((g) => g.high - g.share), arrayminus: rows.map((g) => g.share - g.low), color: color("grey"), thickness: 1.5, width: 3 },
       marker: { size: 9, color: color("green"), symbol: rows.map((g) => (g.shown ? "square" : "square-open")) } }],
-    { ...byName(rows), shapes: [{ type: "line", x0: found.chance, x1: found.chance, yref: "paper", y0: 0, y1: 1, line: { color: color("ink"), width: 1, dash: "dot" } }],
+    { ...byName(rows), shapes: [{ type: "line", x0: estimate.chance, x1: estimate.chance, yref: "paper", y0: 0, y1: 1, line: { color: color("ink"), width: 1, dash: "dot" } }],
       xaxis: { rangemode: "tozero", tickformat: ".0%", title: { text: "share of explained differences" } } });
-    const more = found.more ? ` ${found.more} genes with smaller shares are not shown.` : "";
-    $("estimated-caption").textContent = `Estimated from all ${found.trials} trials: the share of the differences in search score that a random forest explains by each gene; `
+    const more = estimate.more ? ` ${estimate.more} genes with smaller shares are not shown.` : "";
+    $("estimated-caption").textContent = `Estimated from all ${estimate.trials} trials: the share of the differences in search score that a random forest explains by each gene; `
       + "bars: the range over forests on bootstrap samples of the trials. The dotted line is the largest share of any permuted gene, which can have no effect; filled: above it in every forest. "
       + "A hint, not a test: genes do not vary independently in a search, so one may get the share of another, and scores of candidates that were stopped early are estimates." + more;
   }

@@ -92,7 +92,7 @@ def compared(values, baselines=()):
     return confirmed, found, order
 
 
-def test_rows_that_share_a_rank_are_not_told_apart_any_two_of_them():
+def test_no_two_rows_of_equal_rank_differ_significantly():
     confirmed, found, order = compared([0.9, 0.9, 0.9, 0.8, 0.8, 0.5, 0.5], baselines=(5, 6))
     ranks = found.ranks(order)
     assert ranks == {0: 1, 1: 1, 2: 1, 3: 4, 4: 4, 5: 6, 6: 6}
@@ -106,7 +106,7 @@ def test_rows_that_share_a_rank_are_not_told_apart_any_two_of_them():
     assert p < 0.005
 
 
-def test_not_told_apart_is_not_transitive_and_a_rank_begins_where_anyone_above_is_better():
+def test_insignificance_is_not_transitive_and_a_rank_begins_where_any_above_is_better():
     ranks = Comparisons({}, {}, frozenset({(2, 0), (4, 3)})).ranks([0, 1, 2, 3, 4])
     assert ranks == {0: 1, 1: 1, 2: 3, 3: 3, 4: 5}
     middle = Comparisons({}, {}, frozenset({(2, 1)})).ranks([0, 1, 2])
@@ -269,7 +269,7 @@ def test_the_terminal_table_fits_and_shows_recipes(tmp_path):
     assert "c: linear | a 0.40 | b 0.40" in text
 
 
-def test_views_are_written_whole(tmp_path):
+def test_views_are_written_atomically(tmp_path):
     board = make_study(tmp_path, [*BASELINES, ("c", "candidate", 0.8, 0.8)])
     page, sheet = views.write_views(board)
     assert page.read_text() == views.markdown(board)
@@ -278,7 +278,7 @@ def test_views_are_written_whole(tmp_path):
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 100, 120, 150, 200])
-def test_columns_that_do_not_fit_are_left_out_whole(tmp_path, width):
+def test_columns_that_do_not_fit_are_left_out_entirely(tmp_path, width):
     board = make_study(tmp_path, [*BASELINES, ("candidate 4", "candidate", 0.8, 0.8)])
     text = drawn(board, width)
     assert "…" not in text
@@ -295,13 +295,13 @@ def test_only_todays_finalists_are_confirmed_whoever_else_was_scored(tmp_path):
     assert by_name(many)["c4"].rank == 1
 
 
-def test_a_study_that_has_not_begun_is_told(tmp_path):
+def test_a_study_that_has_not_begun_is_refused(tmp_path):
     Journal(tmp_path, write=True)
     with pytest.raises(StudyError, match="has not begun yet; run its search again"):
         read_leaderboard(tmp_path)
 
 
-def test_a_journal_that_lost_a_record_is_told(tmp_path):
+def test_a_journal_that_lost_a_record_is_refused(tmp_path):
     make_study(tmp_path, BASELINES)
     lines = (tmp_path / JOURNAL).read_bytes().splitlines(keepends=True)
     (tmp_path / JOURNAL).write_bytes(b"".join([*lines[:3], *lines[4:]]))

@@ -54,7 +54,7 @@ def test_filters(board, text, holds):
     assert [row["trial"] for row in records(board, select(board, [text], None))] == expected
 
 
-def test_what_is_said_under_the_table_is_said_of_the_whole(heterosis, study):
+def test_notes_below_a_filtered_table_describe_the_complete_study(heterosis, study):
     _, whole, _ = heterosis("leaderboard", study)
     code, some, _ = heterosis("leaderboard", study, "--filter", "baseline=false", "--sort", "trial")
     assert code == 0
@@ -71,5 +71,5 @@ def test_what_is_said_under_the_table_is_said_of_the_whole(heterosis, study):
         (("--filter", "confirm>high"), "`>` needs a number, got 'high'"),
     ],
 )
-def test_what_cannot_be_asked(heterosis, study, words, message):
+def test_invalid_filters_and_sorts_are_refused(heterosis, study, words, message):
     assert message in refused(heterosis("leaderboard", study, *words))

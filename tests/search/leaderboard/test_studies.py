@@ -46,7 +46,7 @@ def lines(results):
     return side_by_side([read_line(folder) for folder in sorted(results.iterdir())])
 
 
-def test_what_can_be_compared_stands_together_the_best_first(lines):
+def test_comparable_studies_come_together_the_best_first(lines):
     names = [(line.folder.name, line.comparable) for line in lines]
     assert names[:3] == [("good", "a"), ("tied", "a"), ("bad", "a")]
     assert {line.folder.name: line.comparable for line in lines[3:]} == {
@@ -67,7 +67,7 @@ def test_what_each_has_found_in_a_few_words(lines):
     assert {line.folder.name: line.state for line in lines}["bad"] == UNFINISHED
 
 
-def test_what_cannot_be_compared_or_read_is_said_with_the_reason(lines):
+def test_incomparable_and_unreadable_studies_are_listed_with_the_reason(lines):
     page = studies_markdown(lines)
     assert (
         "a and b cannot be compared: they differ in dtype (float32 and bfloat16), tokens." in page
@@ -146,7 +146,7 @@ def test_the_lock_tells_whether_a_search_is_at_work(tmp_path):
     assert read_line(folder).state == FINISHED
 
 
-def test_a_search_that_is_starting_is_not_told_to_run_again(tmp_path):
+def test_a_search_that_is_starting_gets_no_advice_to_run_again(tmp_path):
     Journal(tmp_path, write=True)
     with lock_folder(tmp_path):
         line = read_line(tmp_path)

@@ -51,7 +51,7 @@ def in_cache(path, hub_id):
     return goal
 
 
-def test_folders_are_no_lineage_on_the_hub_and_are_told_by_their_weights(models, merged):
+def test_folders_are_no_lineage_on_the_hub_and_are_identified_by_their_weights(models, merged):
     _, card = merged(models)
     assert card.data.get("base_model") is None
     assert card.data.get("base_model_relation") is None
@@ -117,7 +117,7 @@ def test_a_link_on_the_network_stays_and_one_to_a_file_leads_to_the_hub(models, 
     assert card.data.license_link == "https://huggingface.co/some-org/base/blob/main/LICENSE"
 
 
-def test_a_licence_is_told_by_the_title_of_its_file(models, merged):
+def test_a_licence_is_identified_by_the_title_of_its_file(models, merged):
     for path in models.values():
         (path / "LICENSE").write_text(APACHE)
     (models["b"] / "LICENSE").write_text(MIT)
@@ -173,7 +173,7 @@ def test_files_of_one_name_and_other_texts_are_all_kept(tmp_path):
     assert kept_files(folders) == {"NOTICE.txt": "x", "NOTICE-b.txt": "y"}
 
 
-def test_pip_is_asked_for_versions_that_its_index_has():
+def test_requirements_name_versions_that_the_index_has():
     told = _packages({"torch": "2.13.0+cpu", "safetensors": "0.5.0"})
     assert told == (
         "torch==2.13.0 safetensors==0.5.0",

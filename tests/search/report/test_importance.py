@@ -28,7 +28,7 @@ def test_the_same_trials_say_the_same_again():
     assert importances(trials, values_of(trials)) == importances(trials, values_of(trials))
 
 
-def test_nothing_is_said_of_few_trials_or_of_equal_ones():
+def test_few_trials_or_equal_scores_give_no_importances():
     trials = trials_of(FEWEST)
     assert importances(trials[1:], values_of(trials[1:])) is None
     assert importances(trials, [0.5] * len(trials)) is None
@@ -44,7 +44,7 @@ def test_trials_without_a_genotype_do_not_count():
     assert importances([*trials[1:], given], [*values_of(trials[1:]), 9.0]) is None
 
 
-def test_many_genes_are_told_by_curve():
+def test_many_genes_are_grouped_by_curve():
     names = [f"weight.a.attn.{i}" for i in range(42)]
     trials = trials_of(FEWEST, genes=("strong", *names))
     found = importances(trials, values_of(trials))
@@ -68,7 +68,7 @@ def test_a_forest_sees_at_most_so_many_trials(factor, monkeypatch):
     assert len(seen[0].get_trials(deepcopy=False)) == MOST
 
 
-def test_of_a_search_in_stages_the_last_space_is_told():
+def test_the_last_stage_of_a_search_counts():
     coarse, fine = trials_of(80, genes=("strong",)), trials_of(FEWEST, seed=2)
     found = importances([*coarse, *fine], values_of([*coarse, *fine]))
     assert found == importances(fine, values_of([*coarse, *fine])[80:])

@@ -49,7 +49,7 @@ def test_studies_that_have_not_changed_are_not_read_again(results, monkeypatch):
     assert '<a href="two/report.html">' not in (results / INDEX).read_text()
 
 
-def test_what_has_changed_is_read_and_what_is_damaged_is_told(results):
+def test_changed_studies_are_read_and_damaged_ones_are_listed(results):
     kept(results)
     (results / "two/study.journal").write_text("no journal\nnor this\n")
     assert kept(results) == results / INDEX

@@ -77,7 +77,7 @@ def test_a_candidate_that_beats_the_parent_and_not_a_merge_is_led_by_that(tmp_pa
     assert first.startswith("It beats the best parent (a) by 10.0 [")
 
 
-def test_names_and_reasons_are_text_wherever_they_stand(study):
+def test_names_and_reasons_are_escaped_everywhere(study):
     _, path = report_page.draw(study)
     text = path.read_text(encoding="utf-8")
     assert EVIL not in text
@@ -105,7 +105,7 @@ def test_the_page_has_what_its_plots_need(study):
     assert "heterosis export" in page
 
 
-def test_genes_are_estimated_once_there_are_trials_enough(tmp_path):
+def test_importances_are_shown_on_the_page(tmp_path):
     board = make_study(tmp_path, [*BASELINES, *SEARCHED])
     genes = {f"g{i}": Importance(0.9 - i / 100, 0.0, 1.0, i < 1) for i in range(45)}
     found = Importances(genes, chance=0.02, trials=150)
@@ -155,7 +155,7 @@ def test_only_the_best_rows_are_drawn_of_a_large_study(study, monkeypatch):
     assert "1 more rows are in leaderboard.csv" in page
 
 
-def test_while_nothing_is_confirmed_the_search_scores_stand_first(tmp_path):
+def test_search_scores_come_first_while_nothing_is_confirmed(tmp_path):
     found = [(*row[:3], None) for row in [*BASELINES, *SEARCHED]]
     make_study(tmp_path, found)
     page, data = read(report_page.draw(tmp_path)[1])
@@ -189,7 +189,7 @@ def test_a_folder_without_studies_is_refused(heterosis, tmp_path):
     assert "holds no study" in refused(heterosis("report", tmp_path))
 
 
-def test_the_funnel_counts_who_met_so_many_items():
+def test_the_funnel_counts_candidates_per_rung():
     recipe = Recipe.uniform("linear", ("a",), ("embed",), 0.5)
 
     def met(number, items):
