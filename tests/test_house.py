@@ -189,6 +189,13 @@ def test_files_use_the_words_of_the_field():
     assert not found, "\n".join(found)
 
 
+def test_every_path_on_the_map_exists():
+    text = (ROOT / "docs/map.md").read_text()
+    paths = set(re.findall(r"\b(?:search|merge|evals|tests|docs)/[\w/]+(?:\.py|/)", text))
+    assert len(paths) > 20
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
 HEAVY = ("torch", "transformers", "lm_eval", "datasets", "optuna", "scipy", "numpy", "pandas")
 
 

@@ -11,6 +11,7 @@ from types import MappingProxyType
 
 from ..hints import hint
 from ..recipe.coefficients import Coefficients
+from ..recipe.methods import METHODS
 from . import vector_rules as vectors
 from .at_group import GroupSetting, Row
 from .at_tensor import At
@@ -64,6 +65,8 @@ def rule_of(method: str) -> Rule:
         return RULES[method]
     if method in _NOT_OURS:
         raise MergekitError(f"merge_method: `{method}` {_NOT_OURS[method]}")
+    if method in METHODS:
+        raise MergekitError(f"merge_method: mergekit has no `{method}`; give a recipe.json")
     raise MergekitError(f"merge_method: `{method}` is unknown; {hint(method, RULES)}")
 
 

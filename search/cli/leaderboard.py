@@ -98,8 +98,7 @@ def leaderboard(
 
     Rows with the same rank do not differ significantly on the confirm items. Of several
     studies, each is one line; only those with the same letter are comparable. A narrow terminal
-    drops columns in this order: recipe, seconds, items, truncated answers, guard scores, scores
-    per task, differences, search score, verdict; the table says which.
+    leaves out columns, and says which.
     """
     from ..leaderboard.board import read_leaderboard
     from ..leaderboard.studies import read_line

@@ -219,7 +219,8 @@ def _check_objective(search: SearchSection, tasks: Sequence[TaskSection]) -> Non
     rule = None if search.objective is None else RULES[search.objective]
     weighed = [task.task for task in tasks if task.weight != 1]
     if weighed and rule is not None and not rule.uses_weights:
-        users = " and ".join(name for name, row in RULES.items() if row.uses_weights)
+        *first, last = (name for name, row in RULES.items() if row.uses_weights)
+        users = f"{', '.join(first)} and {last}"
         raise ValueError(
             f"`tasks.weight` is used by the objectives {users}, got `objective: "
             f"{search.objective}` and a weight for {', '.join(weighed)}; leave one out"

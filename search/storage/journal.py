@@ -201,7 +201,9 @@ def not_begun(folder: Path) -> NotBegun:
 
 def no_study(folder: Path) -> StudyError:
     """Return the error for a folder without a journal."""
-    return StudyError(f"{folder}: holds no study ({JOURNAL} is missing)")
+    return StudyError(
+        f"{folder}: holds no study ({JOURNAL} is missing); give a study's folder, as results/NAME"
+    )
 
 
 class _FolderLock(JournalFileOpenLock):

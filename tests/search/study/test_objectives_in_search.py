@@ -69,12 +69,12 @@ def test_a_rule_added_to_the_table_is_searched_and_shown(small_search, monkeypat
         return [{term: share * value(x, w) / max(x[term], 1e-9) for term, share in w.items()}]
 
     rule = Rule("geometric mean", value, gradients, uses_weights=True, needs_positive=True)
-    path = small_search.write(search={"objective": "geometric", "trials": 2})
+    path = small_search.write(search={"objective": "test_rule", "trials": 2})
     with pytest.raises(
-        ConfigError, match=r"search\.objective: must be a rule .*`geometric`; known"
+        ConfigError, match=r"search\.objective: must be a rule .*`test_rule`; known"
     ):
         load_config(path)
-    monkeypatch.setitem(RULES, "geometric", rule)
+    monkeypatch.setitem(RULES, "test_rule", rule)
     outcome, _ = run(path)
     said = "geometric mean of quickstart_python (50%), quickstart_java (50%)"
     assert outcome.board.objective.phrase == said
@@ -82,8 +82,8 @@ def test_a_rule_added_to_the_table_is_searched_and_shown(small_search, monkeypat
     for candidate in candidates(small_search.results):
         scores = [score.value for score in candidate.scores.values()]
         assert candidate.value == pytest.approx(math.prod(scores) ** 0.5)
-    with pytest.raises(ConfigError, match="`geometric` needs scores above 0"):
-        run(small_search.write(tasks=tasks("metric", "margin"), search={"objective": "geometric"}))
+    with pytest.raises(ConfigError, match="`test_rule` needs scores above 0"):
+        run(small_search.write(tasks=tasks("metric", "margin"), search={"objective": "test_rule"}))
 
 
 def test_normalised_values_count_from_the_worst_parent_to_the_best(small_search):
