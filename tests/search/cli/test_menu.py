@@ -146,6 +146,7 @@ def test_every_choice_is_a_flag_that_replaces_the_menu(search, again):
     child.expect(f"heterosis export {re.escape(str(again))} --out out")
     child.expect("score the same on all .* items")
     child.expect("Ctrl-D or /exit ends")
+    child.expect("> ")  # before the prompt the terminal would swallow the end of the input
     child.sendeof()
     assert "what next" not in ended(child)
     assert Path("out/model.safetensors").is_file()
