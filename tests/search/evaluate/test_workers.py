@@ -19,9 +19,20 @@ SEARCHES = {
     "TPESampler": {"sampler_args": {"n_startup_trials": 4}},
     "QMCSampler": {},
 }
+BY_SAMPLER = pytest.mark.parametrize(
+    "sampler",
+    [
+        "CmaEsSampler",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in SEARCHES
+            if name != "CmaEsSampler"
+        ),
+    ],
+)
 
 
-@pytest.mark.parametrize("sampler", SEARCHES)
+@BY_SAMPLER
 def test_one_worker_and_five_find_the_same_candidates(small_search, tmp_path, sampler):
     path = raced(small_search, sampler=sampler, **SEARCHES[sampler])
     outcome, _ = run_local(path)
@@ -31,7 +42,7 @@ def test_one_worker_and_five_find_the_same_candidates(small_search, tmp_path, sa
     assert record(tmp_path / "five") == record(small_search.results)
 
 
-@pytest.mark.parametrize("sampler", ["CmaEsSampler", "TPESampler", "QMCSampler", "NSGAIISampler"])
+@BY_SAMPLER
 def test_a_study_stopped_within_a_generation_resumes(small_search, tmp_path, sampler):
     path = raced(small_search, sampler=sampler, **SEARCHES[sampler])
     run_shuffled(path, tmp_path / "whole", 3)
