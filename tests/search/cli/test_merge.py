@@ -91,7 +91,7 @@ def test_the_card_names_models_and_differences_but_no_places(merge, config):
     assert "license: apache-2.0\n" in card
     assert "All of them are under apache-2.0." in card
     assert "- a: `a` (licence: apache-2.0, identified by its weights: SHA-256 " in card
-    assert "## How this differs from what mergekit would make of `merge.yaml`" in card
+    assert "## Differences from mergekit's result for `merge.yaml`" in card
     assert str(config.parent) not in card
 
 
