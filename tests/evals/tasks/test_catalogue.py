@@ -125,7 +125,7 @@ class TestBuiltIn:
     """One reading of lm-eval's index (5 to 25 s) for all of these."""
 
     def test_unknown_name_has_its_nearest(self):
-        match = r"lm-eval has no task 'helaswag'; did you mean 'hellaswag'\? a task"
+        match = r"lm-eval has no task 'helaswag'; did you mean 'hellaswag'\? name your own task"
         refused("helaswag", match=match)
 
     def test_data_not_on_this_machine_are_a_quick_error(self):
@@ -143,4 +143,4 @@ class TestBuiltIn:
 
     def test_data_that_a_task_loads_by_code_are_not_called_here(self):
         (found,) = (each for each in list_tasks("fda") if each.name == "fda")
-        assert "known when it runs" in str(found.problem)
+        assert "shows when it runs" in str(found.problem)
