@@ -17,7 +17,7 @@ export TOKENIZERS_PARALLELISM := false
 # Test files in parallel on all cores, one thread each.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile
 
-.PHONY: demo test test-slow check format bench bench-search bench-search-samplers bench-search-smollm2 \
+.PHONY: demo test test-slow coverage check format bench bench-search bench-search-samplers bench-search-smollm2 \
   replay-quickstart replay-smollm2 replay-objectives replay-starts bench-large bench-workers bench-gpu mergekit smollm2 clean
 
 # Torch comes first and pinned: any other order may fetch gigabytes of CUDA packages.
@@ -38,6 +38,9 @@ test: $(STAMP)  ## The everyday suite
 
 test-slow: $(STAMP)  ## Slow tests: kills, full searches, peers
 	$(PYTEST) -m slow
+
+coverage: $(STAMP)  ## Lines that the everyday suite runs; a figure, not a check
+	$(PYTEST) -m "not slow" --cov --cov-report=term
 
 check: $(STAMP)  ## Lint, format, types
 	$(BIN)/ruff check .
