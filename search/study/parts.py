@@ -21,6 +21,7 @@ from ...evals.scores.terms import Term
 from ...evals.tasks.chat import Chat, ChatOptions
 from ...evals.tasks.splits import GUARD, Splits
 from ...evals.tasks.tasks import FrozenTask, TaskSpec, load_tasks
+from ...merge.hints import reason
 from ...merge.parents.hub import locate
 from ...merge.parents.parent_set import BASE, ParentError, ParentSet
 from ..config.config import Config, ConfigError
@@ -242,5 +243,5 @@ def load_tokenizer(parents: ParentSet) -> PreTrainedTokenizerBase:
         except (OSError, ValueError, KeyError) as error:
             raise ConfigError(
                 f"base: {parents.folders[BASE]} holds no tokenizer that transformers loads "
-                f"({str(error).splitlines()[0]}); copy the tokenizer's files there"
+                f"({reason(error)}); copy the tokenizer's files there"
             ) from error
