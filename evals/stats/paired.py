@@ -31,6 +31,10 @@ class Combination(Protocol):
         """Return the combination of one score per task."""
         ...
 
+    def drawn_values(self, values: Mapping[str, Floats]) -> Floats:
+        """Return the combination of each draw's scores (..., B)."""
+        ...
+
     def gradient(self, values: Mapping[str, float]) -> Mapping[str, float]:
         """Return the derivative of `value` by each score; 0 for a missing task."""
         ...
@@ -196,7 +200,7 @@ def drawn_differences(
     """Return the differences of the combination in each bootstrap draw of items (C, B).
 
     Items are drawn within each task, the same ones for all models. A combination that probes as
-    linear is computed from its slopes, any other draw by draw.
+    linear is computed from its slopes.
 
     Args:
         tasks: From `paired_tasks`.
@@ -208,18 +212,8 @@ def drawn_differences(
     if combination is None or _is_linear(combination, tasks):
         parts = [t.slopes[rows, :1] * (pairs[t.name][0] - pairs[t.name][1]) for t in tasks]
         return np.sum(parts, axis=0)
-    theirs = _combined({name: pair[1] for name, pair in pairs.items()}, combination)
-    mine = [
-        _combined({name: pair[0][c] for name, pair in pairs.items()}, combination)
-        for c in range(rows.size)
-    ]
-    return np.array(mine) - theirs
-
-
-def _combined(scores: Mapping[str, Floats], combination: Combination) -> Floats:
-    """Return the combination of each draw's scores (B,)."""
-    rows = np.stack(list(scores.values())).T.tolist()
-    return np.array([combination.value(dict(zip(scores, row, strict=True))) for row in rows])
+    mine, theirs = ({name: pair[i] for name, pair in pairs.items()} for i in (0, 1))
+    return combination.drawn_values(mine) - combination.drawn_values(theirs)
 
 
 def _is_linear(combination: Combination, tasks: Sequence[PairedTask]) -> bool:

@@ -3,6 +3,8 @@
 Knows numbers; no tasks, items or models. A new rule is a row in RULES: the configuration accepts
 it, the objective computes its value, gradient and standard error, and titles name it.
 
+numpy is imported where it is used: reading a configuration does not need it.
+
 Legend: x maps each term to its score on the objective's scale, higher is better; w maps each term
 to its share of the weights, which sum to 1.
 """
@@ -12,10 +14,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ...merge.hints import hint
 
 Numbers = Mapping[str, float]
+Scores = Mapping[str, Any]
+"""Scores by term: numbers, or numpy arrays of one shape, which are combined entry by entry."""
 SHARES = re.compile(r"(\w+_)?acc(_\w+)?|exact_match|em|f1|pass(@|_at_)\w+")
 """Metrics that are shares of right answers, by lm-eval's names for them."""
 
@@ -26,8 +31,8 @@ class Rule:
 
     title: str
     """Its name on leaderboards, before "of" and the terms."""
-    value: Callable[[Numbers, Numbers], float]
-    """(x, w) -> combined score; higher is better."""
+    value: Callable[[Scores, Numbers], Any]
+    """(x, w) -> combined score; higher is better. Works on arrays as on numbers."""
     gradients: Callable[[Numbers, Numbers], Sequence[Numbers]]
     """(x, w) -> derivative of the value with respect to each term's x; terms left out have 0.
     At a kink of the value, one gradient for each side."""
@@ -43,7 +48,7 @@ class Rule:
     """Whether all scores must have the same unit."""
 
 
-def _mean(x: Numbers, w: Numbers) -> float:
+def _mean(x: Scores, w: Numbers) -> Any:
     return sum(share * x[term] for term, share in w.items())
 
 
@@ -51,8 +56,10 @@ def _mean_gradients(_: Numbers, w: Numbers) -> list[Numbers]:
     return [w]
 
 
-def _minimum(x: Numbers, _: Numbers) -> float:
-    return min(x.values())
+def _minimum(x: Scores, _: Numbers) -> Any:
+    import numpy as np
+
+    return np.minimum.reduce(list(x.values()))
 
 
 def _minimum_gradients(x: Numbers, _: Numbers) -> list[Numbers]:
@@ -60,15 +67,17 @@ def _minimum_gradients(x: Numbers, _: Numbers) -> list[Numbers]:
     return [{term: 1.0} for term in x if x[term] == lowest]
 
 
-def _harmonic(x: Numbers, w: Numbers) -> float:
+def _harmonic(x: Scores, w: Numbers) -> Any:
     """Return the weighted harmonic mean; 0 if any score is 0 or less."""
-    if min(x.values()) <= 0:
-        return 0.0
-    return 1 / sum(share / x[term] for term, share in w.items())
+    import numpy as np
+
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value = 1 / sum(share / np.asarray(x[term]) for term, share in w.items())
+    return np.where(_minimum(x, w) <= 0, 0.0, value)
 
 
 def _harmonic_gradients(x: Numbers, w: Numbers) -> list[Numbers]:
-    value = _harmonic(x, w)
+    value = float(_harmonic(x, w))
     return [{t: share * (value / x[t]) ** 2 if value else 0.0 for t, share in w.items()}]
 
 

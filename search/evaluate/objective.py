@@ -16,8 +16,9 @@ from ...evals.scores.scores import ItemScores, TaskScore
 from ...evals.scores.term_columns import METRIC, TermColumn
 from ...evals.scores.terms import Term, as_terms
 from ...evals.stats.comparison import Difference, paired_difference
+from ...evals.stats.significance import Floats
 from ..config.config import ConfigError
-from ..config.rules import RULES, Rule
+from ..config.rules import RULES, Rule, Scores
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,10 @@ class Objective:
 
     def value(self, values: Mapping[str, float]) -> float:
         """Combine one score per term; higher is better."""
+        return float(self._rule.value(self._scaled(values), self.shares))
+
+    def drawn_values(self, values: Mapping[str, Floats]) -> Floats:
+        """Combine scores of draws (..., B), draw by draw; higher is better."""
         return self._rule.value(self._scaled(values), self.shares)
 
     def values(self, values: Mapping[str, float]) -> tuple[float, ...]:
@@ -185,7 +190,7 @@ class Objective:
         }
         return values | {key: value for key, value in optional.items() if value}
 
-    def _scaled(self, scores: Mapping[str, float]) -> dict[str, float]:
+    def _scaled(self, scores: Scores) -> dict[str, Any]:
         """Return each term's score on the objective's scale; higher is better."""
         return {
             term: (sign * scores[term] - zero) * unit

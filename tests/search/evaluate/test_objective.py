@@ -1,5 +1,6 @@
 """The objective: how tasks' scores become one number, and its standard error."""
 
+import numpy as np
 import pytest
 from heterosis.evals.scores.scores import TaskScore
 from heterosis.search.config.config import ConfigError
@@ -80,6 +81,14 @@ def test_the_gradient_is_the_derivative(rule, a, b, normalize):
         ahead, behind = (objective.value(at | {term: at[term] + s}) for s in (step, -step))
         central = (ahead - behind) / (2 * step)
         assert slopes.get(term, 0.0) == pytest.approx(central, rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_draws_are_combined_as_single_scores_are(rule):
+    draws = np.array([[0.0, 0.3, 0.9, 0.5], [0.2, 0.0, 0.8, 0.5]])
+    objective = Objective(rule, {"a": 1.0, "b": 2.0}, BOTH_UP)
+    alone = [objective.value({"a": a, "b": b}) for a, b in draws.T.tolist()]
+    assert objective.drawn_values({"a": draws[0], "b": draws[1]}).tolist() == alone
 
 
 def test_normalised_scores_count_from_the_worst_parent_to_the_best():
