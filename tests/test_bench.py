@@ -86,6 +86,7 @@ def test_merge_rows(bench, timing, tiny, monkeypatch):
     assert_sound(list(bench.merge_rows(tiny, ("linear", "ties"), repeats=1)), 2)
 
 
+@pytest.mark.slow
 def test_score_rows_compare_equal_answers(bench, tiny):
     *rows, forwards = bench.score_rows(tiny, repeats=1)
     assert_sound([*rows, forwards], 3)
@@ -107,6 +108,7 @@ def test_few_shot_rows_read_their_examples_once(bench, tiny, tmp_path):
     assert all(document.startswith(opening) for document in documents)
 
 
+@pytest.mark.slow
 def test_generation_rows_compare_equal_texts(bench, tiny):
     rows = list(bench.generation_rows(tiny, repeats=1, docs=4))
     assert_sound(rows, 4)
@@ -146,6 +148,7 @@ class FakePeer:
         return 0.5, 0.25
 
 
+@pytest.mark.slow
 def test_peer_rows_ask_for_the_recipe_that_is_loaded(merging, tmp_path):
     paths = importlib.import_module("shapes").make_family(tmp_path, 2, n_layers=1)
     engine, peer = merging.open_engine(paths), FakePeer()

@@ -86,6 +86,7 @@ def test_weights_zero_and_one_give_base_and_parents(method, parents, engine):
         assert torch.equal(loaded(b=1.0)[name], tensor)
 
 
+@pytest.mark.slow
 def test_another_process_and_order_of_loads_gives_the_same_bytes(family, parents, tmp_path):
     made = [recipe(method, parents, shift) for method in METHODS for shift in (0.0, 0.2)]
     engine = MergeEngine(parents, dtype="float32")

@@ -207,6 +207,7 @@ def test_one_study_that_has_not_begun_does_not_hide_the_others(heterosis, small_
     assert "this study has not begun yet; run its search again" in out
 
 
+@pytest.mark.slow
 def test_a_search_continues_after_its_output_is_closed(small_search):
     path = small_search.write(search={"trials": 3, "finalists": 1})
     command = [sys.executable, "-m", "heterosis.search", "search", str(path)]

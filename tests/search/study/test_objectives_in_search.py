@@ -39,13 +39,10 @@ OBJECTIVES = {
     "pareto": (tasks("metric", ["metric", "margin"]), {"objective": "pareto"}),
     "pareto, normalised": (tasks("metric", "metric"), {"objective": "pareto", "normalize": True}),
 }
-EVERYDAY = ("pareto, normalised",)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=[] if n in EVERYDAY else [pytest.mark.slow]) for n in OBJECTIVES],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OBJECTIVES)
 def test_an_interrupted_search_ends_with_the_same_result(name, small_search, tmp_path):
     columns, search = OBJECTIVES[name]
     settings = RACE | {"tasks": columns, "search": RACE["search"] | search | {"trials": 8}}
