@@ -29,6 +29,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "search/config": (),
     "search/format": (),
     "merge/files": ("merge/engine", "merge/mergekit"),
+    "merge/gradient": ("merge/engine",),
     "merge/engine": ("merge/kernels",),
     "merge/kernels": ("merge/statistics",),
     "merge/statistics": ("merge/parents",),

@@ -44,6 +44,7 @@ class MergeEngine:
         device: Device of the model, or of its first tensor if there are several devices.
         memory_plan: Memory use by place.
         statistics: Statistics of the parents, computed once.
+        sources: Tensors of the base and the parents, on the device.
     """
 
     def __init__(
@@ -96,7 +97,7 @@ class MergeEngine:
         self.statistics = ParentStatistics(
             parents, statistics_folder or default_folder(), self.device
         )
-        self._sources = Sources(parents, self.memory_plan.placement, self.targets)
+        self.sources = Sources(parents, self.memory_plan.placement, self.targets)
         self._loaded: dict[str, Plan] = {}  # tensor -> the plan of its weights
 
     @torch.no_grad()
@@ -120,11 +121,15 @@ class MergeEngine:
         changed = {name: plan for name, plan in plans.items() if self._loaded.get(name) != plan}
         for name in changed:
             self._loaded.pop(name, None)
-        self._sources.order(self._wanted(changed))
+        self.order(changed)
         self.launcher.run(self._jobs(changed))
         self._check_finite(recipe, changed)
         self._loaded |= changed
         return self.model
+
+    def order(self, plans: Mapping[str, Plan]) -> None:
+        """Announce the plans whose jobs are next, in this order; streamed tensors start now."""
+        self.sources.order(self._wanted(plans))
 
     def _wanted(self, plans: Mapping[str, Plan]) -> Iterator[tuple[str, str, torch.device]]:
         for name, plan in plans.items():
@@ -133,12 +138,15 @@ class MergeEngine:
 
     def _jobs(self, plans: Mapping[str, Plan]) -> Iterator[Job]:
         for name, plan in plans.items():
-            target, statistics = self.targets[name], self.statistics.of(name)
-            base, *parents = (
-                self._sources.fetch(owner, name, target.device) for owner in (BASE, *plan.parents)
-            )
-            maps = maps_of(plan, statistics, target.device)
-            yield Job(name, target, base, tuple(parents), plan, maps)
+            yield self.job(name, plan, self.targets[name])
+
+    def job(self, name: str, plan: Plan, out: Tensor) -> Job:
+        """Return the job that overwrites ``out`` with a tensor's plan; fetches what it reads."""
+        base, *parents = (
+            self.sources.fetch(owner, name, out.device) for owner in (BASE, *plan.parents)
+        )
+        maps = maps_of(plan, self.statistics.of(name), out.device)
+        return Job(name, out, base, tuple(parents), plan, maps)
 
     def _check_finite(self, recipe: Recipe, plans: Mapping[str, Plan]) -> None:
         # Weights are only checked if the numbers of the plan do not bound them.

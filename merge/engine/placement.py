@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..blocks import GPU_BLOCK
+from ..parents.checkpoint import LowRank
 from ..parents.parent_set import BASE, ParentSet
 from ..recipe.groups import layer_group
 from .devices import DeviceMap
@@ -323,11 +324,22 @@ class Sources:
             return self._base[1]
         if self._parents.is_base(owner, name):
             return self.fetch(BASE, name, device)
-        low_rank = self._parents.low_rank(owner, name)
+        low_rank = self.low_rank(owner, name, device)
         if low_rank is None:
             return self._stored(key)[0]
-        a, b = self._stored(key)
-        return replace(low_rank, a=a, b=b).added_to(self.fetch(BASE, name, device))
+        return low_rank.added_to(self.fetch(BASE, name, device))
+
+    def low_rank(self, parent: str, name: str, device: torch.device) -> LowRank | None:
+        """Return the factors of a parent's change, on a device; None if it is no product."""
+        low_rank = self._parents.low_rank(parent, name)
+        if low_rank is None:
+            return None
+        a, b = self._stored((parent, name, device))
+        return replace(low_rank, a=a, b=b)
+
+    def is_base(self, parent: str, name: str) -> bool:
+        """Return whether a parent's tensor is known to be the base's."""
+        return self._parents.is_base(parent, name)
 
     def _count(self, base: Tensor) -> None:
         self._n_served += base.numel()

@@ -156,7 +156,7 @@ class Launcher:
             self.launches += 1
             job.out.copy_((job.base, *job.parents)[owner])
             return
-        flat = _flattened(job)
+        flat = flattened(job)
         # Eager blocks are too small for several threads; a compiled kernel uses all of them.
         if self._compiler is None:
             with one_thread():
@@ -167,15 +167,15 @@ class Launcher:
         if not job.out.is_contiguous():
             job.out.copy_(flat.out.view(job.out.shape))
 
-    def _launch_eager(self, job: Job, flat: "_Flat") -> None:
+    def _launch_eager(self, job: Job, flat: "Flat") -> None:
         kernel, device = make_kernel(job.plan), job.out.device
         floats = _row(float_rows(job.plan), np.float32, device)
         # Blocks keep the temporaries of elementwise steps in the cache.
         for run in blocks(flat.out.numel(), device):
             self.launches += 1
-            kernel(*flat.cut(run), floats, *_random_rows(job, run))
+            kernel(*flat.cut(run), floats, *random_rows(job, run))
 
-    def _launch_compiled(self, job: Job, flat: "_Flat", compiler: Compiler) -> None:
+    def _launch_compiled(self, job: Job, flat: "Flat", compiler: Compiler) -> None:
         kernel, device = make_kernel(job.plan), job.out.device
         floats = _row(float_rows(job.plan), np.float32, device)
         # Random masks on a CPU read a table of one chunk; otherwise keys change with the region.
@@ -183,7 +183,7 @@ class Launcher:
         for start in range(0, flat.out.numel(), step):
             self.launches += 1
             run = slice(start, min(start + step, flat.out.numel()))
-            arguments = (*flat.cut(run), floats, *_random_rows(job, run))
+            arguments = (*flat.cut(run), floats, *random_rows(job, run))
             # Codes of rank maps are compared as floats.
             ranks = bool(job.maps) and job.is_random
             compiler.call(job.kind, kernel, arguments, converts_integers=ranks)
@@ -216,7 +216,7 @@ class Launcher:
 
 
 @dataclass(frozen=True)
-class _Flat:
+class Flat:
     """Tensors of one launch, each (N,)."""
 
     out: Tensor
@@ -243,23 +243,23 @@ class _PerEntry:
         return self.table[:, row][self.owner]
 
 
-def _flattened(job: Job) -> _Flat:
-    # `out` is a new tensor if the target is a slice of a larger weight.
+def flattened(job: Job) -> Flat:
+    """Return the tensors of a job, flat; `out` is a new one if the target is not contiguous."""
     out = job.out
     if not out.is_contiguous():
         out = torch.empty(out.shape, dtype=out.dtype, device=out.device)
     parents = tuple(tensor.reshape(-1) for tensor in job.parents)
     maps = tuple(one.reshape(-1) for one in job.maps)
-    return _Flat(out.view(-1), job.base.reshape(-1), parents, maps)
+    return Flat(out.view(-1), job.base.reshape(-1), parents, maps)
 
 
-def _joined(pack: Sequence[Job]) -> _Flat:
-    flats = [_flattened(job) for job in pack]
+def _joined(pack: Sequence[Job]) -> Flat:
+    flats = [flattened(job) for job in pack]
     base = torch.cat([flat.base for flat in flats])
     parents = tuple(map(torch.cat, zip(*(flat.parents for flat in flats), strict=True)))
     maps = tuple(map(torch.cat, zip(*(flat.maps for flat in flats), strict=True)))
     out = torch.empty(base.numel(), dtype=flats[0].out.dtype, device=base.device)
-    return _Flat(out, base, parents, maps)
+    return Flat(out, base, parents, maps)
 
 
 @lru_cache(maxsize=64)
@@ -279,9 +279,12 @@ def _row(numbers: Sequence[Any], dtype: type, device: torch.device) -> Tensor:
     return row if device.type == "cpu" else row.to(device, non_blocking=True)
 
 
-def _random_rows(job: Job, run: slice) -> tuple[Tensor | None, Tensor | None]:
-    # Integer rows and hashed places of a block, if masks are random. On a CPU a block is part of
-    # one chunk and places are read from a table, since Inductor would not vectorise them.
+def random_rows(job: Job, run: slice) -> tuple[Tensor | None, Tensor | None]:
+    """Return the integer rows and hashed places of a block; None if masks are not random.
+
+    On a CPU a block is part of one chunk and places are read from a table, since Inductor would
+    not vectorise them.
+    """
     if not job.is_random:
         return None, None
     device = job.out.device

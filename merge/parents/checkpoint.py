@@ -52,6 +52,16 @@ class LowRank:
             product = a.T @ b.T if self.is_transposed else b @ a
         return product.mul_(self.scale).add_(weight.to(product.device, torch.float32))
 
+    def inner(self, matrix: Float[Tensor, "rows columns"]) -> Float32[Tensor, ""]:
+        """Return the inner product of the change with a matrix, without forming the product.
+
+        <M, s B A> = s <B^T M, A>: the largest temporary has R rows.
+        """
+        a, b = self.a.float(), self.b.float()
+        if self.is_transposed:
+            return ((a @ matrix.float()) * b.T).sum() * self.scale
+        return ((b.T @ matrix.float()) * a).sum() * self.scale
+
 
 class Source(Protocol):
     """The tensors of one model, read on request."""

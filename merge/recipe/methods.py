@@ -22,7 +22,8 @@ class Parameter:
     """A number that a method has besides weight, drop rate and lambda.
 
     It lies in [low, high]. `is_shared` says one number for all parents of a layer group, else one
-    per parent. A parameter of unit "switch" is 0 or 1.
+    per parent. A parameter of unit "switch" is 0 or 1. `is_smooth`: merged weights are a
+    continuous function of it, differentiable almost everywhere.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Parameter:
     is_shared: bool
     unit: str
     summary: str
+    is_smooth: bool = False
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,8 @@ class Method:
     `plan` maps a setting with at least one parent and a tensor's statistics to the plan.
     `is_random`: whether `mask_seed` matters. `needs`: the statistics that it or its plans use
     (gram, magnitudes, variances, ranks, importance). `most_parents`: the largest number of parents
-    that may take part. `neutral`: the parameters at which, with drop rates 0, one parent of weight
+    that may take part. `is_linear`: whether merged weights are a linear function of the parents'
+    weights. `neutral`: the parameters at which, with drop rates 0, one parent of weight
     1 gives that parent; None if there are none.
     """
 
@@ -55,6 +58,7 @@ class Method:
     parameters: tuple[Parameter, ...] = ()
     needs: frozenset[str] = frozenset()
     most_parents: int | None = None
+    is_linear: bool = False
     neutral: Mapping[str, float] | None = field(default_factory=dict, hash=False)
 
 
@@ -67,7 +71,16 @@ _EPSILON = Parameter(
 _GAMMA = Parameter(
     "gamma", 0.0, 1.0, 0.01, False, "share of entries", "share of the largest entries that is cut"
 )
-_T = Parameter("t", 0.0, 1.0, 1e-4, False, "weight", "farthest an entry moves toward the parent")
+_T = Parameter(
+    "t",
+    0.0,
+    1.0,
+    1e-4,
+    False,
+    "weight",
+    "farthest an entry moves toward the parent",
+    is_smooth=True,
+)
 _SELECT_TOPK = Parameter(
     "select_topk", 0.0, 1.0, 1.0, True, "share of entries", "share of entries that is selected"
 )
@@ -84,6 +97,7 @@ _ROWS = (
         arithmetic.linear,
         "arXiv:2203.05482",
         "weighted average of the parents; the base keeps what the weights leave",
+        is_linear=True,
     ),
     Method(
         "task_arithmetic",
@@ -91,6 +105,7 @@ _ROWS = (
         "arXiv:2212.04089",
         "base plus lambda times the weighted sum of deltas",
         uses_lambda=True,
+        is_linear=True,
     ),
     _dropping(
         "ties",
@@ -105,6 +120,7 @@ _ROWS = (
         arithmetic.dare_linear,
         "arXiv:2311.03099",
         "drop delta entries at random, rescale the rest, then task arithmetic",
+        is_linear=True,
     ),
     _random(
         "dare_ties",
@@ -128,6 +144,7 @@ _ROWS = (
         "drop small delta entries more often than large ones, then task arithmetic",
         parameters=(_EPSILON,),
         needs=_RANKS,
+        is_linear=True,
     ),
     _dropping(
         "breadcrumbs",
@@ -136,6 +153,7 @@ _ROWS = (
         "cut the largest and the smallest delta entries, then task arithmetic",
         parameters=(_GAMMA,),
         needs=_MAGNITUDES,
+        is_linear=True,
     ),
     _dropping(
         "breadcrumbs_ties",
@@ -201,6 +219,7 @@ _ROWS = (
         "take only the delta entries of outlying importance",
         needs=frozenset({"importance"}),
         neutral=None,
+        is_linear=True,
     ),
     Method(
         "nearswap",
@@ -209,6 +228,7 @@ _ROWS = (
         "move each entry toward the parent by at most t",
         parameters=(_T,),
         neutral=MappingProxyType({"t": 1.0}),
+        is_linear=True,
     ),
 )
 _BY_NAME = {row.name: row for row in _ROWS}

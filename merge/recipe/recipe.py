@@ -127,8 +127,18 @@ class Recipe:
                     f"a recipe needs coefficients for each layer group of the model, got none for "
                     f"{group}; it has {', '.join(self.coefficients) or 'no groups'}"
                 )
-            self._settings[group] = _setting(self, self.coefficients[group])
+            self._settings[group] = _setting(self, self.coefficients[group], SMALLEST)
         return self._settings[group]
+
+    def differentiable_setting(self, group: str) -> Setting:
+        """Return a group's setting with every parent whose weight has a slope.
+
+        Where the method is linear in the weights these are all parents, those of weight 0 too;
+        elsewhere taking part is a choice, and they are those of `setting`.
+        """
+        method = METHODS[self.coefficients[group].method or self.method]
+        least = 0.0 if method.is_linear else SMALLEST
+        return _setting(self, self.coefficients[group], least)
 
     @cached_property
     def _settings(self) -> dict[str, Setting]:
@@ -209,14 +219,15 @@ def _rule(rule: Any) -> tuple[str, str]:
     return (rule[0], rule[1])
 
 
-def _setting(recipe: Recipe, coefficients: Coefficients) -> Setting:
+def _setting(recipe: Recipe, coefficients: Coefficients, least: float) -> Setting:
+    # Parents whose weight is at least `least`, alone and times lambda.
     method = METHODS[coefficients.method or recipe.method]
     lambda_ = recipe.lambda_ if coefficients.lambda_ is None else coefficients.lambda_
     lambda_ = lambda_ if method.uses_lambda else 1.0
     active = [
         i
         for i in sorted(range(len(recipe.parents)), key=lambda i: recipe.parents[i])
-        if min(abs(w := coefficients.weights[i]), abs(w * lambda_)) >= SMALLEST
+        if min(abs(w := coefficients.weights[i]), abs(w * lambda_)) >= least
     ]
     parameters = {}
     for row in method.parameters:

@@ -1,0 +1,1 @@
+"""The gradient of a loss with respect to a recipe's coefficients."""
