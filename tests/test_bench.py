@@ -102,7 +102,7 @@ def test_few_shot_rows_read_their_examples_once(bench, tiny, tmp_path):
     scorer = make_scorer(parts, bench.build_engine(parts).model)
     plan = scorer._plans["search"].windows.plan("packed")
     (prefix,) = plan.prefixes
-    opening = scorer._lm.tok_decode(list(prefix.tokens))
+    opening = scorer.lm.tok_decode(list(prefix.tokens))
     documents = [group[0].args[0] for group in scorer.tasks[0].instances("search")]
     assert len(documents) == ITEMS
     assert all(document.startswith(opening) for document in documents)

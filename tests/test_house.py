@@ -40,6 +40,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "merge/hints": (),
     "merge/strict_yaml": (),
     "evals/lm_eval_run": ("evals/tasks",),
+    "evals/gradient": ("evals/scorer",),
     "evals/scorer": ("evals/tasks",),
     "evals/tasks": ("evals/scores",),
     "evals/stats": ("evals/scores",),

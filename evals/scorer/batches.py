@@ -204,13 +204,13 @@ def score_batches(plan: Plan, logits_of: Callable[[Batch], Float[Tensor, "S V"]]
         plan: Plan from `plan_flat` or `plan_packed`.
         logits_of: Function that returns the logits at a batch's ``cells``.
     """
-    tokens = [_score_tokens(logits_of(batch), batch) for batch in plan.batches]
+    tokens = [score_tokens(logits_of(batch), batch) for batch in plan.batches]
     if not tokens:
         return gather(np.zeros((3, 0)), plan)
     return gather(torch.cat(tokens, dim=1).cpu().double().numpy(), plan)  # the one wait
 
 
-def _score_tokens(logits: Float[Tensor, "S V"], batch: Batch) -> Float[Tensor, "3 E"]:
+def score_tokens(logits: Float[Tensor, "S V"], batch: Batch) -> Float[Tensor, "3 E"]:
     """Return log-likelihood, miss and gap of each scored token of a batch, in float32.
 
     Equal to a float32 log-softmax of all ``logits``, without a float32 copy of them.

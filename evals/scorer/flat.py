@@ -94,16 +94,16 @@ def run_flat(model: Any, plan: Plan) -> LogLikelihoods:
         Log-likelihoods of the requests (R,), NaN or infinite where the model's are.
     """
     with torch.no_grad():
-        return score_batches(plan, lambda batch: _logits(model, batch))
+        return score_batches(plan, lambda batch: flat_logits(model, batch))
 
 
 def rehearse_flat(model: Any, plan: Plan, batches: int) -> None:
     """Run a few batches, evenly from longest to shortest, and discard the results."""
     with torch.no_grad():
         for index in spread_picks(len(plan.batches), batches):
-            _logits(model, plan.batches[index])
+            flat_logits(model, plan.batches[index])
 
 
-def _logits(model: Any, batch: Batch) -> torch.Tensor:
+def flat_logits(model: Any, batch: Batch) -> torch.Tensor:
     """Return the logits at the scored positions (S, V)."""
     return scored_logits(model, batch.cells, input_ids=batch.ids, use_cache=False)

@@ -249,7 +249,7 @@ def run_packed(model: Any, plan: Plan, caches: Caches | None = None) -> LogLikel
     """
     with torch.no_grad():
         listed = _prefix_caches(model, plan.prefixes, {} if caches is None else caches)
-        return score_batches(plan, lambda batch: _logits(model, batch, listed))
+        return score_batches(plan, lambda batch: packed_logits(model, batch, listed))
 
 
 def rehearse_packed(model: Any, plan: Plan, batches: int) -> None:
@@ -257,7 +257,7 @@ def rehearse_packed(model: Any, plan: Plan, batches: int) -> None:
     with torch.no_grad():
         caches = _prefix_caches(model, plan.prefixes, {})
         for index in spread_picks(len(plan.batches), batches):
-            _logits(model, plan.batches[index], caches)
+            packed_logits(model, plan.batches[index], caches)
 
 
 def _prefix_caches(model: Any, prefixes: Sequence[Prefix], caches: Caches) -> list[Cache]:
@@ -268,7 +268,7 @@ def _prefix_caches(model: Any, prefixes: Sequence[Prefix], caches: Caches) -> li
     return [caches[prefix.tokens] for prefix in prefixes]
 
 
-def _logits(model: Any, batch: Batch, caches: Sequence[Cache]) -> Tensor:
+def packed_logits(model: Any, batch: Batch, caches: Sequence[Cache]) -> Tensor:
     """Return the logits at the scored positions (S, V)."""
     if batch.layout is None:  # plain rows: causal attention is all the mask they need
         return scored_logits(model, batch.cells, input_ids=batch.ids, use_cache=False)

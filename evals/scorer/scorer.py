@@ -75,6 +75,13 @@ class Scorer:
         batch_size: Rows per forward pass, the same for every candidate.
         batch_tokens: Tokens per forward pass of the packed path; None: 256 times ``batch_size``.
 
+    Attributes:
+        tasks: The tasks.
+        model: The model.
+        lm: An HFLM around it, for lm-eval's rules on tokens.
+        limits: Limits of its batches.
+        path: Path of log-likelihoods in use.
+
     Raises:
         TaskError: If a prompt cannot be scored with this tokenizer and model length.
         ValueError: If a batch size is below 1, or two tasks have one name.
@@ -97,10 +104,10 @@ class Scorer:
             raise ValueError(f"task names must differ, got {[task.name for task in tasks]}")
         self.tasks = tuple(tasks)
         self.model, self.batch_size = model, batch_size
-        self._lm = _reference_lm(model, tokenizer, batch_size)
+        self.lm = _reference_lm(model, tokenizer, batch_size)
         self.path = FLAT if why_not_packed(model) else PACKED
-        self._limits = limits_of(self._lm, batch_size, batch_tokens)
-        self._generator = Generator(self._lm, batch_size)
+        self.limits = limits_of(self.lm, batch_size, batch_tokens)
+        self._generator = Generator(self.lm, batch_size)
         self.generation_report: PathReport | None = None
         self._written: dict[int, Answer] = {}  # by id of the instance, which a task keeps alive
         splits = dict.fromkeys(chain.from_iterable(task.doc_ids for task in self.tasks))
@@ -119,12 +126,12 @@ class Scorer:
         requests: list[Any] = []
         for split, plan in self._plans.items():
             requests.append([split, [[r.context, r.continuation] for r in plan.windows.requests]])
-            requests.append([self._lm.tok_encode(i.args[0]) for i in plan.generations])
+            requests.append([self.lm.tok_encode(i.args[0]) for i in plan.generations])
         return {
             **task_ingredients(self.tasks),
             "tokens": digest(requests),
-            "tokenizer": tokenizer_digest(self._lm.tokenizer),
-            "max_length": self._lm.max_length,
+            "tokenizer": tokenizer_digest(self.lm.tokenizer),
+            "max_length": self.lm.max_length,
             "dtype": str(self.model.dtype).removeprefix("torch."),
             **{name: importlib.metadata.version(name) for name in _DECIDING},
         }
@@ -211,7 +218,7 @@ class Scorer:
         plan = self._plans[split]
         with quiet():
             if plan.likelihoods:
-                plan.windows.rehearse(self.path, self._lm, batches)
+                plan.windows.rehearse(self.path, self.lm, batches)
             if plan.generations:
                 self._generator.rehearse(plan.generations)
 
@@ -229,7 +236,7 @@ class Scorer:
         if not requests:
             return PathReport(self.path, "no log-likelihood requests to compare", 0.0)
         with quiet():
-            report = choose_path(self._lm, requests, tasks, self._limits, n)
+            report = choose_path(self.lm, requests, tasks, self.limits, n)
         self.path = report.path
         return report
 
@@ -263,11 +270,11 @@ class Scorer:
             label = self.tasks.index(task)
             for instance in chain.from_iterable(task.prompts.instances[r] for r in rows[task.name]):
                 if instance.request_type == "generate_until":
-                    _refuse_long_answers(self._lm, instance)
+                    _refuse_long_answers(self.lm, instance)
                     generations.append(instance)
                     continue
                 likelihoods.append(instance)
-                windows.append(encode(self._lm, instance))
+                windows.append(encode(self.lm, instance))
                 labels += [label] * len(windows[-1])
         self._generator.plan(tuple(generations))
         prefixes: dict[int, Row] | None = split_plan.windows.prefixes if split_plan else None
@@ -276,7 +283,7 @@ class Scorer:
             rows=rows,
             likelihoods=tuple(likelihoods),
             generations=tuple(generations),
-            windows=LikelihoodRequests(list(chain(*windows)), labels, self._limits, prefixes),
+            windows=LikelihoodRequests(list(chain(*windows)), labels, self.limits, prefixes),
             owner=np.repeat(np.arange(len(windows)), [len(w) for w in windows]),
         )
 
@@ -284,7 +291,7 @@ class Scorer:
         """Compute the log-likelihoods of a plan, and store them in lm-eval's instances."""
         if not plan.likelihoods:
             return
-        lls, greedy, _ = plan.windows.run(self.path, self._lm, caches)
+        lls, greedy, _ = plan.windows.run(self.path, self.lm, caches)
         for index in np.flatnonzero(~np.isfinite(lls)):
             instance = plan.likelihoods[plan.owner[index]]
             name, row = str(instance.task_name), int(instance.doc_id or 0)
@@ -308,8 +315,8 @@ class Scorer:
 
     def _refuse_non_finite_logits(self, instance: "Instance") -> None:
         """Check one prompt's logits: HFLM's generation turns NaN into a token silently."""
-        tokens = self._lm.tok_encode(instance.args[0])[-self._lm.max_length :]
-        ids = torch.tensor([tokens or [self._lm.prefix_token_id]], device=self._lm.device)
+        tokens = self.lm.tok_encode(instance.args[0])[-self.lm.max_length :]
+        ids = torch.tensor([tokens or [self.lm.prefix_token_id]], device=self.lm.device)
         with torch.no_grad():
             last = self.model(input_ids=ids, use_cache=False).logits[0, -1].float()  # (V,)
         if not bool(torch.isfinite(last).all()):

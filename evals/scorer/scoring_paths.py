@@ -12,12 +12,21 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 
 from ..quiet import one_line
 from .architecture import longest_packed, why_not_packed
-from .batches import Limits, LogLikelihoods, Plan, Request, spread_picks
-from .flat import plan_flat, rehearse_flat, run_flat
-from .packed import ROW_TOKENS, Caches, plan_packed, rehearse_packed, run_packed, task_prefixes
+from .batches import Limits, LogLikelihoods, Plan, Request, score_tokens, spread_picks
+from .flat import flat_logits, plan_flat, rehearse_flat, run_flat
+from .packed import (
+    ROW_TOKENS,
+    Caches,
+    packed_logits,
+    plan_packed,
+    rehearse_packed,
+    run_packed,
+    task_prefixes,
+)
 from .packing import Row
 
 log = logging.getLogger(__name__)
@@ -97,6 +106,34 @@ class LikelihoodRequests:
         if path == FLAT:
             return run_flat(lm.model, self.plan(FLAT))
         return run_packed(lm.model, self.plan(PACKED), caches)
+
+    def differentiable(
+        self, path: str, model: Any
+    ) -> tuple[Float[torch.Tensor, " R"], Float[torch.Tensor, " R"]]:
+        """Score every request with autograd; the requests must have no shared prefixes.
+
+        Args:
+            path: PACKED or FLAT; lm-eval's own loop keeps no gradients, and becomes FLAT.
+            model: The model, on the limits' device.
+
+        Returns:
+            Log-likelihoods (R,), float32 with a gradient, and the number of tokens of each
+            continuation that greedy decoding would miss (R,).
+        """
+        plan = self.plan(PACKED if path == PACKED else FLAT)
+        assert not plan.prefixes
+        scored = [
+            score_tokens(
+                packed_logits(model, batch, ()) if path == PACKED else flat_logits(model, batch),
+                batch,
+            )
+            for batch in plan.batches
+        ]
+        tokens = torch.cat(scored, dim=1)  # (3, E)
+        request_of = torch.as_tensor(plan.request_of, device=tokens.device)
+        zeros = tokens.new_zeros(plan.n_requests)
+        misses = zeros.index_add(0, request_of, tokens[1].detach())
+        return zeros.index_add(0, request_of, tokens[0]), misses
 
     def rehearse(self, path: str, lm: Any, batches: int) -> None:
         """Run a few batches and discard the results."""

@@ -122,7 +122,7 @@ def first(answer: Any) -> float:
 
 def tolerances(case: Case, instances: Any) -> Any:
     """Nats by which each request's log-likelihood may differ (n,)."""
-    encode = case.scorer._lm.tok_encode
+    encode = case.scorer.lm.tok_encode
     each = 1e-6 if case.dtype == "float32" else TOLERANCE
     return np.array([each * len(encode(i.args[-1])) + 1e-5 for i in instances])
 

@@ -1,0 +1,1 @@
+"""Differentiable losses of a task's items, smooth twins of its metric."""
