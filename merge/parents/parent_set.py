@@ -121,11 +121,15 @@ class ParentSet:
         """Return the names of the parents, in the order given."""
         return tuple(name for name in self.folders if name != BASE)
 
+    @property
+    def floating(self) -> tuple[str, ...]:
+        """Return the names of the floating tensors, which are merged."""
+        return tuple(name for name, info in self.tensors.items() if info.is_floating)
+
     def groups(self, grouping: Grouping = Grouping()) -> tuple[str, ...]:  # noqa: B008 - a value
         """Return the names of the layer groups with floating tensors, in model order."""
         if grouping not in self._groups:
-            floating = (name for name, info in self.tensors.items() if info.is_floating)
-            self._groups[grouping] = grouping.names(floating)
+            self._groups[grouping] = grouping.names(self.floating)
         return self._groups[grouping]
 
     @property

@@ -5,7 +5,7 @@ Knows no weights and no torch.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -159,6 +159,48 @@ def _from_names(tensor: str) -> LayerGroup:
     is_input = any(_EMBED.search(p) for p in parts) and not any(_OUTPUT.search(p) for p in parts)
     is_norm = any(_NORM.search(p) for p in parts)
     return LayerGroup(None, EMBED if is_input and not is_norm else HEAD)
+
+
+def tensor_rules(
+    tensors: Iterable[str], rules: tuple[tuple[str, str], ...] = ()
+) -> tuple[tuple[str, str], ...]:
+    """Return rules that give every tensor a layer group of its own.
+
+    The kind of a group is the tensor's name inside its layer ("self_attn_q_proj"), or its last
+    parts outside; where two would be equal (the layers of a vision tower), its complete name.
+
+    Args:
+        tensors: Names of the tensors.
+        rules: The user's rules, which come first; tensors that they match keep their groups.
+    """
+    patterns: dict[str, str] = {}  # pattern -> kind
+    for tensor in tensors:
+        if not any(_compiled(pattern).fullmatch(tensor) for pattern, _ in rules):
+            pattern, before, inside = _parted(tensor)
+            kind = _kind_word(inside or before[-2:])
+            if kind in patterns.values() and pattern not in patterns:
+                kind = _kind_word([*before, *inside])
+            patterns.setdefault(pattern, kind)
+    return rules + tuple(
+        (pattern, f"layers.{_LAYER}.{kind}" if _LAYER in pattern else kind)
+        for pattern, kind in patterns.items()
+    )
+
+
+def _parted(tensor: str) -> tuple[str, list[str], list[str]]:
+    # The pattern of a tensor's name, its parts before the layer's index, and those behind it.
+    parts = tensor.split(".")
+    index = next((i for i in range(1, len(parts)) if _is_layer(parts, i)), None)
+    if index is None:
+        return tensor, parts, []
+    pattern = ".".join([*parts[:index], _LAYER, *parts[index + 1 :]])
+    return pattern, parts[:index], parts[index + 1 :]
+
+
+def _kind_word(parts: Sequence[str]) -> str:
+    words = [part for part in parts if part != "weight"] or list(parts)
+    word = re.sub(r"[^a-z0-9_]", "_", "_".join(words).lower())
+    return word if word[0].isalpha() else f"t_{word}"
 
 
 def _is_layer(parts: list[str], index: int) -> bool:

@@ -18,10 +18,10 @@ MOST_POINTS = 1000
 class Depth(Section):
     """How coefficients vary over the layers: the name of a shape, or ``{shape: K}``."""
 
-    shape: Literal["constant", "lines", "control_points", "blocks", "layers"]
+    shape: Literal["constant", "lines", "control_points", "blocks", "layers", "tensors"]
     """constant: one value; lines: weight = alpha + slope * depth, all else constant (LiNeS, Wang
     et al., arXiv:2410.17146); control_points: linear between K points; blocks: K equal steps;
-    layers: one value per layer."""
+    layers: one value per layer; tensors: one value per tensor."""
     count: int = Field(default=1, ge=1, le=MOST_POINTS)
     """K of control_points and blocks; a model of fewer layers has one per layer."""
 
@@ -30,7 +30,7 @@ class Depth(Section):
     def _check_keys(cls, values: Any) -> Any:
         if isinstance(values, Depth):
             return values
-        if values in ("constant", "lines", "layers"):
+        if values in ("constant", "lines", "layers", "tensors"):
             return {"shape": values}
         if isinstance(values, Mapping) and set(values) == {"shape", "count"}:
             return values
@@ -40,8 +40,8 @@ class Depth(Section):
             if shape in ("control_points", "blocks") and is_count:
                 return {"shape": shape, "count": count}
         raise ValueError(
-            "must be `constant`, `lines`, `layers`, `{control_points: K}` or `{blocks: K}` with K "
-            f"in 1..{MOST_POINTS}, got {values!r}"
+            "must be `constant`, `lines`, `layers`, `tensors`, `{control_points: K}` or "
+            f"`{{blocks: K}}` with K in 1..{MOST_POINTS}, got {values!r}"
         )
 
 
@@ -56,7 +56,7 @@ class SpaceSection(Section):
     """Methods to choose from, per module kind and point of `depth`; the first is the middle of the
     space. Empty: `merge.method` everywhere."""
     depth: Depth = Depth(shape="control_points", count=5)
-    """Curve of the coefficients over the layers: `constant`, `lines`, `layers`,
+    """Curve of the coefficients over the layers: `constant`, `lines`, `layers`, `tensors`,
     `{control_points: K}` or `{blocks: K}`."""
     modules: tuple[str, ...] = ("attn", "mlp")
     """Module kinds with separate coefficients; the tensors of other kinds use the mean (and the
@@ -113,6 +113,15 @@ class SpaceSection(Section):
         return value
 
     @model_validator(mode="after")
+    def _check_modules_are_free(self) -> SpaceSection:
+        if self.depth.shape == "tensors" and "modules" in self.model_fields_set:
+            raise ValueError(
+                f"`depth: tensors` gives each tensor its own coefficients, got `modules: "
+                f"{list(self.modules)}`; leave one out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_slope(self) -> SpaceSection:
         if self.slope is not None and self.depth.shape != "lines":
             raise ValueError(
@@ -158,9 +167,9 @@ class StageSection(Section):
 
     def over(self, space: SpaceSection) -> SpaceSection:
         """Return the space with this stage's changes; `slope` only if `depth` is `lines`."""
-        plain = space.model_dump(by_alias=True)
+        plain = space.model_dump(by_alias=True, exclude_unset=True)
         if "depth" in self.space and self.space["depth"] != "lines":
-            plain.pop("slope")
+            plain.pop("slope", None)
         return SpaceSection.model_validate(plain | self.space)
 
 

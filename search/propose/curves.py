@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ...merge.recipe.groups import LayerGroup, depth, lines
 
 ANY_KIND = "all"
@@ -32,6 +35,9 @@ class Curves:
     kinds: tuple[str, ...]
     count: int = 1
     _genes: dict[tuple[str, str], tuple[str, ...]] = field(
+        default_factory=dict, init=False, compare=False, repr=False
+    )
+    _factors: dict[str, dict[str, NDArray[np.float64]]] = field(
         default_factory=dict, init=False, compare=False, repr=False
     )
     is_counted: ClassVar[bool] = False
@@ -76,13 +82,20 @@ class Curves:
         choices = self.genes("method", self._kinds_of(group)[0])
         return choices[self._nearest(len(choices), self._positions[group])]
 
-    def factors(self, head: str) -> dict[str, list[float]]:
+    def factors(self, head: str) -> dict[str, NDArray[np.float64]]:
         """Return gene -> its factor in each group's number (L): numbers are linear in the genes."""
-        zeros = {gene: 0.0 for kind in self.kinds for gene in self.genes(head, kind)}
-        return {
-            gene: [self.value(head, group, zeros | {gene: 1.0}) for group in self.groups]
-            for gene in zeros
-        }
+        if head not in self._factors:
+            genes = [gene for kind in self.kinds for gene in self.genes(head, kind)]
+            table = np.zeros((len(genes), len(self.groups)))
+            rows = {gene: table[i] for i, gene in enumerate(genes)}
+            for column, group in enumerate(self.groups):
+                # Only the genes of the group's kinds enter its number.
+                near = [g for kind in self._kinds_of(group) for g in self.genes(head, kind)]
+                zeros = dict.fromkeys(near, 0.0)
+                for gene in near:
+                    rows[gene][column] = self.value(head, group, zeros | {gene: 1.0})
+            self._factors[head] = rows
+        return self._factors[head]
 
     def _at(self, genes: tuple[str, ...], group: str, values: Mapping[str, Any]) -> float:
         position, last = self._positions[group], len(genes) - 1
@@ -166,11 +179,40 @@ class Lines(Constant):
         return lines(alpha, slope[0], self._positions[group]) if slope else alpha
 
 
+class Tensors(Curves):
+    """A number for every tensor: each is a layer group, and its name in a layer is the kind."""
+
+    def n_points(self, kind: str) -> int:
+        """Return the number of layers that have such a tensor; one if it is outside the layers."""
+        return len(self._layers[kind])
+
+    def _names(self, head: str, kind: str) -> tuple[str, ...]:
+        return tuple(f"{head}.{kind}.{layer or 0}" for layer in self._layers[kind])
+
+    def choice(self, group: str) -> str:
+        """Return the choice that gives a group its method: its own."""
+        parsed = self._parsed[group]
+        return self.genes("method", parsed.kind)[self._layers[parsed.kind].index(parsed.layer)]
+
+    def _at(self, genes: tuple[str, ...], group: str, values: Mapping[str, Any]) -> float:
+        parsed = self._parsed[group]
+        return values[genes[self._layers[parsed.kind].index(parsed.layer)]]
+
+    @cached_property
+    def _layers(self) -> dict[str, list[int | None]]:
+        """Kind -> layers that have it, in order."""
+        layers: dict[str, list[int | None]] = {kind: [] for kind in self.kinds}
+        for group in self._parsed.values():
+            layers[group.kind].append(group.layer)
+        return layers
+
+
 SHAPES: dict[str, type[Curves]] = {
     "constant": Constant,
     "lines": Lines,
     "control_points": ControlPoints,
     "blocks": Blocks,
     "layers": Layers,
+    "tensors": Tensors,
 }
 """Shape of `space.depth` -> its curves."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -36,10 +37,12 @@ def encode(space: Space, recipe: Recipe) -> dict[str, float | str]:
     are in the middle.
 
     Args:
-        space: A space with the recipe's parents and layer groups.
+        space: A space with the recipe's parents, and its layer groups or one for each tensor.
         recipe: Any recipe.
     """
     numbers: dict[str, float] = {}
+    if recipe.layer_groups != space.layer_groups and space.tensors:
+        recipe = _by_tensor(space, recipe)
     for head, read in _readers(space, recipe).items():
         targets = [read(recipe.coefficients[group]) for group in space.groups]
         factors = {gene: f for gene, f in space.curves.factors(head).items() if gene in space.genes}
@@ -55,6 +58,15 @@ def encode(space: Space, recipe: Recipe) -> dict[str, float | str]:
         if gene in numbers:
             genotype[gene] = min(max(numbers[gene], low), high)
     return genotype | _choices(space, recipe)
+
+
+def _by_tensor(space: Space, recipe: Recipe) -> Recipe:
+    """Return the same merge with a layer group for each tensor."""
+    coefficients = {
+        group: recipe.coefficients[recipe.grouping.group(tensor).name]
+        for group, tensor in space.tensors.items()
+    }
+    return replace(recipe, coefficients=coefficients, layer_groups=space.layer_groups)
 
 
 def expressed(space: Space, recipe: Recipe) -> dict[str, float | str] | None:
@@ -110,7 +122,7 @@ def _parameter(method: str, name: str, at: int, c: Coefficients) -> float | None
 
 
 def _fitted(
-    factors: dict[str, list[float]],
+    factors: Mapping[str, NDArray[np.float64]],
     targets: Sequence[float | None],
     bounds: Mapping[str, tuple[float, float]],
 ) -> dict[str, float]:

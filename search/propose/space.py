@@ -14,10 +14,13 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from ...merge.hints import hint
-from ...merge.recipe.groups import LayerGroup
+from ...merge.recipe.groups import Grouping, LayerGroup, tensor_rules
 from ...merge.recipe.methods import METHODS, Method, Parameter
 from ...merge.recipe.recipe import Coefficients, Recipe
+from ...merge.recipe.recipe_gradient import RecipeGradient
 from ..config.config import Config, ConfigError
 from ..config.space import Depth, SpaceSection
 from .curves import ANY_KIND, SHAPES, Curves
@@ -57,6 +60,7 @@ class Space:
         optional: Parents that may be left out.
         last_seed: The highest mask seed if it is searched, else None.
         narrowed: Gene -> bounds, for genes with bounds of their own.
+        tensors: Layer group -> its tensor, if each tensor is a layer group.
     """
 
     parents: tuple[str, ...]
@@ -74,6 +78,7 @@ class Space:
     optional: tuple[str, ...] = ()
     last_seed: int | None = None
     narrowed: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    tensors: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def genes(self) -> dict[str, tuple[float, float]]:
@@ -98,8 +103,8 @@ class Space:
     def phrase(self) -> str:
         """Depth, kinds and bounds of the weights, in words."""
         count = f" {self._most_points}" if self.curves.is_counted else ""
-        kinds, (low, high) = "/".join(self.kinds), self.weight
-        return f"{self.depth.shape}{count} x {kinds}, weights in [{low:g}, {high:g}]"
+        kinds, (low, high) = "" if self.tensors else f" x {'/'.join(self.kinds)}", self.weight
+        return f"{self.depth.shape}{count}{kinds}, weights in [{low:g}, {high:g}]"
 
     @cached_property
     def curves(self) -> Curves:
@@ -169,6 +174,40 @@ class Space:
             mask_seed=self._seed(values),
             layer_groups=self.layer_groups,
         )
+
+    def gradient(self, params: Params, by_recipe: RecipeGradient) -> dict[str, float]:
+        """Return the derivative by each gene that a recipe depends on smoothly (chain rule).
+
+        These are weights, lambda and smooth parameters; drop rates, choices, `keep` and mask seeds
+        have none.
+
+        Args:
+            params: The genotype.
+            by_recipe: Derivatives by the coefficients of its recipe (`decode`).
+        """
+        result: dict[str, float] = {}
+        for i, parent in enumerate(self.parents):
+            kept = float(params.get(f"keep.{parent}", 1.0)) >= KEPT
+            slopes = [by_recipe.weights[group][i] * kept for group in self.groups]
+            result |= self._chained(f"weight.{parent}", slopes)
+        if "lambda" in self.genes:
+            result["lambda"] = sum(by_recipe.lambdas.values())
+        for name in self.parameters:
+            heads = [name] if self.is_shared(name) else [f"{name}.{p}" for p in self.parents]
+            by_group = [by_recipe.parameters[group].get(name) for group in self.groups]
+            if any(by_group):
+                for i, head in enumerate(heads):
+                    result |= self._chained(head, [b[i] if b else 0.0 for b in by_group])
+        return result
+
+    def _chained(self, head: str, slopes: Sequence[float]) -> dict[str, float]:
+        """Return the derivatives by a curve's genes, from those by its number in each group (L)."""
+        factors = self.curves.factors(head)
+        return {
+            gene: float(factor @ np.asarray(slopes))
+            for gene, factor in factors.items()
+            if gene in self.genes
+        }
 
     def _seed(self, values: Mapping[str, Any]) -> int:
         """Return the mask seed of a number in [first, last + 1]."""
@@ -244,16 +283,26 @@ class Space:
         return values | {key: value for key, value in optional.items() if value}
 
 
-def build_space(config: Config, groups: Sequence[str]) -> Space:
+def build_space(config: Config, groups: Sequence[str], tensors: Sequence[str] = ()) -> Space:
     """Return the space of a configuration over the layer groups of its parents.
+
+    Args:
+        config: The configuration.
+        groups: Names of the layer groups, in model order.
+        tensors: Names of the tensors that are merged, for ``depth: tensors``.
 
     Raises:
         ConfigError: If no layer group of the model has a module kind that `space` names.
     """
     parents = tuple(config.parents)
     section, seeds = config.space, config.space.mask_seed
-    kinds = {LayerGroup.from_name(name).kind for name in groups}
-    for kind in section.modules:
+    is_by_tensor = section.depth.shape == "tensors"
+    grouping = config.merge.grouping
+    if is_by_tensor:
+        grouping = Grouping(tensor_rules(tensors, grouping.rules))
+        groups = grouping.names(tensors)
+    kinds = dict.fromkeys(LayerGroup.from_name(name).kind for name in groups)
+    for kind in () if is_by_tensor else section.modules:
         if kind not in kinds:
             raise ConfigError(
                 f"`space.modules` names `{kind}`, but this model has no layer group of that kind; "
@@ -264,16 +313,17 @@ def build_space(config: Config, groups: Sequence[str]) -> Space:
         groups=tuple(groups),
         methods=config.methods,
         depth=section.depth,
-        kinds=section.modules or (ANY_KIND,),
+        kinds=tuple(kinds) if is_by_tensor else section.modules or (ANY_KIND,),
         weight=weight_bounds(section, len(parents)),
         drop_rate=section.drop_rate,
         lambda_=section.lambda_,
         mask_seed=config.merge.mask_seed if seeds is None else seeds[0],
         slope=(section.slope or SLOPE) if section.depth.shape == "lines" else None,
         parameters=section.parameters,
-        layer_groups=tuple(config.merge.layer_groups.items()),
+        layer_groups=grouping.rules,
         optional=tuple(parent for parent in parents if parent in config.optional),
         last_seed=None if seeds is None else seeds[1],
+        tensors={grouping.group(t).name: t for t in tensors} if is_by_tensor else {},
     )
 
 

@@ -217,18 +217,21 @@ def _scored(
             yield first.decode(trial.params), candidate
 
 
-def plan_stages(config: Config, groups: Sequence[str]) -> tuple[Stage, ...]:
+def plan_stages(
+    config: Config, groups: Sequence[str], tensors: Sequence[str] = ()
+) -> tuple[Stage, ...]:
     """Return the stages of a search; one without a name if the configuration has none.
 
     Args:
         config: The configuration.
         groups: Names of the layer groups, in model order.
+        tensors: Names of the tensors that are merged, for ``depth: tensors``.
 
     Raises:
         ConfigError: If no layer group of the model has a module kind that `space` names.
     """
     if not config.stages:
-        return (_stage(config, build_space(config, groups)),)
+        return (_stage(config, build_space(config, groups, tensors)),)
     counts = list(accumulate(stage.trials or 0 for stage in config.stages[:-1]))
     parts = list(accumulate(shares(config.stages)))
     plan = []
@@ -238,7 +241,7 @@ def plan_stages(config: Config, groups: Sequence[str]) -> tuple[Stage, ...]:
         plan.append(
             _stage(
                 config,
-                _space(config, number, groups),
+                _space(config, number, groups, tensors),
                 name=f"stage {number + 1} of {len(config.stages)}",
                 width=section.width,
                 until_asked=counts[number] if is_counted and not is_last else None,
@@ -274,8 +277,8 @@ def _stage(config: Config, space: Space, **plan: Any) -> Stage:
     return Stage(space, pace_of(config.search, config.workers, len(space.genes)), **plan)
 
 
-def _space(config: Config, number: int, groups: Sequence[str]) -> Space:
+def _space(config: Config, number: int, groups: Sequence[str], tensors: Sequence[str]) -> Space:
     try:
-        return build_space(config.of_stage(number), groups)
+        return build_space(config.of_stage(number), groups, tensors)
     except ConfigError as error:
         raise ConfigError(f"`stages.{number}`: {error}") from error

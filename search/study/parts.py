@@ -79,7 +79,7 @@ def open_parts(config: Config, begun: Mapping[str, Any] | None = None) -> Parts:
     if config.workers is not None and config.workers.engine == "ray":
         check_ray()
     parents = open_parents(config)
-    stages = plan_stages(config, parents.groups(config.merge.grouping))
+    stages = plan_stages(config, parents.groups(config.merge.grouping), parents.floating)
     if config.search.trials != 0:
         for stage in stages:
             _check_stage(stage, config)

@@ -15,6 +15,7 @@ def make_space(
     method: str | list[str] = "task_arithmetic",
     groups=GROUPS,
     rules=None,
+    tensors=(),
     **space: Any,
 ):
     """A space over tiny layer groups; `method` is one name, or several to choose from."""
@@ -29,7 +30,17 @@ def make_space(
             "space": space if merge else space | {"method": method},
         }
     )
-    return build_space(config, groups)
+    return build_space(config, groups, tensors)
 
+
+TENSORS = (
+    "model.embed_tokens.weight",
+    *(
+        f"model.layers.{i}.{name}.weight"
+        for i in range(N_LAYERS)
+        for name in ("self_attn.q_proj", "mlp.up_proj", "input_layernorm")
+    ),
+    "model.norm.weight",
+)
 
 SPACE = make_space(depth={"control_points": 2}, modules=["attn", "mlp"])

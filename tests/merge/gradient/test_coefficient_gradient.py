@@ -8,11 +8,12 @@ import pytest
 import torch
 from heterosis.merge.engine.engine import MergeEngine
 from heterosis.merge.engine.placement import PLACEMENTS, Sources
-from heterosis.merge.gradient.coefficient_gradient import CoefficientGradient, RecipeGradient
+from heterosis.merge.gradient.coefficient_gradient import CoefficientGradient
 from heterosis.merge.parents.checkpoint import LowRank
 from heterosis.merge.parents.parent_set import ParentSet
 from heterosis.merge.recipe.methods import METHODS
 from heterosis.merge.recipe.recipe import Coefficients, Recipe
+from heterosis.merge.recipe.recipe_gradient import RecipeGradient
 
 from tests.families import tiny_family
 

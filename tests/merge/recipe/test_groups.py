@@ -1,7 +1,14 @@
 """Layer groups from tensor names of several architectures."""
 
 import pytest
-from heterosis.merge.recipe.groups import Grouping, LayerGroup, depth, layer_group, lines
+from heterosis.merge.recipe.groups import (
+    Grouping,
+    LayerGroup,
+    depth,
+    layer_group,
+    lines,
+    tensor_rules,
+)
 
 
 @pytest.mark.parametrize(
@@ -149,3 +156,36 @@ def test_lines_is_linear_in_depth():
     # LiNeS with L = 5 layers, counted from 1: alpha + beta * (l - 1) / (L - 1).
     scales = [lines(0.2, 0.8, depth(f"layers.{i}.mlp", 5)) for i in range(5)]
     assert scales == pytest.approx([0.2 + 0.8 * i / 4 for i in range(5)])
+
+
+def test_every_tensor_gets_a_group_of_its_own():
+    tensors = [
+        "model.embed_tokens.weight",
+        "model.layers.0.mlp.up_proj.weight",
+        "model.layers.0.mlp.up_proj.bias",
+        "model.layers.12.mlp.up_proj.weight",
+        "model.layers.12.mlp.experts.3.up_proj.weight",
+        "vision_tower.encoder.layers.0.mlp.up_proj.weight",
+        "model.layers.1.A_log",
+        "lm_head.weight",
+    ]
+    rules = tensor_rules(tensors)
+    grouping = Grouping(rules)
+    names = [grouping.group(tensor).name for tensor in tensors]
+    assert names == [
+        "embed_tokens",
+        "layers.0.mlp_up_proj",
+        "layers.0.mlp_up_proj_bias",
+        "layers.12.mlp_up_proj",
+        "layers.12.mlp_experts_3_up_proj",
+        "layers.0.vision_tower_encoder_layers_mlp_up_proj",
+        "layers.1.a_log",
+        "lm_head",
+    ]
+    assert len(rules) == 7, "one for all layers"
+
+
+def test_rules_of_the_user_come_first():
+    rules = (("*up_proj*", "layers.0.mine"),)
+    found = tensor_rules(["model.layers.0.up_proj.weight", "model.norm.weight"], rules)
+    assert found == (*rules, ("model.norm.weight", "norm"))

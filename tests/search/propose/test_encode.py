@@ -4,9 +4,10 @@ import random
 from typing import Any
 
 import pytest
+from heterosis.merge.recipe.groups import Grouping
 from heterosis.search.propose.encode import encode, expressed, is_same_merge
 
-from ..spaces import GROUPS, make_space
+from ..spaces import GROUPS, TENSORS, make_space
 
 EVERY = {"drop_rate": [0.0, 0.9], "lambda": [0.5, 1.5]}
 
@@ -130,3 +131,15 @@ def test_different_recipes_are_not_equal():
         assert not is_same_merge(space.decode(genotype | change), recipe)
     left_out = genotype | {name: 0.0 for name in genotype if name.startswith("weight.a.")}
     assert not is_same_merge(space.decode(left_out), recipe)
+
+
+def test_a_recipe_is_refined_to_a_weight_for_each_tensor():
+    groups = Grouping().names(TENSORS)
+    coarse = make_space(groups=groups, depth="layers", modules=["attn", "mlp"])
+    values = {gene: i / 20 for i, gene in enumerate(coarse.genes)}
+    recipe = coarse.decode(coarse.middle | values)
+    fine = make_space(depth="tensors", tensors=TENSORS)
+    refined = fine.decode(encode(fine, recipe))
+    for tensor in TENSORS:
+        mine = refined.coefficients[refined.grouping.group(tensor).name]
+        assert mine.weights == recipe.coefficients[recipe.grouping.group(tensor).name].weights

@@ -3,9 +3,11 @@
 import math
 from typing import get_args
 
+import numpy as np
 import pytest
 from heterosis.merge.recipe.methods import METHODS
 from heterosis.merge.recipe.recipe import Recipe
+from heterosis.merge.recipe.recipe_gradient import RecipeGradient
 from heterosis.search.config.config import ConfigError
 from heterosis.search.config.search import BaselinesSection
 from heterosis.search.config.space import Depth
@@ -13,7 +15,7 @@ from heterosis.search.format import recipe_line
 from heterosis.search.propose.baselines import null_baselines
 from heterosis.search.propose.curves import SHAPES
 
-from ..spaces import GROUPS, N_LAYERS, make_space
+from ..spaces import GROUPS, N_LAYERS, TENSORS, make_space
 
 
 @pytest.mark.parametrize("parents", [("a",), ("a", "b"), ("a", "b", "c")])
@@ -81,6 +83,79 @@ def test_layers_leaves_every_layer_free():
     recipe = space.decode(space.middle | values)
     got = [recipe.coefficients[f"layers.{i}.mlp"].weights[0] for i in range(N_LAYERS)]
     assert got == pytest.approx([0.0, 0.1, 0.2, 0.3])
+
+
+def test_every_tensor_may_have_its_own_weight():
+    space = make_space(depth="tensors", tensors=TENSORS)
+    assert len(space.genes) == 2 * len(TENSORS)
+    assert space.phrase == "tensors, weights in [0, 1]"
+    values = {"weight.a.self_attn_q_proj.2": 0.1, "weight.b.embed_tokens.0": 0.2}
+    recipe = space.decode(space.middle | values)
+    assert recipe.grouping.group(TENSORS[0]).name == "embed_tokens"
+    for tensor in TENSORS:
+        weights = recipe.coefficients[recipe.grouping.group(tensor).name].weights
+        expected = {TENSORS[0]: (0.5, 0.2), "model.layers.2.self_attn.q_proj.weight": (0.1, 0.5)}
+        assert weights == expected.get(tensor, (0.5, 0.5))
+    assert Recipe.from_json(recipe.to_json()) == recipe
+
+
+def test_methods_may_be_chosen_by_tensor():
+    space = make_space(method=["linear", "ties"], depth="tensors", tensors=TENSORS)
+    assert len(space.choices) == len(TENSORS)
+    recipe = space.decode(space.middle | {"method.mlp_up_proj.3": "ties"})
+    methods = {g: c.method for g, c in recipe.coefficients.items() if c.method}
+    assert methods == {"layers.3.mlp_up_proj": "ties"}
+
+
+def test_a_tensor_of_a_rule_keeps_its_group():
+    rules = {"*.layers.{layer}.mlp.*": "layers.{layer}.mlp"}
+    space = make_space(depth="tensors", tensors=TENSORS, rules=rules)
+    assert "weight.a.mlp.3" in space.genes and "weight.a.self_attn_q_proj.3" in space.genes
+
+
+def test_tensors_and_modules_exclude_each_other():
+    with pytest.raises(ValueError, match=r"each tensor its own coefficients, got `modules: .*attn"):
+        make_space(depth="tensors", modules=["attn"], tensors=TENSORS)
+
+
+SMOOTH = [
+    {"depth": "constant", "modules": []},
+    {"depth": "lines"},
+    {"depth": {"control_points": 3}, "modules": ["attn", "mlp"]},
+    {"depth": {"blocks": 2}, "modules": ["attn", "other"], "optional": True},
+    {"depth": "layers", "lambda": [0.5, 1.5]},
+]
+
+
+@pytest.mark.parametrize("space", [*SMOOTH, {"depth": "tensors", "tensors": TENSORS}])
+def test_derivatives_by_genes_are_the_chain_rule(space):
+    made = make_space(**space)
+    rng = np.random.default_rng(3)
+    slopes = {g: rng.normal(size=2).tolist() for g in made.groups}
+    lambdas = {g: float(rng.normal()) for g in made.groups}
+
+    def loss(genotype):
+        recipe = made.decode(genotype)
+        by_weight = sum(np.dot(slopes[g], c.weights) for g, c in recipe.coefficients.items())
+        return by_weight + sum(lambdas.values()) * recipe.lambda_
+
+    at = made.middle | {f"keep.{p}": k for p, k in zip(made.optional, (0.2, 0.9), strict=False)}
+    found = made.gradient(at, RecipeGradient({g: tuple(s) for g, s in slopes.items()}, lambdas, {}))
+    assert set(found) == {gene for gene in made.genes if not gene.startswith("keep.")}
+    for gene, slope in found.items():
+        ends = [loss(at | {gene: at[gene] + by}) for by in (1e-4, -1e-4)]
+        assert slope == pytest.approx((ends[0] - ends[1]) / 2e-4, abs=1e-6)
+
+
+def test_smooth_parameters_have_derivatives_too():
+    space = make_space(method="nearswap", depth="layers", parameters={"t": [0.0, 0.1]})
+    by_group = {g: {"t": (1.0, 2.0)} for g in space.groups}
+    zeros = dict.fromkeys(space.groups, (0.0, 0.0))
+    recipe_gradient = RecipeGradient(zeros, dict.fromkeys(space.groups, 0.0), by_group)
+    found = space.gradient(space.middle, recipe_gradient)
+    # The first point of attn: its own layer's attn, and half of what follows both kinds there.
+    assert found["t.b.attn.1"] == pytest.approx(2.0 * 1.5)
+    assert found["t.a.attn.0"] == pytest.approx(1.0 * 2.0), "the embeddings too"
 
 
 def test_tensors_of_no_named_kind_take_the_mean_of_the_kinds():
