@@ -166,10 +166,12 @@ class StageSection(Section):
         return own | {"space": {key: value for key, value in values.items() if key not in own}}
 
     def over(self, space: SpaceSection) -> SpaceSection:
-        """Return the space with this stage's changes; `slope` only if `depth` is `lines`."""
-        plain = space.model_dump(by_alias=True, exclude_unset=True)
+        """Return the space with this stage's changes, without keys that its `depth` excludes."""
+        plain = space.model_dump(by_alias=True)
         if "depth" in self.space and self.space["depth"] != "lines":
-            plain.pop("slope", None)
+            plain.pop("slope")
+        if "modules" not in space.model_fields_set or self.space.get("depth") == "tensors":
+            plain.pop("modules")
         return SpaceSection.model_validate(plain | self.space)
 
 
