@@ -12,7 +12,6 @@ Shapes: P parents, R rows of a plan, N entries of a tensor.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -91,7 +90,7 @@ class CoefficientGradient:
     def take(self) -> RecipeGradient:
         """Return the derivatives collected since the last call, and start again at 0."""
         weights = {g: dict.fromkeys(self._recipe.parents, 0.0) for g in self._recipe.coefficients}
-        lambdas: Counter[str] = Counter(dict.fromkeys(weights, 0.0))  # pyright: ignore
+        lambdas = dict.fromkeys(weights, 0.0)
         parameters: dict[str, dict[Coefficient, float]] = {group: {} for group in weights}
         for name, by_row in self._host_sums().items():
             group, rows = self._recipe.grouping.group(name).name, self._rows[name]
@@ -106,7 +105,7 @@ class CoefficientGradient:
         self._sums.clear()
         return RecipeGradient(
             {group: tuple(by_parent.values()) for group, by_parent in weights.items()},
-            dict(lambdas),
+            lambdas,
             {group: self._by_parameter(slopes) for group, slopes in parameters.items()},
         )
 
@@ -315,10 +314,10 @@ def _with_strides_of(parameter: Tensor, gradient: Tensor) -> Tensor:
 
 def _span(tensor: Tensor) -> tuple[int, int]:
     """Return the first entry of a tensor in its storage, and the one behind its last."""
-    start = tensor.storage_offset()
+    start = int(tensor.storage_offset())
     sizes = zip(tensor.shape, tensor.stride(), strict=True)
     last = sum((size - 1) * stride for size, stride in sizes) if tensor.numel() else -1
-    return start, start + last + 1
+    return start, start + int(last) + 1
 
 
 def _overlap(first: tuple[int, int], second: tuple[int, int]) -> bool:

@@ -77,6 +77,10 @@ def test_the_loss_of_a_question_is_the_cross_entropy_of_its_choices(
         assert loss == pytest.approx(math.log(sum(map(math.exp, s))) - s[gold], abs=1e-3)
 
 
+def assert_equal_gradients(parameter: torch.Tensor, expected: torch.Tensor | None) -> None:
+    torch.testing.assert_close(parameter.grad, expected, rtol=1e-3, atol=1e-5)
+
+
 def test_gradients_are_those_of_finite_differences_and_microbatches_add_up(scorer):
     smooth, model = losses_of(scorer), scorer.model
     keys = list(smooth.items)
@@ -101,7 +105,7 @@ def test_gradients_are_those_of_finite_differences_and_microbatches_add_up(score
     smooth.most_tokens = 1  # every item alone
     parameter.grad = None
     again = smooth.backward(keys, weights)
-    assert torch.allclose(parameter.grad, whole, rtol=1e-3, atol=1e-5)
+    assert_equal_gradients(parameter, whole)
     assert again.n_tokens == report.n_tokens
     for name, values in report.losses.items():
         assert again.losses[name] == pytest.approx(values, abs=1e-3)
@@ -128,7 +132,7 @@ def test_shrinking_halves_then_recomputes_then_gives_up(scorer):
     assert len(calls) == 2, "once forward, once again in the backward pass"
     parameter.grad = None
     smooth.backward(keys, weights)
-    assert torch.allclose(parameter.grad, expected, rtol=1e-3, atol=1e-5)
+    assert_equal_gradients(parameter, expected)
     assert not any(module.training for module in scorer.model.modules())
     parameter.grad = None
     parameter.requires_grad_(False)
