@@ -32,7 +32,9 @@ def losses_of(scorer: Scorer, *terms: Term, **options: Any) -> SmoothLosses:
 
 @pytest.fixture(scope="module")
 def scorer(tasks_folder, tokenizer) -> Scorer:
-    return make(tasks_folder, tokenizer)
+    made = make(tasks_folder, tokenizer)
+    made.model.requires_grad_(False)
+    return made
 
 
 @pytest.mark.parametrize("arch", ["llama", "gemma2", "gpt_neox", "mamba"])
