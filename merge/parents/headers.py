@@ -19,8 +19,8 @@ from safetensors import SafetensorError, safe_open
 from ..hints import reason
 
 MAX_JSON_BYTES = 100_000_000
-"""Largest JSON file that is read: the header limit of the safetensors library, and three times the
-largest tokenizer.json in use (Gemma 3: 33 MB)."""
+"""Largest JSON file or header that is read: the header limit of the safetensors library, and three
+times the largest tokenizer.json in use (Gemma 3: 33 MB)."""
 MAX_MESSAGE = 1000
 """Characters of one error line: tensor names come from the file and may be megabytes long."""
 BASE = "base"
@@ -218,9 +218,7 @@ def read_header(who: str, path: Path) -> dict[str, TensorInfo]:
             length = int.from_bytes(file.read(8), "little")
             header = _strict_json(file.read(length))
     except (SafetensorError, OSError, ValueError) as error:
-        raise ParentError(
-            f"{who}: {path} is not a valid safetensors file ({reason(error)}); fetch it again"
-        ) from None
+        raise ParentError(f"{who}: {path} {_fault(path, error)}; fetch it again") from None
     header.pop("__metadata__", None)
     for name, entry in header.items():
         if entry["dtype"] not in _WIDTHS:
@@ -229,3 +227,38 @@ def read_header(who: str, path: Path) -> dict[str, TensorInfo]:
                 f"merged; save the model in bfloat16, float16 or float32"
             )
     return {n: TensorInfo(tuple(e["shape"]), e["dtype"], path) for n, e in header.items()}
+
+
+def _fault(path: Path, error: Exception) -> str:
+    """Return what is wrong with a file that safetensors refuses, with its size in bytes."""
+    try:
+        size, promised = path.stat().st_size, _promised_size(path)
+    except OSError:
+        return f"is not a valid safetensors file ({reason(error)})"
+    if promised is not None and size < promised:
+        return f"is truncated: its header promises {promised} bytes, {size} are there"
+    sizes = [] if size == promised else [f"{size} bytes are there"]
+    if promised is not None and promised < size:
+        sizes.append(f"its header promises {promised}")
+    return f"is not a valid safetensors file ({', '.join([reason(error), *sizes])})"
+
+
+def _promised_size(path: Path) -> int | None:
+    """Return the size in bytes that a safetensors header promises, None if it cannot be read.
+
+    Of a file cut in its header it is the size up to the header's end.
+    """
+    with path.open("rb") as file:
+        start = file.read(8)
+        length = int.from_bytes(start, "little")
+        if len(start) < 8 or length > MAX_JSON_BYTES:
+            return None
+        header = file.read(length)
+    if len(header) < length:
+        return 8 + length
+    try:
+        entries = json.loads(header).items()
+        ends = [int(e["data_offsets"][1]) for name, e in entries if name != "__metadata__"]
+    except (ValueError, RecursionError, AttributeError, TypeError, LookupError, OverflowError):
+        return None
+    return 8 + length + max(ends, default=0)

@@ -101,17 +101,40 @@ def invalid(pair) -> str:
     return message[len(start) : -len(end) - 1]
 
 
-@pytest.mark.parametrize("size", [0, 5, 8, 100])
+@pytest.mark.parametrize("size", [0, 5])
+def test_file_cut_before_its_header_says_its_size(pair, size):
+    (pair["a"] / WEIGHTS).write_bytes(b"\0" * size)
+    assert invalid(pair).endswith(f", {size} bytes are there")
+
+
+def truncated(pair: Family, promised: int, size: int) -> str:
+    """The line for parent a whose weights are cut."""
+    return (
+        f"parent a: {pair['a'] / WEIGHTS} is truncated: its header promises {promised} bytes, "
+        f"{size} are there; fetch it again"
+    )
+
+
+@pytest.mark.parametrize("size", [8, 100])
 def test_file_cut_in_the_header(pair, size):
     file = pair["a"] / WEIGHTS
-    file.write_bytes(file.read_bytes()[:size])
-    assert "header too small" in (reason := invalid(pair)) or "invalid header length" in reason
+    raw = file.read_bytes()
+    file.write_bytes(raw[:size])
+    assert refusal(pair) == truncated(pair, 8 + struct.unpack("<Q", raw[:8])[0], size)
 
 
 def test_file_cut_in_the_data(pair):
     file = pair["a"] / WEIGHTS
-    file.write_bytes(file.read_bytes()[:-1])
-    assert "file not fully covered" in invalid(pair)
+    raw = file.read_bytes()
+    file.write_bytes(raw[:-1])
+    assert refusal(pair) == truncated(pair, len(raw), len(raw) - 1)
+
+
+def test_file_longer_than_its_header_says(pair):
+    file = pair["a"] / WEIGHTS
+    raw = file.read_bytes()
+    file.write_bytes(raw + b"\0")
+    assert f"{len(raw) + 1} bytes are there, its header promises {len(raw)}" in invalid(pair)
 
 
 @pytest.mark.parametrize("length", [2**63, 200_000_000, 1])
