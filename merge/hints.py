@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Mapping, Set
 from difflib import get_close_matches
 from typing import Any
 
-__all__ = ["check_keys", "hint", "reason", "short"]
+__all__ = ["check_keys", "hint", "near", "reason", "short"]
 
 
 def hint(word: str, known: Iterable[str], *, all_of: str = "known:") -> str:
@@ -16,8 +16,13 @@ def hint(word: str, known: Iterable[str], *, all_of: str = "known:") -> str:
         all_of: How the list of all known words begins.
     """
     words = sorted(known) if isinstance(known, Set) else list(known)
-    near = get_close_matches(word, words, n=1)
-    return f"did you mean `{near[0]}`?" if near else f"{all_of} {', '.join(words) or 'none'}"
+    return near(word, words).removeprefix("; ") or f"{all_of} {', '.join(words) or 'none'}"
+
+
+def near(value: object, known: Iterable[str]) -> str:
+    """Return ``; did you mean `x`?`` for the known word nearest to a value, "" if none is near."""
+    found = get_close_matches(str(value), list(known), n=1)
+    return f"; did you mean `{found[0]}`?" if found else ""
 
 
 def check_keys(

@@ -7,11 +7,19 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from ...merge.hints import hint
 from ...merge.recipe.groups import HEAD, INPUTS, LAYER_KINDS, LayerGroup
 from ...merge.recipe.methods import METHODS, Method
+from .faults import fault_lines
 from .merge import MergeSection
 from .rules import RULES
 from .scoring import EvalSection, SplitsSection, TaskSection, WorkersSection
@@ -19,6 +27,7 @@ from .search import BaselinesSection, SearchSection
 from .section import Section
 from .space import SpaceSection, StageSection, check_stages
 
+STUDY_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 PARENT_NAME = re.compile(r"[A-Za-z0-9_-]+")
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(@\S+)?", re.ASCII)
 RESULTS = Path("results")
@@ -40,10 +49,19 @@ Place = Annotated[Path | str, BeforeValidator(_as_place)]
 """Hugging Face directory, or hub id ``ORG/NAME[@REVISION]``."""
 
 
+def _check_name(name: str) -> str:
+    if not STUDY_NAME.fullmatch(name):
+        raise ValueError(
+            f"must be letters, digits, `_`, `-` or `.`, the first one no `.`, got {name!r}; "
+            "it names the folder in `results`"
+        )
+    return name
+
+
 class Config(Section):
     """The whole configuration of a search. Paths are absolute once read."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")
+    name: Annotated[str, AfterValidator(_check_name)]
     """Name of the study."""
     base: Place
     """Model from which all parents were fine-tuned."""
@@ -112,12 +130,10 @@ class Config(Section):
         try:
             self.of_stage(number)._check_space()
         except ValueError as error:
-            faults = error.errors() if isinstance(error, ValidationError) else []
-            lines = "; ".join(
-                ": ".join([*map(str, fault["loc"]), fault["msg"].removeprefix("Value error, ")])
-                for fault in faults
-            )
-            raise ValueError(f"`stages.{number}`: {lines or error}") from error
+            lines = [str(error)]
+            if isinstance(error, ValidationError):
+                lines = fault_lines(error, self.stages[number].space)
+            raise ValueError(f"`stages.{number}`: {'; '.join(lines)}") from error
 
     def _check_space(self) -> None:
         rows = [METHODS[name] for name in self.methods]

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from ...evals.tasks.task_files import is_path
 from ...merge.strict_yaml import load_yaml
 from .config import Config, ConfigError
+from .faults import fault_lines
 from .scoring import TaskSection
 
 
@@ -62,28 +63,9 @@ def load_config(path: Path) -> Config:
     try:
         config = Config.model_validate(data)
     except ValidationError as error:
-        raise ConfigError("\n".join(f"{path}: {line}" for line in _lines(error))) from error
+        lines = fault_lines(error, data)
+        raise ConfigError("\n".join(f"{path}: {line}" for line in lines)) from error
     return _with_absolute_paths(config, path.parent.resolve())
-
-
-def _lines(error: ValidationError) -> list[str]:
-    lines = []
-    places = [fault["loc"] for fault in error.errors()]
-    for fault in error.errors():
-        inside = any(
-            other[: len(fault["loc"])] == fault["loc"] for other in places if other != fault["loc"]
-        )
-        if fault["type"] == "too_short" and inside:
-            continue  # too short without its faulty members, which are reported
-        where = ".".join(str(part) for part in fault["loc"])
-        what = fault["msg"].removeprefix("Value error, ")
-        if fault["type"] == "missing":
-            lines.append(f"the key `{where}` is missing")
-        elif fault["type"] == "value_error":
-            lines.append(f"{where}: {what}" if where else what)
-        else:
-            lines.append(f"{where}: {what}, got {fault['input']!r}")
-    return lines
 
 
 def _with_absolute_paths(config: Config, folder: Path) -> Config:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator
 
 from ...merge.recipe.groups import Grouping
 from .section import MethodName, Section
+
+
+def _check_device(device: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise ValueError(f"must be auto, cpu, cuda or cuda:NUMBER, got {device!r}; name one")
+    return device
 
 
 def _check_device_map(value: Any) -> Any:
@@ -24,7 +31,7 @@ class MergeSection(Section):
     """Merge method; default: task_arithmetic, unless `space.method` names several."""
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     """dtype of the resident model, and of the exported files: they are exactly what was scored."""
-    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    device: Annotated[str, AfterValidator(_check_device)] = "auto"
     """`auto` (CUDA if available), `cpu`, `cuda` or `cuda:1`."""
     device_map: Annotated[Any, AfterValidator(_check_device_map)] = None
     """Distribution of the resident model over several devices, as in transformers (`auto`, or

@@ -7,7 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, FiniteFloat, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    FiniteFloat,
+    field_validator,
+    model_validator,
+)
 
 from .rules import RULES, check_rule
 from .section import Section
@@ -65,6 +72,15 @@ class RacingSection(Section):
     """One-sided significance level of each test that a candidate is worse than the incumbent."""
 
 
+def _check_racing(value: Any) -> Any:
+    if value is False or isinstance(value, Mapping | RacingSection):
+        return value
+    keys = ", ".join(RacingSection.known_keys())
+    raise ValueError(
+        f"must be false or a mapping with keys {keys}, got {value!r}; leave it out for the defaults"
+    )
+
+
 class SearchSection(Section):
     """How candidates are proposed, and how many."""
 
@@ -97,7 +113,9 @@ class SearchSection(Section):
     search items."""
     finalists: int = Field(default=5, ge=1)
     """Best candidates that are scored on the confirm and guard items at the end."""
-    racing: RacingSection | Literal[False] = RacingSection()
+    racing: Annotated[RacingSection | Literal[False], BeforeValidator(_check_racing)] = (
+        RacingSection()
+    )
     """How candidates are stopped early; `false`: every candidate is scored on every item."""
     dissect: bool = True
     """Whether to ablate the winner at the end: reset its genes one at a time, then as many together

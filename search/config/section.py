@@ -37,9 +37,18 @@ class Section(BaseModel):
         return [field.alias or name for name, field in cls.model_fields.items()]
 
 
+def is_pair(value: Any) -> bool:
+    """Whether a value is a list of two."""
+    return isinstance(value, list | tuple) and len(value) == 2
+
+
 def _as_interval(value: Any) -> Any:
     """Return the interval of a single number."""
-    return (value, value) if isinstance(value, int | float) else value
+    if isinstance(value, int | float):
+        return (value, value)
+    if not is_pair(value):
+        raise ValueError(f"must be a number or [low, high], got {value!r}")
+    return value
 
 
 def _check_order(value: tuple[float, float]) -> tuple[float, float]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from ...merge.hints import check_keys
 from .search import SearchSection
-from .section import Interval, MethodName, Section
+from .section import Interval, MethodName, Section, is_pair
 
 MOST_POINTS = 1000
 """Upper bound of K in `depth`: more than any model has layers."""
@@ -49,6 +49,14 @@ Seed = Annotated[int, Field(ge=0, lt=2**53)]
 """Mask seed that is searched: a gene is a float64, which holds no larger whole numbers."""
 
 
+def _check_seeds(value: Any) -> Any:
+    if value is None or is_pair(value):
+        return value
+    raise ValueError(
+        f"must be [first, last] with first < last, got {value!r}; one seed is `merge.mask_seed`"
+    )
+
+
 class SpaceSection(Section):
     """Parameters that the search varies, and their bounds."""
 
@@ -72,7 +80,7 @@ class SpaceSection(Section):
     """Bounds of lambda, the factor of the merged delta."""
     optional: bool | tuple[str, ...] = False
     """Parents that a candidate may leave out, one gene each; true: all parents."""
-    mask_seed: tuple[Seed, Seed] | None = None
+    mask_seed: Annotated[tuple[Seed, Seed] | None, BeforeValidator(_check_seeds)] = None
     """[first, last] seed of random masks; default: `merge.mask_seed` for all candidates."""
     parameters: dict[str, Interval] = Field(default_factory=dict)
     """Parameter of the method(s) -> bounds or a number; default: the method table's."""
