@@ -22,7 +22,13 @@ def chat(
         str | None, typer.Option("--prompt", "-p", help="Answer this prompt and exit.")
     ] = None,
     system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Longest answer, in tokens; default: 256, or what is left of the context.",
+        ),
+    ] = None,
     temperature: Annotated[
         float, typer.Option(min=0.0, help="Sampling temperature; 0: greedy.")
     ] = 0.0,

@@ -12,6 +12,9 @@ from typing import Any
 import torch
 from transformers import TextStreamer
 
+REPLY = 256
+"""Default largest length of one reply, in tokens: a long paragraph."""
+
 
 @dataclass(frozen=True)
 class ChatSettings:
@@ -19,12 +22,13 @@ class ChatSettings:
 
     Attributes:
         system: System text; needs a chat template.
-        max_new_tokens: Largest length of one reply.
+        max_new_tokens: Largest length of one reply; default: `REPLY`, or what is left of the
+            model's context.
         temperature: 0 is greedy decoding.
     """
 
     system: str | None = None
-    max_new_tokens: int = 256
+    max_new_tokens: int | None = None
     temperature: float = 0.0
 
 
@@ -71,9 +75,10 @@ class Conversation:
         """
         turns = [*self._turns, {"role": "user", "content": text}]
         ids = self._encoded(turns, text)
+        length = self._reply_length(ids.shape[1])
         streamer = _Streamer(self._tokenizer, write)
         try:
-            self._generate(ids, streamer)
+            self._generate(ids, length, streamer)
         except KeyboardInterrupt:
             write(" [stopped]")
         answer = "".join(streamer.pieces)
@@ -90,17 +95,27 @@ class Conversation:
         encoded = self._tokenizer(
             text, return_tensors="pt", add_special_tokens=not self.has_template
         )
-        ids = encoded.input_ids
-        limit = getattr(self._model.config, "max_position_embeddings", None)
-        needed = ids.shape[1] + self._settings.max_new_tokens
-        if limit is not None and needed > limit:
-            raise ValueError(
-                f"prompt and answer take {needed} tokens, the model's context is {limit}; use "
-                "/clear to forget earlier turns, or a smaller --max-new-tokens"
-            )
-        return ids.to(self._model.device)
+        return encoded.input_ids.to(self._model.device)
 
-    def _generate(self, ids: torch.Tensor, streamer: TextStreamer) -> None:
+    def _reply_length(self, prompt: int) -> int:
+        """Return the largest length of a reply to a prompt of so many tokens."""
+        asked = self._settings.max_new_tokens
+        limit = getattr(self._model.config, "max_position_embeddings", None)
+        if limit is None:
+            return asked or REPLY
+        if prompt + (asked or 1) <= limit:
+            return asked or min(REPLY, limit - prompt)
+        remedies = ["shorten the prompt"]
+        if any(turn["role"] != "system" for turn in self._turns):
+            remedies.append("use /clear to forget earlier turns")
+        if asked is not None:
+            remedies.append("use a smaller --max-new-tokens")
+        raise ValueError(
+            f"prompt and answer must fit the model's context of {limit} tokens, got {prompt} and "
+            f"{asked or 1}; {' or '.join(remedies)}"
+        )
+
+    def _generate(self, ids: torch.Tensor, length: int, streamer: TextStreamer) -> None:
         hot = self._settings.temperature > 0
         end = self._tokenizer.eos_token_id
         pad = self._tokenizer.pad_token_id
@@ -109,7 +124,7 @@ class Conversation:
                 ids,
                 attention_mask=torch.ones_like(ids),
                 streamer=streamer,
-                max_new_tokens=self._settings.max_new_tokens,
+                max_new_tokens=length,
                 do_sample=hot,
                 temperature=self._settings.temperature if hot else None,
                 top_p=None,

@@ -1,6 +1,7 @@
 """What users do with a finished study: continue, reproduce, chat, open the dashboard."""
 
 import json
+import re
 import shutil
 import threading
 import urllib.request
@@ -146,6 +147,26 @@ def test_one_answer_without_a_terminal(heterosis, study):
     assert out.strip() == tokenizer.decode(expected, skip_special_tokens=True).strip()
 
 
+def test_an_answer_takes_what_is_left_of_the_context(heterosis, study):
+    code, out, err = heterosis("chat", study, "--prompt", 'java "abc" + "d" gives ')
+    assert (code, out[-1:]) == (0, "\n"), err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ("--prompt", "a", "--max-new-tokens", 128),
+            r"context of 128 tokens, got \d+ and 128; shorten the prompt or use a smaller --max-",
+        ),
+        (("--prompt", "a" * 5000), r"context of 128 tokens, got \d+ and 1; shorten the prompt$"),
+    ],
+)
+def test_what_does_not_fit_the_context(heterosis, study, words, message):
+    line = refused(heterosis("chat", study, *words))
+    assert re.search(message, line), line
+
+
 @pytest.fixture(scope="module")
 def talker(study):
     source = open_source(f"{study}:0")
@@ -160,7 +181,10 @@ def test_turns_are_remembered_by_the_template(talker):
         heard: list[str] = []
         talk = Conversation(model, tokenizer, ChatSettings(system="ab", max_new_tokens=3))
         assert talk.reply("cd", heard.append) == "".join(heard)
-        with pytest.raises(ValueError, match="/clear to forget earlier turns"):
+        with pytest.raises(ValueError, match="use /clear to forget earlier turns"):
+            talk.reply("a" * 5000, heard.append)
+        talk.clear()
+        with pytest.raises(ValueError, match=r"; shorten the prompt or use a smaller --max-new-to"):
             talk.reply("a" * 5000, heard.append)
     finally:
         tokenizer.chat_template = None
