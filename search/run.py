@@ -44,10 +44,12 @@ class Outcome:
     Attributes:
         board: The leaderboard.
         finished: Whether the search is complete.
+        has_page: Whether the study's page was drawn.
     """
 
     board: Leaderboard
     finished: bool
+    has_page: bool = True
 
 
 def run_search(
@@ -103,8 +105,8 @@ def run_search(
         board = read_leaderboard(folder, journal)
         write_views(board)
         reporter.close()
-        _write_pages(board, journal, reporter)
-    return Outcome(board, finished)
+        has_page = _write_pages(board, journal, reporter)
+    return Outcome(board, finished, has_page)
 
 
 def _load_model(
@@ -167,18 +169,24 @@ def _budget(parts: Parts, scorer: Scorer, deadline: str | None, journal: Journal
     return Budget(limits_of(section, deadline, candidates), items)
 
 
-def _write_pages(board: Leaderboard, journal: Journal, reporter: Reporter) -> None:
-    """Write the study's page and the index of studies; the study is complete without them."""
-    folder = board.folder
+def _write_pages(board: Leaderboard, journal: Journal, reporter: Reporter) -> bool:
+    """Write the study's page and the index of studies; the study is complete without them.
+
+    Returns:
+        Whether the study's page was written.
+    """
+    folder, has_page = board.folder, True
     try:
         write_report(board, journal)
     except OSError as error:
+        has_page = False
         reporter.note(f"the page was not drawn ({error}); heterosis report {folder} draws it")
     try:
         refresh_index(board)
     except OSError as error:
         remedy = f"heterosis report {folder.parent} draws it"
         reporter.note(f"the list of studies was not drawn ({error}); {remedy}")
+    return has_page
 
 
 def _manifest(

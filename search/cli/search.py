@@ -124,7 +124,8 @@ def _run(config: Config) -> None:
     screen.print(table(outcome.board, width=screen.width))
     for line in summary_lines(outcome.board):
         typer.echo(line)
-    typer.echo(f"report: {folder}/report.html, leaderboard.md and leaderboard.csv")
+    written = "report: {}/report.html, " if outcome.has_page else "leaderboard: {}/"
+    typer.echo(f"{written.format(folder)}leaderboard.md and leaderboard.csv")
     if not outcome.finished:
         typer.echo("ended early: the same command continues")
         raise typer.Exit(INTERRUPTED)

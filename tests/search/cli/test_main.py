@@ -45,6 +45,20 @@ def test_search_leaderboard_and_their_formats(heterosis, small_search):
     assert sheet == (small_search.results / "leaderboard.csv").read_text()
 
 
+def test_a_search_names_only_the_files_that_it_wrote(heterosis, study, tmp_path, monkeypatch):
+    from heterosis.search import run
+
+    def full(*_):
+        raise OSError("no space")
+
+    monkeypatch.setattr(run, "write_report", full)
+    folder = shutil.copytree(study, tmp_path / "again")
+    code, out, err = heterosis("search", "--continue", folder, "--trials", 0)
+    assert code == 0, err
+    assert "report.html" not in out
+    assert f"leaderboard: {folder}/leaderboard.md and leaderboard.csv" in out
+
+
 def test_check_says_what_is_to_come_and_writes_nothing(heterosis, small_search):
     path = small_search.write()
     code, out, _ = heterosis("check", path)

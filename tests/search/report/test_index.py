@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from heterosis.search.leaderboard.board import read_leaderboard
@@ -116,7 +117,8 @@ def test_a_search_that_can_draw_no_page_says_so_and_ends_well(results, monkeypat
     board = read_leaderboard(results / "one", journal)
     for name in ("write_report", "refresh_index"):
         monkeypatch.setattr(run, name, _full)
-    run._write_pages(board, journal, SimpleNamespace(note=told.append))  # pyright: ignore[reportArgumentType]
+    note: Any = SimpleNamespace(note=told.append)
+    assert not run._write_pages(board, journal, note)
     assert told == [
         f"the page was not drawn (no space); heterosis report {results / 'one'} draws it",
         f"the list of studies was not drawn (no space); heterosis report {results} draws it",
