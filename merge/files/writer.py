@@ -128,9 +128,16 @@ def check_goal(out: Path | str) -> None:
     """Refuse a directory that `write_model` would refuse, before anything is computed.
 
     Raises:
-        ExportError: If `out` is a file, a link, or a directory that is not empty.
+        ExportError: If `out` is a file, a link, a directory that is not empty, or inside one that
+            cannot be written to.
     """
     goal = Path(out).absolute()
+    root = next(path for path in goal.parents if os.access(path, os.F_OK))
+    if not root.is_dir() or not os.access(root, os.W_OK | os.X_OK):
+        raise ExportError(
+            f"{goal} cannot be created: {root} is not a directory that can be written to; give "
+            f"another name"
+        )
     if goal.is_symlink():
         raise ExportError(f"{goal} is a symbolic link; give the directory's own path")
     if goal.exists() and not goal.is_dir():

@@ -27,14 +27,26 @@ def report(
 
     from ..report.index import write_index
     from ..report.page import draw
+    from ..storage.files import FULL
     from ..storage.journal import JOURNAL, find_studies
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    if (study / JOURNAL).is_file():
-        typer.echo(f"report: {draw(study, out)[1]}")
-    else:
-        index = write_index(study, find_studies(study), draw, _warn, out)
-        typer.echo(f"index: {index}")
+    is_study = (study / JOURNAL).is_file()
+    try:
+        if is_study:
+            typer.echo(f"report: {draw(study, out)[1]}")
+        else:
+            index = write_index(study, find_studies(study), draw, _warn, out)
+            typer.echo(f"index: {index}")
+    except OSError as error:
+        if error.errno in FULL:
+            raise
+        folder = study if out is None or not is_study else out.absolute().parent
+        command = "--out FILE" if is_study else "heterosis report STUDY --out FILE"
+        raise ValueError(
+            f"{folder}: not a folder that a page can be written to ({error.strerror}); make it "
+            f"writable, or name a file elsewhere: {command}"
+        ) from error
 
 
 def _warn(error: str) -> None:

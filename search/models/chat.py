@@ -98,7 +98,7 @@ class Conversation:
         return encoded.input_ids.to(self._model.device)
 
     def _reply_length(self, prompt: int) -> int:
-        """Return the largest length of a reply to a prompt of so many tokens."""
+        """Return the largest length of the reply, from the length of the prompt; in tokens."""
         asked = self._settings.max_new_tokens
         limit = getattr(self._model.config, "max_position_embeddings", None)
         if limit is None:

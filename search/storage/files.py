@@ -15,7 +15,8 @@ from typing import TypeVar
 PAUSE = 10.0
 """Seconds between two tries."""
 T = TypeVar("T")
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Errors of a full disk, or quota."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Disk:
             try:
                 result = write()
             except OSError as error:
-                if error.errno not in _FULL or self.should_stop():
+                if error.errno not in FULL or self.should_stop():
                     raise
                 if not is_waiting:
                     self.note(f"{error}: the search waits until there is room; Ctrl-C ends it")

@@ -220,6 +220,17 @@ def test_nothing_is_overwritten(parents, tmp_path):
     assert (tmp_path / "full" / "mine").read_text() == "keep"
 
 
+def test_a_place_that_cannot_be_written_to_is_refused_before_anything_is_computed(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ExportError, match=r"file/m cannot be created: .*/file is not a directory"):
+        check_goal(tmp_path / "file/m")
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).exists() and mode == os.F_OK)
+    with pytest.raises(ExportError, match=rf"{tmp_path}/a/m cannot be created: {tmp_path} is not"):
+        check_goal(tmp_path / "a/m")
+
+
 def test_files_have_the_mode_of_any_new_file(parents, tmp_path):
     (tmp_path / "new").write_text("")
     out = write_model(tmp_path / "out", as_saved(parents), parents)

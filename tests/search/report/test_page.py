@@ -1,9 +1,11 @@
 """The page of a study: what stands first, that it is whole, and that nothing in it is code."""
 
+import errno
 import json
 import re
 import sys
 import time
+from pathlib import Path
 
 import optuna
 import pytest
@@ -183,6 +185,33 @@ def test_the_page_can_go_elsewhere(heterosis, study, tmp_path):
     assert code == 0
     assert not (study / "report.html").exists()
     assert [path.name for path in tmp_path.glob("*page*")] == ["page.html"]
+
+
+def test_a_place_that_cannot_be_written_to_is_refused(heterosis, study, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    for name in ("file", "nowhere"):
+        line = refused(heterosis("report", study, "--out", tmp_path / name / "page.html"))
+        assert f"{tmp_path / name}: not a folder that a page can be written to (" in line
+        assert line.endswith("make it writable, or name a file elsewhere: --out FILE")
+
+    def read_only(path: Path, *_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(Path, "write_text", read_only)
+    for folder, command in ((study, "--out FILE"), (study.parent, "report STUDY --out FILE")):
+        line = refused(heterosis("report", folder))
+        assert f"error: {folder}: not a folder that a page can be written to (Read-only" in line
+        assert line.endswith(command)
+
+
+def test_a_full_disk_is_a_failed_run(heterosis, study, monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    code, _, err = heterosis("report", study)
+    assert (code, len(err.splitlines())) == (1, 1)
+    assert "No space left on device" in err
 
 
 def test_a_folder_without_studies_is_refused(heterosis, tmp_path):
