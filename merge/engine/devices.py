@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ..hints import reason
+from ..hints import near, reason
 from .weight_views import storage_of
 
 __all__ = ["DeviceMap", "dispatch", "find_homes", "home_of", "settle"]
@@ -33,7 +33,8 @@ def find_homes(
         skeleton: Returns the model without data, which "auto" measures.
 
     Raises:
-        ValueError: No accelerate, or a map that keeps weights off their devices.
+        ValueError: No accelerate, an unknown word or module, or a map that keeps weights off their
+            devices or leaves some out.
     """
     if device_map is None:
         return {"": _there("the model", device)}
@@ -42,8 +43,11 @@ def find_homes(
             "`device_map` needs the package accelerate, which is not installed; "
             "pip install accelerate, or name one `device`"
         )
+    model = skeleton()
     if isinstance(device_map, str):
-        device_map = _automatic(skeleton(), device_map)
+        device_map = _automatic(model, device_map)
+    else:
+        _check_modules(device_map, model)
     kinds = {_kind(device) for device in device_map.values()}
     if kinds & {"disk", "meta"} or len(kinds) > 1:
         away = next(m for m, d in device_map.items() if _kind(d) in ("disk", "meta", "cpu"))
@@ -53,7 +57,30 @@ def find_homes(
             f"for each call and cannot be overwritten; use more devices or a smaller dtype"
         )
     named = {module: _there(module or "the model", d) for module, d in device_map.items()}
+    if len(set(named.values())) > 1:
+        _check_covered(named, model)
     return {"": next(iter(named.values())), **named}
+
+
+def _check_modules(device_map: Mapping[str, Any], model: PreTrainedModel) -> None:
+    if not device_map:
+        raise ValueError("`device_map` must name a module, got none; use auto")
+    known = {*dict(model.named_modules()), *model.state_dict()}
+    parts = [name for name, _ in model.named_children()]
+    for module in device_map:
+        if module not in known:
+            remedy = near(module, known) or f"; such as {' and '.join(parts)}"
+            raise ValueError(f"`device_map` must name modules of the model, got `{module}`{remedy}")
+
+
+def _check_covered(named: Mapping[str, Any], model: PreTrainedModel) -> None:
+    # accelerate moves inputs to modules by name: "" does not cover the rest.
+    for weight in model.state_dict():
+        if not any(module and f"{weight}.".startswith(f"{module}.") for module in named):
+            raise ValueError(
+                f"`device_map` over several devices must name a module of every weight, got none "
+                f"for {weight}; add its module, or use auto"
+            )
 
 
 def _kind(device: Any) -> str:
@@ -76,7 +103,13 @@ def _automatic(model: PreTrainedModel, policy: str) -> dict[str, Any]:
     # The map that transformers computes from "auto" and the like.
     from transformers.integrations import accelerate
 
-    named = accelerate.check_and_set_device_map(policy)
+    try:
+        named = accelerate.check_and_set_device_map(policy)
+    except ValueError:
+        raise ValueError(
+            f"`device_map` must be auto or another word of transformers, a device, or module names "
+            f"with devices, got {policy!r}; use auto"
+        ) from None
     if isinstance(named, dict):
         return named
     units = set(model._no_split_modules or ())

@@ -7,21 +7,33 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator
 
+from ...merge.hints import near
 from ...merge.recipe.groups import Grouping
 from .section import MethodName, Section
 
+DEVICE = re.compile(r"cpu|cuda(:\d+)?")
+POLICIES = ("auto", "balanced", "balanced_low_0", "sequential")
+"""Words of `device_map` for maps that accelerate computes; transformers' names."""
+
 
 def _check_device(device: str) -> str:
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+    if device != "auto" and not DEVICE.fullmatch(device):
         raise ValueError(f"must be auto, cpu, cuda or cuda:NUMBER, got {device!r}; name one")
     return device
 
 
 def _check_device_map(value: Any) -> Any:
-    is_map = isinstance(value, dict) and all(isinstance(d, int | str) for d in value.values())
-    if value is None or isinstance(value, str) or is_map:
+    is_word = isinstance(value, str) and (value in POLICIES or DEVICE.fullmatch(value))
+    is_map = isinstance(value, dict) and all(map(_is_entry, value, value.values()))
+    if value is None or is_word or (is_map and value):
         return value
-    raise ValueError(f"must be a word such as `auto`, or module names with devices, got {value!r}")
+    words = f"{', '.join(POLICIES)} or a device, or module names with devices"
+    raise ValueError(f"must be {words}, got {value!r}{near(value, POLICIES)}")
+
+
+def _is_entry(module: Any, device: Any) -> bool:
+    is_device = isinstance(device, int | str) and not isinstance(device, bool)
+    return isinstance(module, str) and is_device
 
 
 class MergeSection(Section):

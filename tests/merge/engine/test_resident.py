@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from heterosis.merge.engine import devices
 from heterosis.merge.engine.devices import settle
 from heterosis.merge.engine.engine import MergeEngine
 from heterosis.merge.engine.resident import build_resident, outline
@@ -425,6 +426,29 @@ def test_maps_that_keep_weights_away_are_refused(device_map, which, parents):
     with pytest.raises(ValueError, match=re.escape(which)) as caught:
         build_resident(parents, dtype="float32", device_map=device_map)
     assert "must keep all weights on devices of one kind" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("device_map", "message"),
+    [
+        ("autoo", r"`device_map` must be auto or another word .*, got 'autoo'; use auto$"),
+        ({}, "`device_map` must name a module, got none; use auto$"),
+        ({"lm_haed": "cpu"}, r"must name modules .*, got `lm_haed`; did you mean `lm_head`\?$"),
+        ({"xyz": "cpu"}, "must name modules .*, got `xyz`; such as model and lm_head$"),
+    ],
+)
+def test_maps_that_name_nothing_are_refused(device_map, message, parents):
+    pytest.importorskip("accelerate")
+    with pytest.raises(ValueError, match=message):
+        outline(parents, dtype="float32", device_map=device_map)
+
+
+@pytest.mark.parametrize("device_map", [{"": 0, "lm_head": 1}, {"lm_head": 0, "model.layers": 1}])
+def test_maps_over_devices_that_leave_weights_out_are_refused(device_map, parents, monkeypatch):
+    pytest.importorskip("accelerate")
+    monkeypatch.setattr(devices, "_there", lambda _, number: torch.device("cuda", number))
+    with pytest.raises(ValueError, match=r"got none for model\.embed_tokens\.weight; add its mod"):
+        outline(parents, dtype="float32", device_map=device_map)
 
 
 def test_a_map_without_accelerate_is_refused(parents, monkeypatch):

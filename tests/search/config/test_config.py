@@ -96,7 +96,11 @@ def test_depth_shapes(tmp_path, depth, shape, count):
         ("merge: {compile: maybe}\n", r"merge.compile: must be auto, true or false, got 'maybe'$"),
         ("merge: {placement: moon}\n", r"merge.placement: .* or mapped, got 'moon'$"),
         ("merge: {tokenizer: mine}\n", r"merge.tokenizer: must be base or union, got 'mine'$"),
-        ("merge: {device_map: 3}\n", r"merge.device_map: must be a word such as `auto`.* got 3"),
+        ("merge: {device_map: 3}\n", r"merge.device_map: must be auto, balanced, .* got 3$"),
+        ("merge: {device_map: autoo}\n", r"merge.device_map: .*'autoo'; did you mean `auto`\?$"),
+        ("merge: {device_map: {}}\n", r"merge.device_map: .* module names with devices, got {}$"),
+        ("merge: {device_map: {1: cpu}}\n", r"merge.device_map: .*, got {1: 'cpu'}$"),
+        ("merge: {device_map: {lm_head: yes}}\n", r"merge.device_map: .* got {'lm_head': True}$"),
         (
             "merge: {device: cpu, device_map: auto}\n",
             "`merge.device_map` decides where the model is, got `merge.device: cpu` as well",
