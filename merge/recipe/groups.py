@@ -110,6 +110,15 @@ class Grouping:
         """Return the layer group of a tensor."""
         return _group(self.rules, tensor)
 
+    def unmatched(self, tensors: Iterable[str]) -> tuple[str, ...]:
+        """Return the patterns that match none of some tensors."""
+        names = list(tensors)
+        return tuple(
+            pattern
+            for pattern, _ in self.rules
+            if not any(_compiled(pattern).fullmatch(name) for name in names)
+        )
+
     def names(self, tensors: Iterable[str]) -> tuple[str, ...]:
         """Return the names of the layer groups of some tensors, each once, in model order."""
         groups = {self.group(tensor) for tensor in tensors}

@@ -10,6 +10,8 @@ import json
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from difflib import SequenceMatcher
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +81,8 @@ def open_parts(config: Config, begun: Mapping[str, Any] | None = None) -> Parts:
     if config.workers is not None and config.workers.engine == "ray":
         check_ray()
     parents = open_parents(config)
+    if begun is None:
+        _check_patterns(config, parents)
     stages = plan_stages(config, parents.groups(config.merge.grouping), parents.floating)
     if config.search.trials != 0:
         for stage in stages:
@@ -103,6 +107,22 @@ def open_parts(config: Config, begun: Mapping[str, Any] | None = None) -> Parts:
         objective=_objective(config, tasks),
     )
     return with_pace(parts, begun)
+
+
+def _check_patterns(config: Config, parents: ParentSet) -> None:
+    """Raise ConfigError for a pattern of `merge.layer_groups` that matches no tensor."""
+    for pattern in config.merge.grouping.unmatched(parents.floating):
+        near = max(parents.floating, key=partial(_likeness, pattern.replace("{layer}", "0")))
+        raise ConfigError(
+            f"`merge.layer_groups`: a pattern must match tensors of the base, got `{pattern}`, "
+            f"which matches none; correct it (a tensor near it: {near}), or leave it out"
+        )
+
+
+def _likeness(pattern: str, name: str) -> int:
+    """Return how many characters of a pattern are in a name, in the same order."""
+    matcher = SequenceMatcher(None, pattern, name, autojunk=False)
+    return sum(block.size for block in matcher.get_matching_blocks())
 
 
 def _check_stage(stage: Stage, config: Config) -> None:

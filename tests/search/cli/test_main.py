@@ -119,6 +119,14 @@ def test_a_space_with_nothing_to_search(heterosis, small_search):
     assert "leaves nothing to search" in refused(heterosis("search", path))
 
 
+@pytest.mark.parametrize("command", ["search", "check"])
+def test_a_layer_group_whose_pattern_matches_no_tensor(heterosis, small_search, command):
+    groups = {"*.layers.{layer}.*.q_porj.*": "layers.{layer}.q"}
+    line = refused(heterosis(command, small_search.write(merge={"layer_groups": groups})))
+    assert "must match tensors of the base, got `*.layers.{layer}.*.q_porj.*`, which" in line
+    assert "(a tensor near it: model.layers.0.self_attn.q_proj.weight)" in line
+
+
 def test_missing_parents_name_the_command_that_makes_them(heterosis, small_search):
     path = small_search.write(base="nowhere", made_by="python make.py")
     line = refused(heterosis("search", path))
