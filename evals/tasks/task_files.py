@@ -69,7 +69,8 @@ def _load(path: Path, via: tuple[Path, ...]) -> dict[str, Any]:
         raise TaskError(f"a task is a YAML file, got the folder {path}; files in it: {names}")
     if not path.is_file():
         near = [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
-        raise TaskError(f"task file {path} does not exist{named}{did_you_mean(path.name, near)}")
+        remedy = did_you_mean(path.name, near) or "; give the path of a task's YAML file"
+        raise TaskError(f"task file {path} does not exist{named}{remedy}")
     try:
         config = load_yaml(path, resolve_func=True, recursive=False)
     except yaml.YAMLError as error:

@@ -22,7 +22,7 @@ from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from ..blocks import blocks
-from ..hints import reason
+from ..hints import near, reason
 from ..parents.headers import ParentError
 from ..parents.parent_set import BASE, ParentSet
 from ..recipe.groups import layer_group
@@ -62,7 +62,8 @@ def resident_dtype(dtype: str | torch.dtype) -> torch.dtype:
     """Return a dtype of resident or exported models; ValueError for any other."""
     result = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
     if result not in DTYPES.values():
-        raise ValueError(f"`dtype` must be one of {', '.join(DTYPES)}, got {dtype!r}")
+        meant = near(dtype, DTYPES)
+        raise ValueError(f"`dtype` must be one of {', '.join(DTYPES)}, got {dtype!r}{meant}")
     assert result is not None
     return result
 

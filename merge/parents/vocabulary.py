@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..hints import near
 from ..recipe.groups import layer_group
 from .checkpoint import LowRank, Source
 from .headers import ParentError, TensorInfo, who_is
@@ -80,7 +81,8 @@ def plan_vocabulary(
             fit it.
     """
     if policy not in ("base", "union"):
-        raise ParentError(f"`tokenizer` must be base, union or left out, got {policy!r}")
+        meant = near(policy, ("base", "union"))
+        raise ParentError(f"`tokenizer` must be base, union or left out, got {policy!r}{meant}")
     base, *parents = folders
     stated = vocabulary_size(config)
     names = vocabulary_tensors(sources[base].tensors, stated)

@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from ...evals.tasks.task_files import is_path
+from ...merge.hints import near
 from ...merge.strict_yaml import load_yaml
 from .config import Config, ConfigError
 from .faults import fault_lines
@@ -42,10 +43,10 @@ def find_config(name: str) -> Path:
     names = sorted(p.parent.name for p in shipped.glob("*/search.yaml"))
     if name in names:
         return shipped / name / "search.yaml"
-    raise ConfigError(
-        f"no such configuration: `{name}`; give the path of a YAML file, or one of the shipped "
-        f"names: {', '.join(names)}"
+    remedy = near(name, names) or (
+        f"; give the path of a YAML file, or one of the shipped names: {', '.join(names)}"
     )
+    raise ConfigError(f"no such configuration: `{name}`{remedy}")
 
 
 def load_config(path: Path) -> Config:

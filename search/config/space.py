@@ -7,12 +7,20 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from ...merge.hints import check_keys
+from ...merge.hints import check_keys, near
 from .search import SearchSection
 from .section import Interval, MethodName, Section, is_pair
 
 MOST_POINTS = 1000
 """Upper bound of K in `depth`: more than any model has layers."""
+
+
+SHAPES = ("constant", "lines", "control_points", "blocks", "layers", "tensors")
+
+
+def _shape(values: Any) -> Any:
+    """Return what is written for a shape: a name, or the only key."""
+    return next(iter(values)) if isinstance(values, Mapping) and values else values
 
 
 class Depth(Section):
@@ -39,9 +47,10 @@ class Depth(Section):
             is_count = isinstance(count, int) and 1 <= count <= MOST_POINTS
             if shape in ("control_points", "blocks") and is_count:
                 return {"shape": shape, "count": count}
+        meant = near(_shape(values), SHAPES)
         raise ValueError(
             "must be `constant`, `lines`, `layers`, `tensors`, `{control_points: K}` or "
-            f"`{{blocks: K}}` with K in 1..{MOST_POINTS}, got {values!r}"
+            f"`{{blocks: K}}` with K in 1..{MOST_POINTS}, got {values!r}{meant}"
         )
 
 

@@ -50,8 +50,14 @@ def _cma_es_population(genes: int) -> int:
     return 4 + math.floor(3 * math.log(max(genes, 1)))
 
 
-UNFIT = {"BaseSampler", "BaseGASampler", "PartialFixedSampler", "GridSampler", "BruteForceSampler"}
-"""Names in optuna.samplers that are abstract, wrap another sampler, or need a finite space."""
+UNFIT = {
+    "BaseGASampler": "is abstract",
+    "BaseSampler": "is abstract",
+    "BruteForceSampler": "needs a finite space, and weights are real numbers",
+    "GridSampler": "needs a finite space, and weights are real numbers",
+    "PartialFixedSampler": "only wraps another sampler (a number in `space` fixes a gene)",
+}
+"""Name in optuna.samplers that cannot be used -> why."""
 _CMA_ES = SamplerRow(
     optuna.samplers.CmaEsSampler, "popsize", _cma_es_population, learns_choices=False
 )
@@ -60,7 +66,7 @@ _GENETIC = "population_size", lambda _: 50
 """Argument of Optuna's genetic samplers, and its default."""
 SAMPLERS: dict[str, SamplerRow] = {
     name: SamplerRow(cls)
-    for name in sorted(set(optuna.samplers.__all__) - UNFIT)
+    for name in sorted(set(optuna.samplers.__all__) - UNFIT.keys())
     if inspect.isclass(cls := getattr(optuna.samplers, name)) and issubclass(cls, BaseSampler)
 } | {
     "CmaEsSampler": _CMA_ES,
@@ -72,16 +78,32 @@ SAMPLERS: dict[str, SamplerRow] = {
 
 
 def check_sampler(section: SearchSection) -> None:
-    """Refuse an unknown sampler.
+    """Refuse an unknown sampler, and arguments that it does not have.
 
     Raises:
-        ConfigError: If no sampler has the name.
+        ConfigError: If no sampler has the name, or it cannot be used; if it lacks an argument.
     """
+    if section.sampler in UNFIT:
+        raise ConfigError(
+            f"search.sampler cannot be `{section.sampler}`, which {UNFIT[section.sampler]}; use "
+            f"one of {', '.join(SAMPLERS)}"
+        )
     if section.sampler not in SAMPLERS:
         raise ConfigError(
             f"search.sampler must be a sampler of optuna.samplers, got `{section.sampler}`; "
             f"{hint(section.sampler, SAMPLERS)}"
         )
+    known = [name for name in _parameters(SAMPLERS[section.sampler]) if name != "seed"]
+    for name in section.sampler_args:
+        if name not in known:
+            raise ConfigError(
+                f"search.sampler_args: `{section.sampler}` has no argument `{name}`; "
+                f"{hint(name, known)}"
+            )
+
+
+def _parameters(row: SamplerRow) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(row.make).parameters
 
 
 def make_sampler(
@@ -98,7 +120,7 @@ def make_sampler(
         start: Genotype to start from (CMA-ES's ``x0``), unless the arguments give another.
     """
     row = SAMPLERS[section.sampler]
-    parameters = inspect.signature(row.make).parameters
+    parameters = _parameters(row)
     seed = trial_seed(section.run_seed, trial_number)
     arguments: dict[str, Any] = {}
     if "seed" in parameters:

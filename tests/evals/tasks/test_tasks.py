@@ -158,6 +158,7 @@ def test_includes_that_fail(tmp_path):
     path = tmp_path / "a.yaml"
     path.write_text("include: b.yaml\n")
     refused(path, r"task file .*b.yaml does not exist \(included by .*a.yaml\)")
+    refused(tmp_path / "none/x.yaml", "does not exist; give the path of a task's YAML file")
     path.write_text("include: a.yaml\n")
     refused(path, "a task file must not include itself")
 

@@ -181,6 +181,8 @@ def test_wrong_options_are_one_line(merge, config):
     for option, value, message in (
         ("--max-shard-size", "5", "must be a size as `5GB`"),
         ("--dtype", "int4", "`dtype` must be one of float32, bfloat16, float16"),
+        ("--dtype", "bf16", "got 'bf16'; did you mean `bfloat16`?"),
+        ("--tokenizer", "unoin", "or left out, got 'unoin'; did you mean `union`?"),
         ("--device", "cuda:9", "`device` must be cpu or a device that torch supports here"),
         ("--tokenizer", "both", "`tokenizer` must be base, union or left out"),
         ("--mask-seed", 2**64, "`mask_seed` must be an integer in [0, 2**64)"),

@@ -116,7 +116,9 @@ def test_depth_shapes(tmp_path, depth, shape, count):
             "space: {depth: {control_points: 0}}\n",
             r"space.depth: must be `constant`, `lines`, `layers`",
         ),
-        ("space: {depth: sideways}\n", r"space.depth: must be .* got 'sideways'"),
+        ("space: {depth: sideways}\n", r"space.depth: must be .* got 'sideways'$"),
+        ("space: {depth: layrs}\n", r"space.depth: .* got 'layrs'; did you mean `layers`\?$"),
+        ("space: {depth: {block: 3}}\n", r"got {'block': 3}; did you mean `blocks`\?$"),
         ("space: {modules: [attn, attn]}\n", r"`modules` must name each kind once"),
         (
             "space: {modules: [atn]}\n",
@@ -278,8 +280,10 @@ def test_all_faults_at_once_one_line_each(tmp_path):
 
 def test_shipped_searches_are_found_by_name():
     assert find_config("quickstart").name == "search.yaml"
-    with pytest.raises(ConfigError, match=r"no such configuration: `quickstrat`.*quickstart"):
+    with pytest.raises(ConfigError, match=r": `quickstrat`; did you mean `quickstart`\?$"):
         find_config("quickstrat")
+    with pytest.raises(ConfigError, match=r": `x`; give the path .*: quickstart"):
+        find_config("x")
 
 
 def test_the_readme_names_every_method_and_its_parameters():

@@ -146,8 +146,10 @@ def test_a_sampler_added_to_the_table_is_searched_with(small_search, monkeypatch
     ("section", "message"),
     [
         ({"sampler": "CmaEs"}, r"got `CmaEs`; (did you mean `CmaEsSampler`|known: .*CmaEsSampler)"),
-        ({"sampler_args": {"popsise": 3}}, r"`CmaEsSampler` cannot propose with .*popsise"),
-        ({"sampler": "BruteForceSampler"}, r"must be a sampler of optuna.samplers, got `Brute"),
+        ({"sampler_args": {"popsise": 3}}, r"no argument `popsise`; did you mean `popsize`"),
+        ({"sampler": "BruteForceSampler"}, r"cannot be `BruteForceSampler`, which needs a finite"),
+        ({"sampler": "GridSampler"}, r"needs a finite .*; use one of CmaEsSampler, .*TPESampler$"),
+        ({"sampler": "PartialFixedSampler"}, r"Sampler`, which only wraps another .*; use one of"),
         (
             {"sampler": "TPESampler", "sampler_args": {"n_startup_trials": "ten"}},
             r"`TPESampler` cannot propose with .*ten",
