@@ -8,18 +8,24 @@ from typing import Annotated
 
 import typer
 
-from .common import CONFIG, quieten_libraries
+from .common import quieten_libraries
 
 
 def check(
-    config: Annotated[str, CONFIG],
+    config: Annotated[
+        str,
+        typer.Argument(
+            metavar="CONFIG",
+            help="A search.yaml, its folder, `quickstart`, or a study's folder (results/NAME).",
+        ),
+    ],
     layers: Annotated[
         bool, typer.Option("--layers", help="Print delta statistics of every layer group.")
     ] = False,
 ) -> None:
     """Check parents, tasks, memory and time before a search; writes nothing.
 
-    CONFIG may also be a study's folder: can it be continued and exported?
+    Of a study's folder: whether it can be continued and exported.
     """
     quieten_libraries()
     from ..check import check, check_study

@@ -21,6 +21,12 @@ def test_help_names_every_command(heterosis):
         assert command in out
 
 
+def test_help_of_check_names_a_studys_folder(heterosis):
+    code, out, _ = heterosis("check", "--help")
+    assert code == 0
+    assert "or a study's folder" in " ".join(out.replace("│", " ").split())
+
+
 def test_version(heterosis):
     code, out, _ = heterosis("--version")
     assert (code, out.strip()) == (0, importlib.metadata.version("heterosis"))
