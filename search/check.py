@@ -72,8 +72,8 @@ def check_study(study: Path, layers: bool = False) -> Iterator[str]:
     searched = sum(candidate.is_searched for candidate in record.candidates)
     of = "" if config.search.trials is None else f" of {config.search.trials}"
     yield (
-        f"study: {searched}{of} candidates finished; parents, tasks, space and versions are those "
-        "it was begun with"
+        f"study: {searched}{of} candidates finished; parents, tasks, space and versions are "
+        "unchanged"
     )
     yield from _check(parts, layers, record.manifest)
 

@@ -165,6 +165,9 @@ DIALECT = (
     r"kept true",
     r"judged",
     r"stands? (in|for|beside|there)",
+    r"honou?red",
+    r"begun with",
+    r"such in all",
 )
 """What this project used to say in place of the field's words: docs/glossary.md has those."""
 PROSE = ("*.py", "*.md", "*.j2", "*.js", "*.yaml")

@@ -84,7 +84,7 @@ def open_merge(
         models: For a recipe.json: "base" or a parent -> its path now.
 
     Raises:
-        ValueError: If it cannot be read, opened or honoured; one line with the remedy.
+        ValueError: If it cannot be read or opened, or is not supported; one line with the remedy.
     """
     path = _file_of(Path(source))
     given = None if dtype is None else resident_dtype(dtype)

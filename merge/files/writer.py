@@ -162,7 +162,7 @@ def shard_bytes(size: str) -> int:
         n_bytes = round(float(number) * (1024 if binary else 1000) ** power)
         if n_bytes:
             return n_bytes
-    raise ExportError(f"`max_shard_size` must be a size as `5GB` or `500MB`, got `{size}`")
+    raise ExportError(f"`max_shard_size` must be a size such as `5GB` or `500MB`, got `{size}`")
 
 
 def _check_names(texts: Mapping[str, str]) -> None:

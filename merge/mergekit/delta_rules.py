@@ -1,6 +1,6 @@
 """mergekit's averages and methods on deltas: their parameters to coefficients of ours, and back.
 
-Semantics are those of mergekit 0.1.5, determined by running it; what cannot be honoured is refused
+Semantics are those of mergekit 0.1.5, determined by running it; what is not supported is refused
 here. mergekit's density is 1 - drop_rate, its `epsilon` is half of ours. Knows no files; no torch.
 """
 
@@ -127,14 +127,14 @@ class Deltas:
             if rescales:
                 raise MergekitError(
                     f"`{at.file.method}` with rescale: true, which scales each tensor by what its "
-                    f"trim took away, cannot be honoured; set rescale: false, and raise lambda"
+                    f"trim took away, is not supported; set rescale: false, and raise lambda"
                 )
             return weights, lambda_
         if rescales:
             return weights, lambda_
         if not is_even:
             raise MergekitError(
-                f"`{at.file.method}` with rescale: false cannot be honoured: here each entry is "
+                f"`{at.file.method}` with rescale: false is not supported: here each entry is "
                 f"divided by its own chance to be kept; set rescale: true"
             )
         if not (self.elects and at.flag("normalize", self.normalize)):
@@ -142,7 +142,7 @@ class Deltas:
         if len(set(densities)) > 1:
             raise MergekitError(
                 f"`{at.file.method}` with rescale: false, normalize: true and densities that "
-                f"differ between models cannot be honoured; set rescale: true"
+                f"differ between models is not supported; set rescale: true"
             )
         return weights, lambda_ * densities[0]
 
@@ -179,7 +179,7 @@ def _check_signs(at: At, weights: Sequence[Decimal]) -> None:
     if min(weights, default=0) < 0:
         raise MergekitError(
             f"`{at.file.method}` with normalize: true and a negative weight ({min(weights)} at "
-            f"tensor {at.tensor}) cannot be honoured: mergekit divides by the signed sum of "
+            f"tensor {at.tensor}) is not supported: mergekit divides by the signed sum of "
             f"weights, which flips deltas or blows them up; set normalize: false"
         )
 

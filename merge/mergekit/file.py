@@ -104,7 +104,7 @@ def parse(path: Path) -> MergekitFile:
     """Read a configuration of mergekit.
 
     Raises:
-        MergekitError: If it is not valid, or cannot be honoured for any models.
+        MergekitError: If it is not valid, or is not supported whatever the models are.
     """
     try:
         return parse_text(path.read_bytes())
@@ -119,7 +119,7 @@ def parse_text(text: str | bytes) -> MergekitFile:
     except ValueError as error:
         raise MergekitError(str(error)) from None
     if not isinstance(data, dict):
-        raise MergekitError("must be a mapping with the keys of a merge, as merge_method")
+        raise MergekitError("must be a mapping with the keys of a merge, such as merge_method")
     for key, what in _FOREIGN.items():
         if key in data:
             raise MergekitError(f"the key `{key}` makes this {what}")
@@ -130,7 +130,7 @@ def _file(data: Mapping[Any, Any]) -> MergekitFile:
     check_keys("", data, _TOP)
     method = data.get("merge_method")
     if not isinstance(method, str):
-        raise MergekitError("the key `merge_method` is missing; name one, as `ties`")
+        raise MergekitError("the key `merge_method` is missing; name one, such as `ties`")
     base = _optional_model(data, "base_model", "base_model")
     levels = [read_parameters("parameters", data.get("parameters"))]
     inputs, where = data, ""
@@ -153,7 +153,7 @@ def _file(data: Mapping[Any, Any]) -> MergekitFile:
 def _only_module(modules: Any) -> tuple[str, Mapping[str, Any]]:
     if not isinstance(modules, dict) or len(modules) != 1:
         raise MergekitError(
-            "`modules` with several parts of a model cannot be honoured; use `models` with "
+            "`modules` with several parts of a model is not supported; use `models` with "
             "filters on the parts' tensor names"
         )
     name, module = next(iter(modules.items()))
@@ -252,7 +252,7 @@ def _tokenizer_section(section: Any) -> Any:
     for key in ("tokens", "pad_to_multiple_of"):
         if section.get(key):
             raise MergekitError(
-                f"`tokenizer.{key}` cannot be honoured; remove it, and change the "
+                f"`tokenizer.{key}` is not supported; remove it, and change the "
                 f"vocabulary of a model before it is merged"
             )
     return section.get("source", "union")
@@ -267,7 +267,7 @@ def _contiguous(parts: Sequence[Slice]) -> tuple[Slice, ...]:
             raise MergekitError(
                 f"{part.where} begins with layer {begin} where layer {end} must follow: stacking, "
                 f"repeating and leaving out layers (frankenmerges) make another architecture and "
-                f"cannot be honoured; use mergekit for it, and merge its result"
+                f"are not supported; use mergekit for it, and merge its result"
             )
         end = stop
     return tuple(parts)
@@ -277,7 +277,7 @@ def _model(where: str, value: Any) -> ModelRef:
     if isinstance(value, dict):
         check_keys(where, value, ("model", "lora", "override_architecture"))
         if value.get("override_architecture"):
-            raise MergekitError(f"{where}.override_architecture cannot be honoured; remove it")
+            raise MergekitError(f"{where}.override_architecture is not supported; remove it")
         own, lora = value.get("model"), value.get("lora")
         plain = _model_path(where, own)
         return ModelRef(plain.path, plain.revision, _model_path(where, lora) if lora else None)

@@ -35,7 +35,7 @@ _WORDS |= dict.fromkeys(("0", "false", "no", "off", "f", "n"), False)
 
 
 class MergekitError(ValueError):
-    """A mergekit configuration that cannot be honoured; one line: place, fault, remedy."""
+    """A mergekit configuration that is not supported; one line: place, fault, remedy."""
 
 
 check_keys = partial(hints.check_keys, error=MergekitError)

@@ -113,7 +113,7 @@ def translate(file: MergekitFile, tensors: Iterable[str], *, mask_seed: int = 0)
         mask_seed: Seed of random masks; mergekit's YAML has none.
 
     Raises:
-        MergekitError: If it cannot be honoured; one line with the place, the fault and the remedy.
+        MergekitError: If it is not supported; one line with the place, the fault and the remedy.
     """
     models = models_of(file)
     rule = rule_of(file.method)
@@ -171,15 +171,15 @@ def _places(file: MergekitFile, tensors: Sequence[str]) -> dict[str, tuple[Slice
 def _check_slices(slices: Sequence[Slice], ends: Mapping[str, int]) -> None:
     if len(ends) != 1:
         raise MergekitError(
-            f"`slices` of a model with layers in {len(ends)} places ({', '.join(ends)}) cannot be "
-            f"honoured; use `models` with filters"
+            f"`slices` of a model with layers in {len(ends)} places ({', '.join(ends)}) is not "
+            f"supported; use `models` with filters"
         )
     (count,) = ends.values()
     last = (slices[-1].layers or (0, count))[1]
     if last != count:
         raise MergekitError(
             f"{slices[-1].where} ends with layer {last}, the model has {count}: leaving out or "
-            f"adding layers makes another architecture and cannot be honoured; use mergekit for "
+            f"adding layers makes another architecture and is not supported; use mergekit for "
             f"it, and merge its result"
         )
 

@@ -1,6 +1,6 @@
 """mergekit's methods on whole vectors, and those with one weight for all: read and written.
 
-Semantics are those of mergekit 0.1.5, determined by running it; what cannot be honoured is refused
+Semantics are those of mergekit 0.1.5, determined by running it; what is not supported is refused
 here. Knows no files; no torch.
 """
 
@@ -31,7 +31,7 @@ def read_nuslerp(at: At) -> Coefficients:
     """Read `nuslerp` of two models."""
     if not at.flag("nuslerp_flatten", True):
         raise MergekitError(
-            "`nuslerp_flatten: false` (row by row) cannot be honoured; remove it: whole tensors "
+            "`nuslerp_flatten: false` (row by row) is not supported; remove it: whole tensors "
             "are interpolated"
         )
     weights = at.each("weight")
@@ -83,7 +83,7 @@ def read_model_stock(at: At) -> Coefficients:
     """Read `model_stock`."""
     if at.flag("filter_wise", False):
         raise MergekitError(
-            "`filter_wise: true` (row by row) cannot be honoured; remove it: the angle is taken "
+            "`filter_wise: true` (row by row) is not supported; remove it: the angle is taken "
             "over whole tensors"
         )
     return coefficients(_equal(at))

@@ -56,7 +56,7 @@ def check_tensors(
     extra = [name for name in tensors if name not in base]
     if extra:
         raise ParentError(
-            f"{who}: tensor {extra[0]} is not in the base ({len(extra)} such in all); "
+            f"{who}: tensor {extra[0]} is not in the base ({len(extra)} in all); "
             f"use a fine-tune of this base without added parts"
         )
     for name, info in base.items():

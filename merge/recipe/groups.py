@@ -101,7 +101,7 @@ class Grouping:
         for pattern, name in self.rules:
             if _LAYER in name and _LAYER not in pattern:
                 raise ValueError(
-                    f"a rule's group may say {{layer}} only where its pattern does, got "
+                    f"a group's name may contain {{layer}} only if its pattern does, got "
                     f"{pattern!r} -> {name!r}; put {{layer}} in place of the layer's number"
                 )
             LayerGroup.from_name(name.replace(_LAYER, "0"))

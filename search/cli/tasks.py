@@ -72,7 +72,7 @@ def tasks(
     if show:
         _show(words, num_fewshot, chat, model)
     elif num_fewshot is not None or model is not None or chat != ChatOptions():
-        raise ValueError("options about prompts need `--show`, as in heterosis tasks NAME --show")
+        raise ValueError("options about prompts need `--show`: heterosis tasks NAME --show")
     else:
         _list(words, all_tasks, format_)
 

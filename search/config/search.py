@@ -34,7 +34,7 @@ def deadline_of(until: str, now: datetime.datetime) -> datetime.datetime:
     Without a zone it is local time on that day: a change to or from summer time before then counts.
 
     Args:
-        until: ``08:00``, or ISO 8601 as ``2026-11-25T08:00``.
+        until: ``08:00``, or ISO 8601 such as ``2026-11-25T08:00``.
         now: Local time, without a zone.
 
     Returns:
@@ -59,7 +59,8 @@ def _moment(until: str) -> datetime.datetime:
         return datetime.datetime.fromisoformat(until)
     except ValueError:
         raise ValueError(
-            f"`until` must be an hour as `08:00`, or a moment as `2026-11-25T08:00`, got {until!r}"
+            "`until` must be a time of day such as `08:00`, or a date and time such as "
+            f"`2026-11-25T08:00`, got {until!r}"
         ) from None
 
 
@@ -92,8 +93,8 @@ class SearchSection(Section):
     hours: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Time of the whole study, with confirmation and earlier runs."""
     until: str | None = None
-    """Deadline of the whole study: `"08:00"` (the next one when the study begins), or a moment as
-    `2026-11-25T08:00`. 10 to 20 % of the time is reserved for confirmation."""
+    """Deadline of the whole study: `"08:00"` (the next one when the study begins), or a date and
+    time such as `2026-11-25T08:00`. 10 to 20 % of the time is reserved for confirmation."""
     sampler: str = "CmaEsSampler"
     """Sampler class of ``optuna.samplers``; NSGAIISampler with the objective `pareto`."""
     sampler_args: dict[str, Any] = Field(default_factory=dict)

@@ -76,7 +76,7 @@ def _filter(text: str, fields: Fields) -> tuple[str, Callable[[Any], bool]]:
     match = _FILTER.fullmatch(text)
     if match is None:
         raise ValueError(
-            f"a filter must be COLUMN OP VALUE, as verdict=better or confirm>0.9, got {text!r}"
+            f"a filter must be COLUMN OP VALUE, such as verdict=better or confirm>0.9, got {text!r}"
         )
     column, sign, wanted = match.groups()
     _check(column, fields)

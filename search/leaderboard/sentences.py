@@ -66,10 +66,11 @@ def _ablation_lines(board: Leaderboard) -> Iterator[str]:
     losses.sort(key=lambda group: effects[group].value)
     worst = ", ".join(f"{group} ({signed(effects[group].value)})" for group in losses[:TOP_GENES])
     more = f" and {len(losses) - TOP_GENES} more" if len(losses) > TOP_GENES else ""
+    verb = "matters" if len(losses) == 1 else "matter"
     yield (
         f"Ablation: {len(effects)} genes were reset to the uniform merge one at a time and scored "
         "on the search items; "
-        + (f"{len(losses)} matter: {worst}{more}." if losses else "none is shown to matter.")
+        + (f"{len(losses)} {verb}: {worst}{more}." if losses else "none is shown to matter.")
     )
     if simplest is not None:
         yield (

@@ -212,9 +212,11 @@ def _licence_text(place: Place, licence: Licence | None) -> str:
 def _licence_line(licences: Mapping[str, Licence | None]) -> str:
     silent = [owner for owner, licence in licences.items() if licence is None]
     if silent:
+        *first, last = silent
+        owners = f"{', '.join(first)} and {last} do" if first else f"{last} does"
         return (
-            f"No licence is stated here because {', '.join(silent)} does not name one: ask the "
-            "authors before you redistribute this model."
+            f"No licence is stated here because {owners} not name one: ask the authors before you "
+            "redistribute this model."
         )
     names = [licence.name for licence in licences.values() if licence is not None]
     chosen, distinct = strictest(names), sorted(set(names))

@@ -60,8 +60,8 @@ def rehearse(space: Space, section: SearchSection, n_values: int = 1) -> None:
     except (TypeError, ValueError, ImportError, AttributeError, AssertionError) as error:
         if n_values > 1 and "multi-objective" in str(error):
             raise ConfigError(
-                f"search.sampler `{section.sampler}` handles one value, `objective: "
-                f"{section.objective}` tells it {n_values}; use {PARETO_SAMPLER} or TPESampler"
+                f"search.sampler `{section.sampler}` takes one value per trial, `objective: "
+                f"{section.objective}` has {n_values}; use {PARETO_SAMPLER} or TPESampler"
             ) from error
         raise ConfigError(
             f"search.sampler `{section.sampler}` cannot propose with `sampler_args` "

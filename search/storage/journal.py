@@ -202,7 +202,8 @@ def not_begun(folder: Path) -> NotBegun:
 def no_study(folder: Path) -> StudyError:
     """Return the error for a folder without a journal."""
     return StudyError(
-        f"{folder}: holds no study ({JOURNAL} is missing); give a study's folder, as results/NAME"
+        f"{folder}: holds no study ({JOURNAL} is missing); give a study's folder, such as "
+        "results/NAME"
     )
 
 
@@ -256,7 +257,8 @@ def find_studies(results: Path) -> list[Path]:
     studies = sorted(path.parent for path in results.glob(f"*/{JOURNAL}"))
     if not studies:
         raise StudyError(
-            f"{results}: holds no study; give the folder that a search printed, as results/NAME"
+            f"{results}: holds no study; give the folder that a search printed, such as "
+            "results/NAME"
         )
     return studies
 

@@ -55,7 +55,7 @@ def identity(parts: Parts) -> dict[str, Any]:
 def check_identity(
     known: Mapping[str, Any], now: Mapping[str, Any], folder: Path, but: tuple[str, ...] = ()
 ) -> None:
-    """Check that a study is resumed with what it was begun with.
+    """Check that a study is resumed with its own ingredients.
 
     Args:
         known: The identity in the study's manifest.
@@ -71,9 +71,9 @@ def check_identity(
     if different:
         key = different[0]
         raise StudyError(
-            f"{folder}: this study was begun with another {', '.join(different)}; "
-            f"{_change(known.get(key), plain[key], key)}; restore what it was begun with, or "
-            "search in another folder with --results"
+            f"{folder}: {', '.join(different)} must not change within a study; "
+            f"{_change(known.get(key), plain[key], key)}; restore the old value, or search in "
+            "another folder with --results"
         )
 
 

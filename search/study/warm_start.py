@@ -88,7 +88,7 @@ def read_warm_start(former: Path, parts: Parts) -> WarmStart:
     if not (former / JOURNAL).is_file():
         raise StudyError(
             f"`search.{KEY}` must be the folder of a study, got {former}, which holds none "
-            f"({JOURNAL} is missing); give the folder that a search printed, as results/NAME"
+            f"({JOURNAL} is missing); give the folder that a search printed, such as results/NAME"
         )
     record = read_record(former)
     names = _names(record.manifest["identity"]["parents"], parts.parents.digests(), former)
@@ -102,9 +102,9 @@ def read_warm_start(former: Path, parts: Parts) -> WarmStart:
     recipes = _expressed(ranked, names, parts.space)
     if not recipes:
         raise StudyError(
-            f"`search.{KEY}`: none of the {len(ranked)} candidates of {former} lies in this space; "
-            "leave it out, or take a `space` that holds them (its methods, `depth`, `modules`, "
-            "bounds and `merge.layer_groups`)"
+            f"`search.{KEY}`: `space` includes none of the {len(ranked)} candidates of {former}; "
+            "leave it out, or change `space` (methods, `depth`, `modules`, bounds) or "
+            "`merge.layer_groups` so that it does"
         )
     study = record.manifest["config"]["name"]
     return WarmStart(str(former), tuple((f"{c.name} of {study}", r) for c, r in recipes))

@@ -1,4 +1,4 @@
-"""Placements: the plan is kept, wishes are honoured or refused, all serve the same tensors."""
+"""Placements: the plan is kept, wishes are met or refused, all serve the same tensors."""
 
 import os
 import subprocess
@@ -191,7 +191,7 @@ def test_auto_gives_up_headroom_last(mixed, free):
         plan_memory(mixed, dtype="float32", device=CARD)
 
 
-def test_wishes_are_honoured_or_refused_with_the_figures(mixed, free):
+def test_wishes_are_met_or_refused_with_the_figures(mixed, free):
     free(GB, GB)
     for kind in PLACEMENTS:
         assert plan_memory(mixed, dtype="float32", device=CARD, placement=kind).placement == kind

@@ -379,7 +379,7 @@ MAPS = [
 
 
 @pytest.mark.parametrize("device_map", MAPS, ids=str)
-def test_maps_are_honoured(device_map, parents):
+def test_maps_are_followed(device_map, parents):
     pytest.importorskip("accelerate")
     if device_map in ("auto", "sequential") and torch.cuda.is_available():
         pytest.skip("these maps would choose the GPU")

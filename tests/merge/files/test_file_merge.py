@@ -358,7 +358,7 @@ def test_goal_size_and_device_are_checked_first(family, tmp_path):
     merge = open_merge(write(tmp_path, family, MEAN))
     with pytest.raises(ValueError, match="exists and is not empty, nothing is overwritten"):
         run(merge, tmp_path)
-    with pytest.raises(ValueError, match="`max_shard_size` must be a size as"):
+    with pytest.raises(ValueError, match="`max_shard_size` must be a size such as"):
         run(merge, tmp_path / "out", max_shard_size="x")
     for device in ("cuda:7", "nonsense"):
         with pytest.raises(

@@ -108,7 +108,7 @@ def test_sizes_are_read_as_transformers_reads_them(size, count):
 @pytest.mark.parametrize("size", ["abc", "5", "", "-1GB", "0GB", "5GBs", "0.1B"])
 def test_what_is_no_size_is_refused(size, parents, tmp_path):
     with pytest.raises(
-        ExportError, match=r"`max_shard_size` must be a size as `5GB` or `500MB`, got"
+        ExportError, match=r"`max_shard_size` must be a size such as `5GB` or `500MB`, got"
     ):
         write_model(tmp_path / "out", as_saved(parents), parents, max_shard_size=size)
     assert not (tmp_path / "out").exists()

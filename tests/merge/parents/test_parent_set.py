@@ -231,7 +231,7 @@ def test_missing_tensor(pair):
 def test_extra_tensor(pair):
     rewrite(pair["a"], lambda s: s.update({"lm_head.bias": torch.zeros(3)}))
     message = refusal(pair)
-    assert "parent a: tensor lm_head.bias is not in the base (1 such in all)" in message
+    assert "parent a: tensor lm_head.bias is not in the base (1 in all)" in message
 
 
 def test_other_shape(pair):

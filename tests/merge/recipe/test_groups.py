@@ -126,7 +126,7 @@ def test_a_layer_that_stands_twice_is_the_same_number():
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
-        (("*.q_proj.*", "layers.{layer}.q"), "may say {layer} only where its pattern does, got"),
+        (("*.q_proj.*", "layers.{layer}.q"), "may contain {layer} only if its pattern does, got"),
         (("*", "Queries"), "a layer group is named .* in small letters; got 'Queries'"),
     ],
 )

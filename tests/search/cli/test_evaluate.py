@@ -68,7 +68,7 @@ def test_a_trial_whose_parents_have_changed(heterosis, small_search, tmp_path):
     tensors["model.norm.weight"].add_(0.125)
     save_file(tensors, file, metadata={"format": "pt"})
     line = refused(heterosis("eval", f"{small_search.results}:0", "--tasks", JAVA))
-    assert "begun with another parents; parents.java was" in line
+    assert "parents must not change within a study; parents.java was" in line
 
 
 def folder_of(path: Path, *names: str) -> Path:

@@ -179,7 +179,7 @@ def test_wrong_options_are_one_line(merge, config):
     assert "no such file" in refused(merge(config.parent / "no.yaml", "--out", out))
     assert "is not empty" in refused(merge(config, "--out", config.parent))
     for option, value, message in (
-        ("--max-shard-size", "5", "must be a size as `5GB`"),
+        ("--max-shard-size", "5", "must be a size such as `5GB`"),
         ("--dtype", "int4", "`dtype` must be one of float32, bfloat16, float16"),
         ("--dtype", "bf16", "got 'bf16'; did you mean `bfloat16`?"),
         ("--tokenizer", "unoin", "or left out, got 'unoin'; did you mean `union`?"),

@@ -106,7 +106,7 @@ def test_depth_shapes(tmp_path, depth, shape, count):
             "`merge.device_map` decides where the model is, got `merge.device: cpu` as well",
         ),
         ('merge: {layer_groups: {"*": "A"}}\n', r"merge.layer_groups: .*got 'A'"),
-        ('merge: {layer_groups: {"*": "layers.{layer}.q"}}\n', r"only where its pattern does"),
+        ('merge: {layer_groups: {"*": "layers.{layer}.q"}}\n', r"only if its pattern does"),
         ("search: {trials: -1}\n", r"search.trials: must be at least 0, got -1"),
         ("search: {trials: many}\n", r"search.trials: must be a whole number, got 'many'"),
         ("space: {drop_rate: [0.2, 1.0]}\n", r"`drop_rate` must be in \[0, 1\), got \[0.2, 1.0\]"),

@@ -124,7 +124,7 @@ def test_an_interrupted_raced_search_ends_the_same(raced, small_search, tmp_path
 def test_a_study_is_not_continued_with_another_race(raced, small_search):
     folder, _, _ = raced
     changed = RACE | {"search": {"trials": 25, "racing": False}}
-    with pytest.raises(StudyError, match="begun with another racing"):
+    with pytest.raises(StudyError, match="racing must not change within a study"):
         run(small_search.write(**changed, results=str(folder)))
 
 

@@ -136,7 +136,7 @@ def test_what_a_study_is_laid_out_for_decides_its_candidates(small_search, tmp_p
     assert manifest["config"]["workers"]["most"] == 18
     small_search.write(search=sampler, workers={"engine": "local"})
     outcome, _ = run_local(path)
-    assert outcome.finished, "a study keeps what it was begun with"
+    assert outcome.finished, "a study keeps its pace"
     small_search.write(search=sampler, workers={"engine": "local", "most": 30})
     with pytest.raises(StudyError, match=r"another generation; generation.generation was 18, is 3"):
         run_local(path)

@@ -134,7 +134,14 @@ def test_a_file_of_another_title_is_pointed_at_and_not_guessed(models, merged):
     _, card = merged(models)
     assert card.data.get("license") is None
     assert "licence: not named; see its LICENSE" in card.text
-    assert "because base, a, b does not name one: ask the authors" in card.text
+    assert "because base, a and b do not name one: ask the authors" in card.text
+
+
+def test_one_model_without_a_licence_is_named(models, merged):
+    for name in ("base", "a"):
+        (models[name] / "LICENSE").write_text(MIT)
+    _, card = merged(models)
+    assert "because b does not name one: ask the authors" in card.text
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,7 @@ def test_a_parent_that_has_changed_is_refused(small_search, tmp_path):
     tensors = load_file(file)
     tensors["model.norm.weight"].add_(0.125)
     save_file(tensors, file, metadata={"format": "pt"})
-    with pytest.raises(StudyError, match=r"begun with another parents; parents.java was"):
+    with pytest.raises(StudyError, match=r"parents must not .* study; parents.java was"):
         export(small_search.results, tmp_path / "model")
 
 
@@ -159,7 +159,7 @@ def test_a_candidate_that_was_scored_otherwise_is_refused(copied, tmp_path):
 
 
 def test_a_size_that_is_none_is_refused(study, tmp_path):
-    with pytest.raises(ExportError, match=r"`max_shard_size` must be a size as `5GB`.*got `abc`"):
+    with pytest.raises(ExportError, match=r"`max_shard_size` must be a size such as .*got `abc`"):
         export(study, tmp_path / "model", max_shard_size="abc")
 
 

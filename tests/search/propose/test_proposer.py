@@ -95,7 +95,7 @@ def test_cma_es_learns_across_generations(tmp_path):
 
 def test_a_sampler_of_one_value_is_refused_for_several():
     section = SearchSection(objective="pareto", sampler="CmaEsSampler")
-    with pytest.raises(ConfigError, match=r"CmaEsSampler` handles one value.* use NSGAIISampler"):
+    with pytest.raises(ConfigError, match=r"CmaEsSampler` takes one value.* use NSGAIISampler"):
         rehearse(SPACE, section, 2)
     assert SearchSection(objective="pareto").sampler == "NSGAIISampler"
     rehearse(SPACE, SearchSection(objective="pareto"), 3)

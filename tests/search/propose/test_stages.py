@@ -336,11 +336,11 @@ def test_a_stage_without_genes_is_refused(small_search, heterosis):
 def test_other_stages_than_a_study_was_begun_with_are_refused(small_search, heterosis):
     run(staged(small_search, trials=6))
     path = staged(small_search, [{"depth": "constant", "trials": 5}, {"width": 0.5}], trials=6)
-    assert "begun with another stages" in refused(heterosis("search", path))
+    assert "stages must not change within" in refused(heterosis("search", path))
     plain = small_search.write(
         search={"trials": 6, "racing": {"first": 10, "alpha": 0.3}}, stages=[]
     )
-    assert "begun with another stages" in refused(heterosis("search", plain))
+    assert "stages must not change within" in refused(heterosis("search", plain))
 
 
 def test_check_states_each_stages_dimension_and_advises(small_search, heterosis):

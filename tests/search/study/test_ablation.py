@@ -1,6 +1,7 @@
 """Ablation of the winner: masks, genes, and the simplest recipe without a loss."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from heterosis.evals.scores.store import ItemStore
@@ -147,6 +148,21 @@ def test_the_leaderboard_shows_selection_bias_and_the_genes_that_matter(ablated)
     assert any(line.startswith("With 2 other masks candidate ") for line in lines)
     assert any("were reset to the uniform merge one at a time" in line for line in lines)
     assert all(line in markdown(outcome.board) for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("values", "end"),
+    [
+        ([0.1], "; none is shown to matter."),
+        ([-0.1, 0.1], "; 1 matters: gene 0 (-0.1000)."),
+        ([-0.1, -0.2], "; 2 matter: gene 1 (-0.2000), gene 0 (-0.1000)."),
+    ],
+)
+def test_the_sentence_counts_the_genes_that_matter(ablated, values, end):
+    _, outcome, _ = ablated
+    effects = {f"gene {i}": Difference(v, 0.01, 0.001, 40, "sign") for i, v in enumerate(values)}
+    board = replace(outcome.board, ablation=replace(outcome.board.ablation, effects=effects))
+    assert any(line.endswith(end) for line in caveat_lines(board)), list(caveat_lines(board))
 
 
 @pytest.mark.slow

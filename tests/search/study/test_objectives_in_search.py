@@ -137,7 +137,7 @@ def test_a_pareto_front_is_searched_and_shown(small_search):
         ),
         ({"tasks": tasks(["metric", "margin"], "metric")}, "is pareto, got `none` and several"),
         ({"tasks": tasks("metric", [])}, "must name one column or more"),
-        ({"tasks": tasks("metric", "loss")}, "should be 'metric', 'margin'"),
+        ({"tasks": tasks("metric", "loss")}, "must be metric, margin, log_like"),
         (
             {
                 "tasks": [{"task": TASKS[0], "weight": 2.0}, {"task": TASKS[1]}],
@@ -148,7 +148,7 @@ def test_a_pareto_front_is_searched_and_shown(small_search):
         ({"tasks": [{"task": TASKS[0]}], "search": {"objective": "pareto"}}, "needs two tasks"),
         (
             {"search": {"objective": "pareto", "sampler": "CmaEsSampler"}},
-            "CmaEsSampler` handles one value, `objective: pareto` tells it 2",
+            "CmaEsSampler` takes one value per trial, `objective: pareto` has 2",
         ),
     ],
 )

@@ -114,7 +114,7 @@ def test_unsuitable_former_studies_are_errors(small_search, former, heterosis, t
 def test_a_warm_start_cannot_be_changed(small_search, former, heterosis):
     run(small_search.write(search={"trials": 0}))
     told = refused(heterosis("search", small_search.folder / "search.yaml", "--warm-start", former))
-    assert "begun with another warm_start; warm_start was None" in told
+    assert "warm_start must not change within a study; warm_start was None" in told
     both = heterosis("search", "--continue", former, "--warm-start", former)
     assert "leave out --results, --run-seed and --warm-start" in refused(both)
 
