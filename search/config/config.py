@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -123,6 +124,7 @@ class Config(Section):
             check_stages(self.stages, self.search)
             for number in range(len(self.stages)):
                 self._check_stage(number)
+            self._check_refining()
         _check_objective(self.search, self.tasks)
         return self
 
@@ -134,6 +136,15 @@ class Config(Section):
             if isinstance(error, ValidationError):
                 lines = fault_lines(error, self.stages[number].space)
             raise ValueError(f"`stages.{number}`: {'; '.join(lines)}") from error
+
+    def _check_refining(self) -> None:
+        shapes = [self.of_stage(number).space.depth.shape for number in range(len(self.stages))]
+        for number, (before, after) in enumerate(pairwise(shapes), 1):
+            if before == "tensors" != after:
+                raise ValueError(
+                    f"`stages.{number}`: a stage after `depth: tensors` must have it too, since no "
+                    f"coarser space holds its candidates, got `{after}`; put that stage first"
+                )
 
     def _check_space(self) -> None:
         rows = [METHODS[name] for name in self.methods]

@@ -10,6 +10,7 @@ import pytest
 from heterosis.search.config.config import ConfigError
 from heterosis.search.config.load import load_config
 from heterosis.search.config.search import SearchSection
+from heterosis.search.models.export import export
 from heterosis.search.propose.ask_tell import TrialQueue
 from heterosis.search.propose.pace import Pace, first_searched
 from heterosis.search.propose.stages import Stage, best_of, counts, narrowed, next_stage
@@ -147,6 +148,25 @@ def test_a_search_in_stages(small_search):
     for low, high in ((d.low, d.high) for t in known[-9:] for d in t.distributions.values()):
         assert 0 <= low < high <= 1
         assert high - low <= 0.4 + 1e-9
+
+
+def test_a_search_is_refined_to_tensors_and_exported(small_search, tmp_path):
+    path = small_search.write(
+        stages=[{"depth": "constant", "trials": 2}, {"depth": "tensors"}], search={"trials": 4}
+    )
+    outcome, text = run(path)
+    assert outcome.finished
+    assert "genes (tensors, weights in [0, 1])" in text
+    last = candidate_of(Journal(small_search.results).trials[-1])
+    assert last.recipe is not None and "layers.3.mlp_up_proj" in last.recipe.coefficients
+    export(small_search.results, tmp_path / "out", trial=last.number)
+    assert (tmp_path / "out/model.safetensors").is_file()
+
+
+def test_a_stage_after_tensors_is_as_fine(small_search):
+    stages = [{"depth": "tensors", "share": 0.5}, {"depth": "layers"}]
+    with pytest.raises(ConfigError, match=r"stages\.1`: a stage after `depth: tensors` .*`layers`"):
+        load_config(small_search.write(stages=stages))
 
 
 SAMPLERS = {
