@@ -343,7 +343,7 @@ def test_each_mistake_is_reported(small_search, stages, message):
 
 def test_an_unknown_kind_is_reported_with_its_stage(small_search, heterosis):
     stages = [{"modules": ["attn", "vision"]}, {}]
-    path = small_search.write(stages=stages, merge={"layer_groups": {"x*": "vision"}})
+    path = small_search.write(stages=stages)
     assert "`stages.0`: `space.modules` names `vision`" in refused(heterosis("search", path))
 
 
