@@ -224,7 +224,7 @@ def test_settings_of_generation_are_obeyed(settings, reason, shots, tokenizer):
     requests = [copy.copy(own[0]) for own in scorer.tasks[0].instances("guard")]
     for request in requests:
         request.arguments = (request.args[0], request.args[1] | settings)
-    generator = Generator(scorer._lm, BATCH)
+    generator = Generator(scorer.lm, BATCH)
     choice = generator.check(requests, N)
     assert (choice.path, choice.reason) == ("prefix", reason)
     found = [answer.text for answer in generator.answers(requests)]
@@ -258,7 +258,7 @@ def test_a_prompt_longer_than_the_model_loses_its_oldest_tokens(tmp_path, tokeni
     expected = evaluated(model, tokenizer, path)["samples"]["long"]
     assert texts(scorer) == [sample["resps"][0][0] for sample in expected]
     (group,) = plan_groups(
-        scorer._lm, scorer._plans["guard"].generations, batch_size=3, shared=False
+        scorer.lm, scorer._plans["guard"].generations, batch_size=3, shared=False
     )
     assert group.batches[0].ids.shape[1] == 192 - 8
 

@@ -150,6 +150,7 @@ def language_loss(model: torch.nn.Module) -> torch.Tensor:
     return model(input_ids=ids, labels=ids).loss
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ["llama", "gpt2"])
 @pytest.mark.parametrize("method", ["task_arithmetic", "dare_linear", "slerp"])
 def test_derivatives_of_a_models_loss(arch, method, tmp_path):

@@ -138,6 +138,7 @@ def test_a_full_disk_is_an_error_and_the_menu_comes_again(monkeypatch, capsys, a
     assert "heterosis: error: [Errno 28] No space left on device" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_every_choice_is_a_flag_that_replaces_the_menu(search, again):
     words = ("--show", "--compare", "base", "--export", "out", "--chat")
     child = search("--continue", again, "--trials", "1", *words)
