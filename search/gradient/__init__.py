@@ -1,0 +1,1 @@
+"""Descent in the genes of a space along the gradient of the items' losses."""
