@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..scorer.batches import Request
 from ..scorer.requests import encode
-from ..scorer.scorer import Scorer
+from ..scorer.scorer import Scorer, apply_filter, set_response
 from ..scores.term_columns import METRIC, TermColumn
 from ..scores.terms import Term
 from ..tasks.tasks import FrozenTask
@@ -66,8 +66,9 @@ def smooth_items(
     items, reasons = [], {}
     for task in scorer.tasks:
         named = [term for term in terms if term.task == task.name]
-        usable = [term for term in named if not (reason := _no_twin(task, term.column))]
-        reasons |= {t.name: reason for t in named if (reason := _no_twin(task, t.column))}
+        lacking = {t.name: reason for t in named if (reason := _no_twin(task, t.column))}
+        usable = [term for term in named if term.name not in lacking]
+        reasons |= lacking
         rows = task.doc_ids.get(split, ())
         made = [_item(scorer.lm, task, row, usable, answers) for row in rows if usable]
         items += [item for item in made if item is not None]
@@ -144,11 +145,9 @@ def is_right(task: FrozenTask, row: int, answer: str) -> bool:
     """Tell whether a task's filter and metric give a generated text the value 1."""
     instance: Instance = task.prompts.instances[row][0]
     kept = instance.resps, instance.filtered_resps
-    instance.resps, instance.filtered_resps = [answer] * (instance.repeats or 1), {}
+    set_response(instance, answer)
     try:
-        for ensemble in task.task._filters:
-            if ensemble.name == task.metric.filter:
-                ensemble.apply([instance])
+        apply_filter(task, [instance])
         filtered = instance.filtered_resps[task.metric.filter]
         values: Any = task.task.process_results(instance.doc, [filtered])
         return task.metric.item(values, task.name, row)[0] == 1.0

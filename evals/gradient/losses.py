@@ -7,7 +7,7 @@ arXiv:1604.06174).
 Shapes: n items.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -86,10 +86,7 @@ class SmoothLosses:
         Raises:
             torch.OutOfMemoryError: If memory runs out; gradients are then incomplete. `shrink`.
         """
-        counts: dict[str, int] = defaultdict(int)
-        for key in keys:
-            for term in self.items[key].twins:
-                counts[term] += 1
+        counts = Counter(term for key in keys for term in self.items[key].twins)
         shares = {term: weights.get(term, 0.0) / count for term, count in counts.items()}
         report = LossReport()
         with _checkpointing(self._scorer.model, self.is_checkpointing):
@@ -136,7 +133,8 @@ class SmoothLosses:
         """Score a microbatch, add it to the report, and return its part of the loss."""
         requests = [request for item in batch for request in item.requests]
         planned = LikelihoodRequests(requests, [0] * len(requests), self._scorer.limits, {})
-        lls, misses = planned.differentiable(self._scorer.path, self._scorer.model)
+        scored = planned.differentiable(self._scorer.path, self._scorer.model)
+        lls, misses = (numbers.cpu() for numbers in scored)  # twins are scalars: one wait for all
         parts, values, start = [], [], 0
         for item in batch:
             own = slice(start, start := start + len(item.requests))
@@ -155,7 +153,7 @@ class SmoothLosses:
 
 def _by_answer(numbers: Tensor, item: SmoothItem) -> Tensor:
     """Return the sum over the windows of each answer."""
-    owner = torch.tensor(item.owner, device=numbers.device)
+    owner = torch.tensor(item.owner)
     return numbers.new_zeros(max(item.owner) + 1).index_add(0, owner, numbers)
 
 

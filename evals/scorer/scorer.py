@@ -300,7 +300,7 @@ class Scorer:
         missed = np.bincount(plan.owner, weights=~greedy, minlength=len(plan.likelihoods))
         for instance, ll, misses in zip(plan.likelihoods, total, missed, strict=True):
             is_rolling = instance.request_type == "loglikelihood_rolling"
-            _answer(instance, ll if is_rolling else (ll, bool(misses == 0)))
+            set_response(instance, ll if is_rolling else (ll, bool(misses == 0)))
 
     def _answer_generations(self, plan: _SplitPlan) -> None:
         """Generate the greedy answers of a plan, and store them in lm-eval's instances."""
@@ -310,7 +310,7 @@ class Scorer:
             self._refuse_non_finite_logits(plan.generations[0])
         answers = self._generator.answers(plan.generations)
         for instance, answer in zip(plan.generations, answers, strict=True):
-            _answer(instance, answer.text)
+            set_response(instance, answer.text)
             self._written[id(instance)] = answer
 
     def _refuse_non_finite_logits(self, instance: "Instance") -> None:
@@ -350,7 +350,7 @@ def _reference_lm(model: Any, tokenizer: Any, batch_size: int) -> Any:
         )
 
 
-def _answer(instance: "Instance", response: Any) -> None:
+def set_response(instance: "Instance", response: Any) -> None:
     """Store the only response of an instance, and clear that of the last candidate."""
     instance.resps = [response] * (instance.repeats or 1)
     instance.filtered_resps = {}
@@ -362,7 +362,7 @@ def _measure(plan: _SplitPlan, fingerprint: str, written: Mapping[int, Answer]) 
     tasks = plan.tasks
     for index, task in enumerate(tasks):
         requests = plan.instances(task)
-        _filter(task, list(chain.from_iterable(requests)))
+        apply_filter(task, list(chain.from_iterable(requests)))
         no_match = fallbacks(task.task, task.metric.filter)
         for row, instances in zip(plan.rows[task.name], requests, strict=True):
             filtered = [instance.filtered_resps[task.metric.filter] for instance in instances]
@@ -381,7 +381,7 @@ def _measure(plan: _SplitPlan, fingerprint: str, written: Mapping[int, Answer]) 
     return item_scores(header, columns, fingerprint)
 
 
-def _filter(task: FrozenTask, instances: "list[Instance]") -> None:
+def apply_filter(task: FrozenTask, instances: "list[Instance]") -> None:
     """Apply the filter of a task's metric to its instances; lm-eval refuses an empty list."""
     if not instances:
         return

@@ -15,14 +15,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..blocks import blocks, one_thread
-from ..engine.engine import MergeEngine, check_fit
+from ..engine.engine import MergeEngine
 from ..engine.weight_views import storage_of
 from ..kernels.arguments import float_rows, make_kernel
 from ..kernels.launcher import flattened, random_rows
@@ -60,7 +60,6 @@ class CoefficientGradient:
             ValueError: If the recipe does not fit the parents.
             MergeFailure: If a merged tensor holds NaN or infinity.
         """
-        check_fit(recipe, engine.parents)
         engine.load(recipe)
         self._engine, self._recipe = engine, recipe
         self._rows = _differentiable(engine, recipe)
@@ -92,7 +91,7 @@ class CoefficientGradient:
         weights = {g: dict.fromkeys(self._recipe.parents, 0.0) for g in self._recipe.coefficients}
         lambdas = dict.fromkeys(weights, 0.0)
         parameters: dict[str, dict[Coefficient, float]] = {group: {} for group in weights}
-        for name, by_row in self._host_sums().items():
+        for name, by_row in _on_host(self._sums).items():
             group, rows = self._recipe.grouping.group(name).name, self._rows[name]
             for coefficient, slope in zip(rows.coefficients, by_row @ rows.slopes, strict=True):
                 if coefficient.name == WEIGHT:
@@ -116,9 +115,6 @@ class CoefficientGradient:
             name: tuple(slopes.get(Coefficient(name, owner), 0.0) for owner in owners[name])
             for name in names
         }
-
-    def _host_sums(self) -> dict[str, np.ndarray[Any, Any]]:
-        return {name: total.numpy() for name, total in _on_host(self._sums).items()}
 
     def _receive(self, parameter: Tensor) -> None:
         gradient = parameter.grad
@@ -209,16 +205,16 @@ def _zero(device: torch.device) -> Tensor:
     return torch.zeros((), dtype=torch.float64, device=device)
 
 
-def _on_host(sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _on_host(sums: Mapping[str, Tensor]) -> dict[str, NDArray[np.float64]]:
     """Return sums on the host; one transfer per device."""
     by_device: dict[torch.device, list[str]] = {}
     for name, total in sums.items():
         by_device.setdefault(total.device, []).append(name)
-    result: dict[str, Tensor] = {}
+    result: dict[str, NDArray[np.float64]] = {}
     for names in by_device.values():
         joined = torch.cat([sums[name] for name in names]).cpu()
         parts = joined.split([sums[name].numel() for name in names])
-        result |= dict(zip(names, parts, strict=True))
+        result |= {name: part.numpy() for name, part in zip(names, parts, strict=True)}
     return {name: result[name] for name in sums}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
@@ -13,9 +13,7 @@ from .section import Interval, MethodName, Section, is_pair
 
 MOST_POINTS = 1000
 """Upper bound of K in `depth`: more than any model has layers."""
-
-
-SHAPES = ("constant", "lines", "control_points", "blocks", "layers", "tensors")
+Shape = Literal["constant", "lines", "control_points", "blocks", "layers", "tensors"]
 
 
 def _shape(values: Any) -> Any:
@@ -26,7 +24,7 @@ def _shape(values: Any) -> Any:
 class Depth(Section):
     """How coefficients vary over the layers: the name of a shape, or ``{shape: K}``."""
 
-    shape: Literal["constant", "lines", "control_points", "blocks", "layers", "tensors"]
+    shape: Shape
     """constant: one value; lines: weight = alpha + slope * depth, all else constant (LiNeS, Wang
     et al., arXiv:2410.17146); control_points: linear between K points; blocks: K equal steps;
     layers: one value per layer; tensors: one value per tensor."""
@@ -47,7 +45,7 @@ class Depth(Section):
             is_count = isinstance(count, int) and 1 <= count <= MOST_POINTS
             if shape in ("control_points", "blocks") and is_count:
                 return {"shape": shape, "count": count}
-        meant = near(_shape(values), SHAPES)
+        meant = near(_shape(values), get_args(Shape))
         raise ValueError(
             "must be `constant`, `lines`, `layers`, `tensors`, `{control_points: K}` or "
             f"`{{blocks: K}}` with K in 1..{MOST_POINTS}, got {values!r}{meant}"

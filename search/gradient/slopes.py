@@ -20,9 +20,6 @@ from ...merge.gradient.coefficient_gradient import CoefficientGradient
 from ..evaluate.objective import Objective
 from ..propose.space import Params, Space
 
-BACKWARD = 3
-"""Cost of an item's forward and backward pass, in forward passes."""
-
 
 class GradientMemoryError(RuntimeError):
     """Memory is too small for a backward pass of a single item."""
@@ -84,10 +81,6 @@ class SlopeEvaluator:
         """Return the losses of some items at a genotype, without slopes."""
         self.engine.load(self.space.decode(params))
         return self.losses.evaluate(items)
-
-    def weights(self, report: LossReport | None) -> dict[str, float]:
-        """Return the weights of the terms' losses after a report; see `loss_weights`."""
-        return loss_weights(self.objective, report)
 
 
 def loss_weights(objective: Objective, report: LossReport | None) -> dict[str, float]:

@@ -191,12 +191,14 @@ class Tensors(Curves):
 
     def choice(self, group: str) -> str:
         """Return the choice that gives a group its method: its own."""
-        parsed = self._parsed[group]
-        return self.genes("method", parsed.kind)[self._layers[parsed.kind].index(parsed.layer)]
+        return self.genes("method", self._parsed[group].kind)[self._place(group)]
 
     def _at(self, genes: tuple[str, ...], group: str, values: Mapping[str, Any]) -> float:
-        parsed = self._parsed[group]
-        return values[genes[self._layers[parsed.kind].index(parsed.layer)]]
+        return values[genes[self._place(group)]]
+
+    def _place(self, group: str) -> int:
+        """Return the place of a group among the layers that have its kind."""
+        return self._layers[self._parsed[group].kind].index(self._parsed[group].layer)
 
     @cached_property
     def _layers(self) -> dict[str, list[int | None]]:

@@ -49,7 +49,7 @@ def confirm(both) -> SlopeEvaluator:
 
 
 def test_slopes_are_those_of_finite_differences(small):
-    items, weights = list(small.losses.items)[::4], small.weights(None)
+    items, weights = list(small.losses.items)[::4], loss_weights(small.objective, None)
     at = small.space.middle
     slopes = small.slopes(at, items, weights).genes
     assert set(slopes) == set(small.space.genes)
@@ -63,7 +63,7 @@ def test_slopes_are_those_of_finite_differences(small):
 
 def test_the_iterate_that_held_items_choose_is_better_on_items_never_seen(small, confirm):
     batches = Minibatches(small.losses.items, 10, seed=0)
-    weights, start = small.weights(None), small.space.middle
+    weights, start = loss_weights(small.objective, None), small.space.middle
     descent = Descent(small.space.genes, start)
     iterates = [start]
     for step in range(10):
@@ -79,7 +79,7 @@ def test_the_iterate_that_held_items_choose_is_better_on_items_never_seen(small,
 
 
 def test_a_pass_that_runs_out_of_memory_is_repeated_in_smaller_microbatches(small, monkeypatch):
-    items, weights = list(small.losses.items)[:12], small.weights(None)
+    items, weights = list(small.losses.items)[:12], loss_weights(small.objective, None)
     expected = small.slopes(small.space.middle, items, weights).genes
     sizes, backward = [], SmoothLosses.backward
 
@@ -105,7 +105,9 @@ def test_a_backward_pass_that_never_fits_says_so(small, monkeypatch):
     monkeypatch.setattr(small.losses, "is_checkpointing", False)
     monkeypatch.setattr(SmoothLosses, "backward", failing)
     with pytest.raises(GradientMemoryError, match=r"one item.*set `search\.gradient: false`"):
-        small.slopes(small.space.middle, list(small.losses.items)[:2], small.weights(None))
+        small.slopes(
+            small.space.middle, list(small.losses.items)[:2], loss_weights(small.objective, None)
+        )
     assert not any(p.requires_grad for p in small.engine.model.parameters())
 
 
